@@ -1,0 +1,211 @@
+//! Where images live and how they become devices.
+//!
+//! An [`ImageStore`] is the control plane: images, the record kept with each, the owner of each, the registry of bare names.
+//! A [`Mapper`] is the data plane: image to block device and back. Contracts that hold for every method:
+//!
+//! * It is idempotent: what is already so is success.
+//! * It may be killed at any instruction; what it leaves is described at the method.
+//! * "Not there" is `Ok(None)` or [`ErrorKind::NotFound`](crate::error::ErrorKind); an outage is `Unreachable`, never "not there".
+//! * The caller holds the volume's guard for all that changes one image; reads may come at any time.
+
+pub mod local;
+pub mod sim;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::host::FsKind;
+use crate::name::ImageSpec;
+use crate::size::Size;
+
+/// Images and what is known of them.
+pub trait ImageStore: fmt::Debug + Send + Sync {
+    /// What is known of an image; `None` when there is neither an image nor a half-made one.
+    fn info(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>>;
+
+    /// All images of all pools, half-made ones too, without opening each.
+    fn list(&self) -> Result<Vec<ImageSpec>>;
+
+    /// Makes a blank image with its record. The record is there before the image: killed between the two it leaves a
+    /// half-made image ([`ImageInfo::size`] is `None`), and calling again completes it.
+    fn create(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()>;
+
+    /// Replaces the record, atomically and durably.
+    fn write_record(&self, spec: &ImageSpec, record: &Record) -> Result<()>;
+
+    /// Whether nothing was ever written to the image (no block of it is allocated).
+    fn is_untouched(&self, spec: &ImageSpec) -> Result<bool>;
+
+    /// Throws all data of the image away: it reads as zeros and is untouched again.
+    fn discard(&self, spec: &ImageSpec) -> Result<()>;
+
+    /// Deletes image and record; killed half way it leaves a half-made image.
+    fn remove(&self, spec: &ImageSpec) -> Result<()>;
+
+    /// Gives the image another name in the same place, record included. `AlreadyExists` when it is taken.
+    fn rename(&self, from: &ImageSpec, to: &ImageSpec) -> Result<()>;
+
+    /// Makes this plugin the owner of the image, or answers `InUse` naming the owner. Whoever died may be followed:
+    /// the owner record is taken over when its holder provably cannot use the image any more.
+    fn claim(&self, spec: &ImageSpec) -> Result<()>;
+
+    /// Gives the ownership back; nothing happens when this plugin is not the owner.
+    fn release(&self, spec: &ImageSpec) -> Result<()>;
+
+    /// Who owns the image.
+    fn owner(&self, spec: &ImageSpec) -> Result<Option<Owner>>;
+
+    /// The images whose owner is this plugin, in this life or an earlier one.
+    fn owned(&self) -> Result<Vec<ImageSpec>>;
+
+    /// The bare names that were bound to an image with `-o pool=`.
+    fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>>;
+
+    /// Binds a bare name to an image; `AlreadyExists` when it is bound to another.
+    fn bind(&self, name: &str, spec: &ImageSpec) -> Result<()>;
+
+    /// Takes the binding of a bare name to this image back.
+    fn unbind(&self, name: &str, spec: &ImageSpec) -> Result<()>;
+}
+
+/// Images as block devices.
+pub trait Mapper: fmt::Debug + Send + Sync {
+    /// Maps the image, or finds the device it is mapped to on this host.
+    fn map(&self, spec: &ImageSpec) -> Result<Device>;
+
+    /// Takes the mapping away; what is not mapped is success. `InUse` when the device is still open.
+    fn unmap(&self, spec: &ImageSpec, device: Device) -> Result<()>;
+
+    /// The mapping of one image on this host, as the kernel has it.
+    fn mapping(&self, spec: &ImageSpec) -> Result<Option<Device>>;
+
+    /// All mapped images of this backend on this host, as the kernel has it.
+    fn mapped(&self) -> Result<Vec<(ImageSpec, Device)>>;
+}
+
+/// A place for images, with a name for people.
+pub trait Backend: ImageStore + Mapper {
+    /// `local`, `sim`, …
+    fn name(&self) -> &'static str;
+}
+
+/// A mapped image.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// `/dev/loop3`.
+    pub path: PathBuf,
+    /// Major and minor number, as in mountinfo.
+    pub number: (u32, u32),
+    /// Keeps a device that detaches itself on last close; drop it once the device is mounted.
+    pub hold: Option<Arc<File>>,
+}
+
+impl Device {
+    /// The same device without the hold.
+    #[must_use]
+    pub fn unheld(&self) -> Self {
+        Self { hold: None, ..self.clone() }
+    }
+}
+
+/// How far the making of an image has come. Only `Creating` may be formatted, see DESIGN.md "Never format".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Stage {
+    /// Made or adopted by us and never formatted.
+    Creating,
+    /// mkfs was started on the blank image; what it writes carries this filesystem UUID.
+    Formatting {
+        /// The UUID given to mkfs.
+        uuid: String,
+    },
+    /// Formatted and set up, ready for use.
+    Ready,
+}
+
+/// What we keep with an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// How far its making has come.
+    #[serde(flatten)]
+    pub stage: Stage,
+    /// Whether the image was there before us: then it is never removed when its making fails.
+    #[serde(default)]
+    pub adopted: bool,
+    /// When we made it, seconds since the epoch.
+    pub created: u64,
+    /// What it was created with, honoured by every mount.
+    #[serde(default)]
+    pub options: ImageOptions,
+}
+
+/// The options of `docker volume create -o` that stay with the image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct ImageOptions {
+    /// The size asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+    /// The filesystem asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fstype: Option<FsKind>,
+    /// Further words for mkfs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mkfs_options: Vec<String>,
+    /// As in fstab: `noatime,discard`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount_options: Option<String>,
+    /// Owner of the root directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Group of the root directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// Mode of the root directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    /// Mounted read-only, always.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+}
+
+/// What the store says of an image.
+#[derive(Debug, Clone)]
+pub struct ImageInfo {
+    /// Its size; `None` when only its record was made so far.
+    pub size: Option<Size>,
+    /// Our record; `None` for an image that somebody else made.
+    pub record: Option<Record>,
+    /// When it was made, or last changed where nobody knows.
+    pub created: SystemTime,
+    /// What it takes up in the store.
+    pub allocated: Option<Size>,
+}
+
+/// Who may use an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Host name.
+    pub host: String,
+    /// The kernel's boot id: another one means that the host was restarted since.
+    pub boot_id: String,
+    /// Name of the plugin instance.
+    pub plugin: String,
+    /// Its mount root, which tells instances of one name apart.
+    pub root: PathBuf,
+    /// Since when, seconds since the epoch.
+    pub since: u64,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "plugin {:?} on host {} (since {})", self.plugin, self.host, crate::time::rfc3339(self.since))
+    }
+}

@@ -1,0 +1,196 @@
+//! What the driver asks of this host's kernel and programs, besides mapping.
+//!
+//! [`KernelHost`](kernel::KernelHost) does it for real, through `linux/`; the simulator does it in memory. The contracts of
+//! [`backend`](crate::backend) hold here too: idempotent, killable, synchronous.
+
+pub mod kernel;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Device;
+use crate::deadline::Deadline;
+use crate::error::{DriverError, Result};
+
+/// The kernel and the programs of this host.
+pub trait Host: fmt::Debug + Send + Sync {
+    /// What the device holds, by its signatures.
+    fn probe(&self, device: &Device) -> Result<Content>;
+
+    /// Whether the first and the last MiB read as zeros.
+    fn ends_are_zero(&self, device: &Device) -> Result<bool>;
+
+    /// Runs `mkfs.<fs>`. The caller made sure that the device is blank. Killed and reaped at the deadline.
+    fn format(&self, device: &Device, plan: &Format, deadline: Deadline) -> Result<()>;
+
+    /// Checks a filesystem before it is mounted, when its superblock calls for it, and repairs what its checker calls safe.
+    /// `NeedsRepair` when more is needed.
+    fn check(&self, device: &Device, fs: &Filesystem, deadline: Deadline) -> Result<Checked>;
+
+    /// Mounts the device at the directory.
+    fn mount(&self, device: &Device, fs: &Filesystem, target: &Path, options: &MountFlags) -> Result<()>;
+
+    /// Sets a fresh filesystem up: removes an empty `lost+found`, then applies owner and mode to the root.
+    fn settle(&self, root: &Path, settle: &Settle) -> Result<()>;
+
+    /// Unmounts what is mounted on top at the directory; nothing mounted is success. `InUse` names who holds it.
+    fn unmount(&self, target: &Path) -> Result<()>;
+
+    /// The mounts of this mount namespace.
+    fn mounts(&self) -> Result<Vec<Mounted>>;
+
+    /// Makes a directory and its parents.
+    fn make_dir(&self, dir: &Path) -> Result<()>;
+
+    /// Removes an empty directory; what is not there is success.
+    fn remove_dir(&self, dir: &Path) -> Result<()>;
+
+    /// Space and inodes of a mounted filesystem.
+    fn usage(&self, target: &Path) -> Result<Usage>;
+
+    /// Whether any other mount namespace of this host (a container) has the device mounted.
+    fn held_elsewhere(&self, device: &Device) -> Result<bool>;
+
+    /// Replaces a file: write, fsync, rename, fsync of the folder.
+    fn save(&self, path: &Path, content: &[u8]) -> Result<()>;
+
+    /// Removes a file; what is not there is success.
+    fn forget(&self, path: &Path) -> Result<()>;
+}
+
+/// A filesystem that we can make, check and mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FsKind {
+    /// ext4 (and ext2, ext3 of images made by others).
+    Ext4,
+    /// XFS.
+    Xfs,
+    /// btrfs.
+    Btrfs,
+}
+
+impl FsKind {
+    /// As mkfs and mount(2) spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+}
+
+impl fmt::Display for FsKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for FsKind {
+    type Err = DriverError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "ext4" => Ok(Self::Ext4),
+            "xfs" => Ok(Self::Xfs),
+            "btrfs" => Ok(Self::Btrfs),
+            _ => Err(DriverError::invalid(format!("unknown filesystem {text:?}")).hint("use ext4, xfs or btrfs")),
+        }
+    }
+}
+
+/// What a device holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// No signature that libblkid knows.
+    Nothing,
+    /// A filesystem that we can mount.
+    Filesystem(Filesystem),
+    /// Anything else: another filesystem, LUKS, LVM, RAID, a partition table; its name.
+    Foreign(String),
+}
+
+/// A filesystem found on a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filesystem {
+    /// Which tools fit it.
+    pub kind: FsKind,
+    /// The type for mount(2): `ext3` for a kind of `Ext4`.
+    pub type_name: String,
+    /// Its UUID, in lower case with dashes.
+    pub uuid: Option<String>,
+}
+
+/// How to make a filesystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Format {
+    /// Which.
+    pub kind: FsKind,
+    /// The UUID it gets.
+    pub uuid: String,
+    /// Further words, after our own defaults.
+    pub options: Vec<String>,
+}
+
+/// What a check before a mount did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    /// Clean, or the kernel's own journal replay suffices.
+    NotNeeded,
+    /// Its checker ran and found or left it in order.
+    Clean,
+}
+
+/// Mount options, split as mount(2) wants them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MountFlags {
+    /// As in fstab; parsed by [`crate::linux::mount`].
+    pub options: String,
+    /// Read-only, whatever the options say.
+    pub read_only: bool,
+}
+
+/// Owner and mode for the root of a fresh filesystem; `None` leaves what mkfs made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Settle {
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Mode bits.
+    pub mode: Option<u32>,
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// Where.
+    pub target: PathBuf,
+    /// Major and minor number of the device, as mountinfo gives it (btrfs shows an anonymous one).
+    pub number: (u32, u32),
+    /// The source column: `/dev/loop3`.
+    pub source: String,
+    /// Filesystem type.
+    pub fstype: String,
+    /// Whether this mount is read-only.
+    pub read_only: bool,
+}
+
+/// Space and inodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes in all.
+    pub size: u64,
+    /// Bytes in use.
+    pub used: u64,
+    /// Bytes that an ordinary process can still write.
+    pub available: u64,
+    /// Inodes in all; 0 where the filesystem has no fixed number.
+    pub inodes: u64,
+    /// Inodes in use.
+    pub inodes_used: u64,
+}

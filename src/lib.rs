@@ -1,0 +1,15 @@
+//! `rbd-docker-plugin`: a Docker VolumeDriver. The house, the laws and their reasons are in DESIGN.md.
+//!
+//! Data flows one way: socket → route → typed request ([`plugin`]) → [`driver`] → [`backend`] and [`host`] → [`linux`]. Nothing
+//! below `driver` knows Docker, nothing above `backend` knows how images are stored, `linux` knows nothing of volumes.
+
+pub mod backend;
+pub mod deadline;
+pub mod driver;
+pub mod error;
+pub mod host;
+pub mod linux;
+pub mod name;
+pub mod plugin;
+pub mod size;
+pub mod time;
