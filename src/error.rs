@@ -11,7 +11,7 @@ use std::io;
 use nix::errno::Errno;
 
 /// The result of everything above `linux/`.
-pub type Result<T> = std::result::Result<T, DriverError>;
+pub type Result<T, E = DriverError> = std::result::Result<T, E>;
 
 /// One failed call: `mount(/dev/loop3 on /mnt/x): Device or resource busy (EBUSY)`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,17 +35,17 @@ impl CallError {
 /// Turns a failed `io` or `nix` result into a [`CallError`] that names the call and its object.
 pub trait OrCall<T> {
     /// Names the call; `object` is only rendered when it failed.
-    fn or_call(self, call: &'static str, object: impl fmt::Display) -> std::result::Result<T, CallError>;
+    fn or_call(self, call: &'static str, object: impl fmt::Display) -> Result<T, CallError>;
 }
 
 impl<T> OrCall<T> for io::Result<T> {
-    fn or_call(self, call: &'static str, object: impl fmt::Display) -> std::result::Result<T, CallError> {
+    fn or_call(self, call: &'static str, object: impl fmt::Display) -> Result<T, CallError> {
         self.map_err(|e| CallError::new(call, object, e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))
     }
 }
 
 impl<T> OrCall<T> for nix::Result<T> {
-    fn or_call(self, call: &'static str, object: impl fmt::Display) -> std::result::Result<T, CallError> {
+    fn or_call(self, call: &'static str, object: impl fmt::Display) -> Result<T, CallError> {
         self.map_err(|errno| CallError::new(call, object, errno))
     }
 }

@@ -13,3 +13,10 @@ pub mod name;
 pub mod plugin;
 pub mod size;
 pub mod time;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks a collection that is whole between any two statements, so that a panic elsewhere does not spoil it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -5,6 +5,7 @@
 //! image: the size only says how large to make it when it does not exist. `.` and `..` are no parts: names become paths.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -12,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{DriverError, Result};
 use crate::size::Size;
 
-/// The longest part: `<part>.json` must fit the 255 bytes of a file name.
-const PART_MAX: usize = 200;
+/// The longest spec: with its slashes replaced it names a file of at most 255 bytes.
+const SPEC_MAX: usize = 240;
 
 /// Where an image is: `pool/image` or `pool/namespace/image`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,8 +38,6 @@ pub struct VolumeName {
 pub fn check_part(what: &str, part: &str) -> Result<()> {
     let why = if part.is_empty() {
         "it is empty"
-    } else if part.len() > PART_MAX {
-        "it is longer than 200 bytes"
     } else if part == "." || part == ".." {
         "it is a path, not a name"
     } else if !part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
@@ -57,7 +56,11 @@ impl ImageSpec {
             check_part("namespace name", namespace)?;
         }
         check_part("image name", image)?;
-        Ok(Self { pool: pool.to_owned(), namespace: namespace.map(str::to_owned), image: image.to_owned() })
+        let spec = Self { pool: pool.to_owned(), namespace: namespace.map(str::to_owned), image: image.to_owned() };
+        if spec.to_string().len() > SPEC_MAX {
+            return Err(DriverError::invalid(format!("invalid image name {image:?}: longer than {SPEC_MAX} bytes with its pool")));
+        }
+        Ok(spec)
     }
 
     /// The pool.
@@ -73,6 +76,41 @@ impl ImageSpec {
     /// The image.
     pub fn image(&self) -> &str {
         &self.image
+    }
+
+    /// The folder of its files below a root: `pool`, or `pool/@namespace`. No name holds an `@`, so a namespace never
+    /// collides with an image.
+    pub fn folder(&self) -> PathBuf {
+        let mut folder = PathBuf::from(&self.pool);
+        if let Some(namespace) = &self.namespace {
+            folder.push(format!("@{namespace}"));
+        }
+        folder
+    }
+
+    /// Its place below a root: [`folder`](Self::folder) and image.
+    pub fn place(&self) -> PathBuf {
+        self.folder().join(&self.image)
+    }
+
+    /// The inverse of [`place`](Self::place).
+    pub fn from_place(place: &Path) -> Option<Self> {
+        let parts: Option<Vec<&str>> = place.components().map(|c| c.as_os_str().to_str()).collect();
+        match parts?[..] {
+            [pool, image] => Self::new(pool, None, image).ok(),
+            [pool, namespace, image] => Self::new(pool, Some(namespace.strip_prefix('@')?), image).ok(),
+            _ => None,
+        }
+    }
+
+    /// Itself as one file name: no name holds an `@`.
+    pub fn file_name(&self) -> String {
+        self.to_string().replace('/', "@")
+    }
+
+    /// The inverse of [`file_name`](Self::file_name).
+    pub fn from_file_name(name: &str) -> Option<Self> {
+        Self::try_from(name.replace('@', "/")).ok()
     }
 
     /// The same place with another image name.
@@ -125,12 +163,8 @@ impl VolumeName {
     }
 
     /// The image it means when a bare name is in `default_pool`.
-    pub fn in_pool(&self, default_pool: &str) -> ImageSpec {
-        ImageSpec {
-            pool: self.pool.clone().unwrap_or_else(|| default_pool.to_owned()),
-            namespace: self.namespace.clone(),
-            image: self.image.clone(),
-        }
+    pub fn in_pool(&self, default_pool: &str) -> Result<ImageSpec> {
+        ImageSpec::new(self.pool().unwrap_or(default_pool), self.namespace.as_deref(), &self.image)
     }
 }
 
@@ -171,7 +205,7 @@ mod tests {
     use proptest::prelude::{prop_assert_eq, proptest};
 
     fn spec_of(name: &str) -> String {
-        name.parse::<VolumeName>().unwrap().in_pool("rbd").to_string()
+        name.parse::<VolumeName>().unwrap().in_pool("rbd").unwrap().to_string()
     }
 
     #[test]
@@ -207,20 +241,23 @@ mod tests {
             assert!(e.to_string().starts_with("Unable to parse image name: "), "{name:?}: {e}");
             assert!(e.to_string().contains("a volume name is"), "{name:?}: {e}");
         }
-        assert!("a".repeat(201).parse::<VolumeName>().is_err());
+        assert!(ImageSpec::new("rbd", None, &"a".repeat(237)).is_err());
+        assert!("a".repeat(241).parse::<VolumeName>().is_err());
     }
 
     proptest! {
         #[test]
         fn a_spec_reads_back(pool in "[a-z0-9_-]{1,9}", ns in proptest::option::of("[a-z0-9_-]{1,9}"), image in "[a-z0-9_-]{1,9}") {
             let spec = ImageSpec::new(&pool, ns.as_deref(), &image).unwrap();
-            prop_assert_eq!(ImageSpec::try_from(spec.to_string()).unwrap(), spec);
+            prop_assert_eq!(ImageSpec::try_from(spec.to_string()).unwrap(), spec.clone());
+            prop_assert_eq!(ImageSpec::from_file_name(&spec.file_name()).unwrap(), spec.clone());
+            prop_assert_eq!(ImageSpec::from_place(&spec.place()).unwrap(), spec);
         }
 
         #[test]
         fn parsing_never_panics_and_never_leaves_the_root(text in ".*") {
             if let Ok(name) = text.parse::<VolumeName>() {
-                let path = std::path::PathBuf::from(name.in_pool("rbd").to_string());
+                let path = std::path::PathBuf::from(name.in_pool("rbd").unwrap_or_else(|_| name.in_pool("p").unwrap()).to_string());
                 assert!(path.components().all(|c| matches!(c, std::path::Component::Normal(_))));
             }
         }

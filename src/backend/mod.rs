@@ -8,6 +8,8 @@
 //! * "Not there" is `Ok(None)` or [`ErrorKind::NotFound`](crate::error::ErrorKind); an outage is `Unreachable`, never "not there".
 //! * The caller holds the volume's guard for all that changes one image; reads may come at any time.
 
+#[cfg(any(test, feature = "fault-points"))]
+pub mod fault;
 pub mod local;
 pub mod sim;
 
@@ -77,7 +79,7 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
 
 /// Images as block devices.
 pub trait Mapper: fmt::Debug + Send + Sync {
-    /// Maps the image, or finds the device it is mapped to on this host.
+    /// Maps the image. The caller has seen that there is no [`mapping`](Self::mapping) yet.
     fn map(&self, spec: &ImageSpec) -> Result<Device>;
 
     /// Takes the mapping away; what is not mapped is success. `InUse` when the device is still open.
@@ -85,9 +87,6 @@ pub trait Mapper: fmt::Debug + Send + Sync {
 
     /// The mapping of one image on this host, as the kernel has it.
     fn mapping(&self, spec: &ImageSpec) -> Result<Option<Device>>;
-
-    /// All mapped images of this backend on this host, as the kernel has it.
-    fn mapped(&self) -> Result<Vec<(ImageSpec, Device)>>;
 }
 
 /// A place for images, with a name for people.

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::Result;
+/// A Docker engine that mounted a volume: the process behind the socket. A mount ID whose engine is gone may never be
+/// unmounted by anybody.
+pub use crate::host::Process as Client;
 
 /// What a Docker engine asks of its volume driver.
 pub trait VolumeDriver: fmt::Debug + Send + Sync + 'static {
@@ -60,14 +63,4 @@ pub enum Scope {
     Global,
     /// One per host.
     Local,
-}
-
-/// A Docker engine that mounted a volume: the process behind the socket. A mount ID whose engine is gone may never be
-/// unmounted by anybody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Client {
-    /// Its process id.
-    pub pid: i32,
-    /// When it was started, in clock ticks since boot (`/proc/PID/stat`): tells it from a later process of the same id.
-    pub start: u64,
 }

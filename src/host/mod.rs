@@ -57,8 +57,26 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Replaces a file: write, fsync, rename, fsync of the folder.
     fn save(&self, path: &Path, content: &[u8]) -> Result<()>;
 
+    /// Reads a file; `None` when it is not there.
+    fn load(&self, path: &Path) -> Result<Option<Vec<u8>>>;
+
+    /// The names of the files in a folder; none when it is not there.
+    fn files(&self, folder: &Path) -> Result<Vec<String>>;
+
+    /// Whether the process that had this id and start time is still there.
+    fn is_alive(&self, process: Process) -> bool;
+
     /// Removes a file; what is not there is success.
     fn forget(&self, path: &Path) -> Result<()>;
+}
+
+/// A process, told from a later one of the same id by its start time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: i32,
+    /// When it was started, in clock ticks since boot (field 22 of `/proc/PID/stat`).
+    pub start: u64,
 }
 
 /// A filesystem that we can make, check and mount.
@@ -112,6 +130,16 @@ pub enum Content {
     Filesystem(Filesystem),
     /// Anything else: another filesystem, LUKS, LVM, RAID, a partition table; its name.
     Foreign(String),
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("nothing"),
+            Self::Filesystem(found) => write!(f, "a filesystem of type {}", found.type_name),
+            Self::Foreign(what) => write!(f, "data of type {what}"),
+        }
+    }
 }
 
 /// A filesystem found on a device.
@@ -178,6 +206,18 @@ pub struct Mounted {
     pub fstype: String,
     /// Whether this mount is read-only.
     pub read_only: bool,
+}
+
+impl Mounted {
+    /// Whether it is a mount of this device. btrfs mounts show a number of their own, so the name counts as well.
+    pub fn is_of(&self, device: &Device) -> bool {
+        self.number == device.number || Path::new(&self.source) == device.path
+    }
+
+    /// The device, by what the mount says of it.
+    pub fn device(&self) -> Device {
+        Device { path: PathBuf::from(&self.source), number: self.number, hold: None }
+    }
 }
 
 /// Space and inodes.

@@ -1,0 +1,183 @@
+//! Fault points, for tests only (feature `fault-points`): every call that the driver makes to a backend or a host passes here, and a
+//! [`Plan`] can make it fail, make everything from it on fail (as if the plugin had died there), or kill the process.
+//!
+//! Each call has two points: before it and after it. Points are counted from [`Faults::arm`] on, so that a test can learn the
+//! number of points of an operation first and then put a fault at each.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Backend, Device, ImageInfo, ImageStore, Mapper, Owner, Record};
+use crate::deadline::Deadline;
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::host::{Checked, Content, Filesystem, Format, Host, MountFlags, Mounted, Process, Settle, Usage};
+use crate::name::ImageSpec;
+use crate::size::Size;
+
+/// What happens at which point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing; points are only counted.
+    Count,
+    /// The call at this point fails, once: before it, it is not made; after it, its answer is lost.
+    Fail(u64),
+    /// The call at this point and all later ones fail, without being made.
+    Crash(u64),
+    /// The process is killed at this point.
+    Kill(u64),
+}
+
+/// A plan under way.
+#[derive(Debug)]
+pub struct Faults {
+    plan: Mutex<Plan>,
+    passed: AtomicU64,
+    armed: AtomicU64,
+    trace: Mutex<Vec<&'static str>>,
+}
+
+impl Faults {
+    /// Not armed yet.
+    pub fn new(plan: Plan) -> Arc<Self> {
+        Arc::new(Self {
+            plan: Mutex::new(plan),
+            passed: AtomicU64::new(0),
+            armed: AtomicU64::new(0),
+            trace: Mutex::default(),
+        })
+    }
+
+    /// Begins to count, with a plan.
+    pub fn arm(&self, plan: Plan) {
+        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = plan;
+        self.passed.store(0, Ordering::SeqCst);
+        self.trace.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.armed.store(1, Ordering::SeqCst);
+    }
+
+    /// Stops counting; nothing fails any more.
+    pub fn disarm(&self) {
+        self.armed.store(0, Ordering::SeqCst);
+    }
+
+    /// The calls since it was armed, two points each.
+    pub fn trace(&self) -> Vec<&'static str> {
+        self.trace.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn point(&self, call: &'static str) -> Result<()> {
+        if self.armed.load(Ordering::SeqCst) == 0 {
+            return Ok(());
+        }
+        let here = self.passed.fetch_add(1, Ordering::SeqCst);
+        self.trace.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+        let plan = *self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        match plan {
+            Plan::Fail(at) if here == at => {
+                Err(DriverError::new(ErrorKind::Failed, format!("injected failure at point {here}, {call}")))
+            }
+            Plan::Crash(at) if here >= at => {
+                Err(DriverError::new(ErrorKind::Failed, format!("crashed at point {at}, {call}")))
+            }
+            Plan::Kill(at) if here == at => {
+                // There is no state to save: this is the point.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
+                loop {
+                    std::thread::park();
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn call<T>(&self, name: &'static str, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.point(name)?;
+        let answer = call()?;
+        self.point(name)?;
+        Ok(answer)
+    }
+}
+
+/// A backend or a host with fault points.
+#[derive(Debug)]
+pub struct Faulty<T: ?Sized> {
+    faults: Arc<Faults>,
+    inner: Arc<T>,
+}
+
+impl<T: ?Sized> Faulty<T> {
+    /// Puts the points around every call.
+    pub fn new(faults: &Arc<Faults>, inner: Arc<T>) -> Self {
+        Self { faults: Arc::clone(faults), inner }
+    }
+}
+
+/// Forwards each method through its two points.
+macro_rules! through {
+    ($($name:ident($($arg:ident: $kind:ty),*) -> $answer:ty;)*) => {
+        $(fn $name(&self, $($arg: $kind),*) -> Result<$answer> {
+            self.faults.call(stringify!($name), || self.inner.$name($($arg),*))
+        })*
+    };
+}
+
+impl ImageStore for Faulty<dyn Backend> {
+    through! {
+        info(spec: &ImageSpec) -> Option<ImageInfo>;
+        list() -> Vec<ImageSpec>;
+        create(spec: &ImageSpec, size: Size, record: &Record) -> ();
+        write_record(spec: &ImageSpec, record: &Record) -> ();
+        is_untouched(spec: &ImageSpec) -> bool;
+        discard(spec: &ImageSpec) -> ();
+        remove(spec: &ImageSpec) -> ();
+        rename(from: &ImageSpec, to: &ImageSpec) -> ();
+        claim(spec: &ImageSpec) -> ();
+        release(spec: &ImageSpec) -> ();
+        owner(spec: &ImageSpec) -> Option<Owner>;
+        owned() -> Vec<ImageSpec>;
+        bindings() -> Arc<BTreeMap<String, ImageSpec>>;
+        bind(name: &str, spec: &ImageSpec) -> ();
+        unbind(name: &str, spec: &ImageSpec) -> ();
+    }
+}
+
+impl Mapper for Faulty<dyn Backend> {
+    through! {
+        map(spec: &ImageSpec) -> Device;
+        unmap(spec: &ImageSpec, device: Device) -> ();
+        mapping(spec: &ImageSpec) -> Option<Device>;
+    }
+}
+
+impl Backend for Faulty<dyn Backend> {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+}
+
+impl Host for Faulty<dyn Host> {
+    through! {
+        probe(device: &Device) -> Content;
+        ends_are_zero(device: &Device) -> bool;
+        format(device: &Device, plan: &Format, deadline: Deadline) -> ();
+        check(device: &Device, fs: &Filesystem, deadline: Deadline) -> Checked;
+        mount(device: &Device, fs: &Filesystem, target: &Path, flags: &MountFlags) -> ();
+        settle(root: &Path, settle: &Settle) -> ();
+        unmount(target: &Path) -> ();
+        mounts() -> Vec<Mounted>;
+        make_dir(dir: &Path) -> ();
+        remove_dir(dir: &Path) -> ();
+        usage(target: &Path) -> Usage;
+        held_elsewhere(device: &Device) -> bool;
+        save(path: &Path, content: &[u8]) -> ();
+        load(path: &Path) -> Option<Vec<u8>>;
+        files(folder: &Path) -> Vec<String>;
+        forget(path: &Path) -> ();
+    }
+
+    fn is_alive(&self, process: Process) -> bool {
+        self.inner.is_alive(process)
+    }
+}

@@ -1,0 +1,98 @@
+//! The registry of bare names: one small file, changed under a lock, read through a cache that stat(2) keeps honest.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use super::Paths;
+use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::linux::files;
+use crate::lock;
+use crate::name::ImageSpec;
+
+type Bindings = BTreeMap<String, ImageSpec>;
+/// What tells one version of the file from another.
+type Version = (u64, i64, i64, u64);
+
+#[derive(Debug)]
+pub(super) struct Names {
+    paths: Paths,
+    file: PathBuf,
+    cached: Mutex<(Option<Version>, Arc<Bindings>)>,
+}
+
+impl Names {
+    pub(super) fn new(paths: &Paths) -> Self {
+        Self { file: paths.dir.join("names.json"), paths: paths.clone(), cached: Mutex::default() }
+    }
+
+    pub(super) fn all(&self) -> Result<Arc<Bindings>> {
+        let version = match fs::metadata(&self.file) {
+            Ok(found) => Some(version(&found)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.paths.is_there()?;
+                None
+            }
+            failed => failed.or_call("stat", self.file.display()).map(|found| Some(version(&found)))?,
+        };
+        let mut cached = lock(&self.cached);
+        if cached.0 != version {
+            let bindings = if version.is_some() { self.read()? } else { Bindings::new() };
+            *cached = (version, Arc::new(bindings));
+        }
+        Ok(Arc::clone(&cached.1))
+    }
+
+    fn read(&self) -> Result<Bindings> {
+        let content = match fs::read(&self.file) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Bindings::new()),
+            content => content.or_call("read", self.file.display())?,
+        };
+        serde_json::from_slice(&content)
+            .map_err(|e| DriverError::new(ErrorKind::Failed, format!("{} is damaged: {e}", self.file.display())))
+    }
+
+    pub(super) fn bind(&self, name: &str, spec: &ImageSpec) -> Result<()> {
+        self.change(|bindings| match bindings.get(name) {
+            Some(bound) if bound != spec => {
+                Err(DriverError::new(ErrorKind::AlreadyExists, format!("{name:?} is the volume {bound} already")))
+            }
+            Some(_) => Ok(false),
+            None => {
+                bindings.insert(name.to_owned(), spec.clone());
+                Ok(true)
+            }
+        })
+    }
+
+    pub(super) fn unbind(&self, name: &str, spec: &ImageSpec) -> Result<()> {
+        self.change(|bindings| {
+            let bound = bindings.get(name) == Some(spec);
+            if bound {
+                bindings.remove(name);
+            }
+            Ok(bound)
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Bindings) -> Result<bool>) -> Result<()> {
+        let path = self.paths.dir.join("names.lock");
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let lock: File = options.open(&path).or_call("open", path.display())?;
+        lock.lock().or_call("flock", path.display())?;
+        let mut bindings = self.read()?;
+        if change(&mut bindings)? {
+            let content = serde_json::to_vec_pretty(&bindings).unwrap_or_default();
+            files::save(&self.file, &content)?;
+        }
+        Ok(())
+    }
+}
+
+fn version(found: &Metadata) -> Version {
+    (found.ino(), found.mtime(), found.mtime_nsec(), found.len())
+}

@@ -1,0 +1,119 @@
+//! Ownership: a record and a lock in one file.
+//!
+//! The file is locked by flock(2) for as long as its plugin lives and owns the image, so of two plugins on one host (or on one
+//! network filesystem) only one can pass. A lock ends with its process and a mount does not: therefore the record stays when a plugin
+//! dies or stops, and whoever finds it unlocked decides by what the kernel says of the image.
+//!
+//! The record need not survive a power failure: after one the boot id differs and nothing is mapped. A record that cannot be
+//! read was being written by somebody who died before mapping anything.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::LocalBackend;
+use crate::backend::{Mapper, Owner};
+use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::lock;
+use crate::name::ImageSpec;
+use crate::time;
+
+/// How often the file may be replaced under us while we lock it.
+const ATTEMPTS: u32 = 100;
+
+impl LocalBackend {
+    /// Whether an owner is this plugin, in this life or an earlier one.
+    pub(super) fn is_us(&self, owner: &Owner) -> bool {
+        let me = &self.identity;
+        (&owner.host, &owner.plugin, &owner.root) == (&me.host, &me.plugin, &me.root)
+    }
+
+    pub(super) fn take(&self, spec: &ImageSpec) -> Result<()> {
+        if lock(&self.held).contains_key(spec) {
+            return Ok(());
+        }
+        self.paths.make_folder(spec)?;
+        let path = self.paths.owner(spec);
+        let file = lock_file(&path)?;
+        let content = read(&file, &path)?;
+        if let Ok(owner) = serde_json::from_slice::<Owner>(&content) {
+            self.may_follow(spec, &owner, &path)?;
+        }
+        let owner = Owner { since: time::now(), ..self.identity.clone() };
+        let content = serde_json::to_vec(&owner).unwrap_or_default();
+        file.set_len(0).or_call("ftruncate", path.display())?;
+        file.write_all_at(&content, 0).or_call("write", path.display())?;
+        lock(&self.held).insert(spec.clone(), file);
+        Ok(())
+    }
+
+    /// Whether we may follow an owner whose lock is free, which means that its plugin is not running.
+    fn may_follow(&self, spec: &ImageSpec, owner: &Owner, path: &Path) -> Result<()> {
+        if self.is_us(owner) {
+            return Ok(());
+        }
+        if owner.host != self.identity.host {
+            return Err(in_use(spec, owner).hint(format!("if that host is gone for good, remove {}", path.display())));
+        }
+        if owner.boot_id == self.identity.boot_id
+            && let Some(device) = self.mapping(spec)?
+        {
+            return Err(in_use(spec, owner)
+                .hint(format!("that plugin is not running, but the image is on {}: start it", device.path.display())));
+        }
+        tracing::warn!(image = %spec, %owner, "taking over from an owner that is gone");
+        Ok(())
+    }
+
+    pub(super) fn give_back(&self, spec: &ImageSpec) -> Result<()> {
+        let mut held = lock(&self.held);
+        if held.contains_key(spec) {
+            let path = self.paths.owner(spec);
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.or_call("unlink", path.display())?,
+            }
+            // Unlocked only now: nobody can lock a file that is about to lose its name.
+            held.remove(spec);
+        }
+        Ok(())
+    }
+}
+
+fn in_use(spec: &ImageSpec, owner: &Owner) -> DriverError {
+    DriverError::new(ErrorKind::InUse, format!("{spec} is in use by {owner}"))
+}
+
+/// The file, locked, and still the one of this name.
+fn lock_file(path: &Path) -> Result<File> {
+    for _ in 0..ATTEMPTS {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path).or_call("open", path.display())?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let content = read(&file, path)?;
+                let who = serde_json::from_slice::<Owner>(&content);
+                let who = who.map_or_else(|_| "somebody".to_owned(), |owner| owner.to_string());
+                let what = path.with_extension("img");
+                return Err(DriverError::new(ErrorKind::InUse, format!("{} is in use by {who}", what.display()))
+                    .hint("unmount the volume there"));
+            }
+            Err(TryLockError::Error(e)) => Err(e).or_call("flock", path.display())?,
+        }
+        let ours = file.metadata().or_call("fstat", path.display())?;
+        match fs::metadata(path) {
+            Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) => return Ok(file),
+            _ => {}
+        }
+    }
+    Err(DriverError::new(ErrorKind::Busy, format!("{} keeps being replaced", path.display())))
+}
+
+fn read(mut file: &File, path: &Path) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    file.read_to_end(&mut content).or_call("read", path.display())?;
+    Ok(content)
+}

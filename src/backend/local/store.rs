@@ -1,0 +1,154 @@
+//! Image files and their records.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek64};
+
+use super::LocalBackend;
+use crate::backend::{ImageInfo, ImageStore, Owner, Record};
+use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
+use crate::linux::files;
+use crate::name::ImageSpec;
+use crate::size::Size;
+
+/// The answer of a call that may say "not there".
+fn maybe<T>(answer: io::Result<T>, call: &'static str, path: &Path) -> Result<Option<T>, CallError> {
+    match answer {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        answer => answer.or_call(call, path.display()).map(Some),
+    }
+}
+
+impl LocalBackend {
+    fn record(&self, spec: &ImageSpec) -> Result<Option<Record>> {
+        let path = self.paths.record(spec);
+        let Some(content) = maybe(fs::read(&path), "read", &path)? else { return Ok(None) };
+        serde_json::from_slice(&content).map(Some).map_err(|e| {
+            DriverError::new(ErrorKind::Failed, format!("the record {} is damaged: {e}", path.display()))
+                .hint("repair it, or move it away to use the image as one that somebody else made")
+        })
+    }
+
+    fn open_image(&self, spec: &ImageSpec) -> Result<File> {
+        let path = self.paths.image(spec);
+        Ok(OpenOptions::new().read(true).write(true).open(&path).or_call("open", path.display())?)
+    }
+}
+
+impl ImageStore for LocalBackend {
+    fn info(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>> {
+        let path = self.paths.image(spec);
+        let image = maybe(fs::metadata(&path), "stat", &path)?;
+        let record = self.record(spec)?;
+        if image.is_none() && record.is_none() {
+            return self.paths.is_there().map(|()| None);
+        }
+        Ok(Some(ImageInfo {
+            size: image.as_ref().map(|image| Size::bytes(image.len())),
+            record,
+            created: image.as_ref().and_then(|image| image.modified().ok()).unwrap_or(SystemTime::UNIX_EPOCH),
+            allocated: image.as_ref().map(|image| Size::bytes(image.blocks() * 512)),
+        }))
+    }
+
+    fn list(&self) -> Result<Vec<ImageSpec>> {
+        self.paths.specs("img")
+    }
+
+    fn create(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()> {
+        self.paths.make_folder(spec)?;
+        self.write_record(spec, record)?;
+        let path = self.paths.image(spec);
+        let image = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let image = image.or_call("open", path.display())?;
+        image.set_len(size.as_bytes()).or_call("ftruncate", path.display())?;
+        // Its name becomes durable with the next record, at the latest with the one that says `Ready`.
+        Ok(image.sync_all().or_call("fsync", path.display())?)
+    }
+
+    fn write_record(&self, spec: &ImageSpec, record: &Record) -> Result<()> {
+        let content = serde_json::to_vec_pretty(record)
+            .map_err(|e| DriverError::new(ErrorKind::Failed, format!("cannot write the record of {spec}: {e}")))?;
+        Ok(files::save(&self.paths.record(spec), &content)?)
+    }
+
+    fn is_untouched(&self, spec: &ImageSpec) -> Result<bool> {
+        let image = self.open_image(spec)?;
+        match lseek64(&image, 0, Whence::SeekData) {
+            Err(Errno::ENXIO) => Ok(true),
+            answer => Ok(answer.or_call("lseek", self.paths.image(spec).display()).map(|_| false)?),
+        }
+    }
+
+    fn discard(&self, spec: &ImageSpec) -> Result<()> {
+        let path = self.paths.image(spec);
+        let image = self.open_image(spec)?;
+        let size = image.metadata().or_call("fstat", path.display())?.len();
+        image.set_len(0).or_call("ftruncate", path.display())?;
+        image.set_len(size).or_call("ftruncate", path.display())?;
+        Ok(image.sync_all().or_call("fsync", path.display())?)
+    }
+
+    fn remove(&self, spec: &ImageSpec) -> Result<()> {
+        files::forget(&self.paths.image(spec))?;
+        Ok(files::forget(&self.paths.record(spec))?)
+    }
+
+    fn rename(&self, from: &ImageSpec, to: &ImageSpec) -> Result<()> {
+        let (old, new) = (self.paths.image(from), self.paths.image(to));
+        if let Some(record) = self.record(from)? {
+            self.write_record(to, &record)?;
+        }
+        // Fails on an existing file, which rename(2) would replace.
+        match fs::hard_link(&old, &new) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{to} exists")));
+            }
+            linked => linked.or_call("link", format_args!("{} to {}", old.display(), new.display()))?,
+        }
+        self.remove(from)
+    }
+
+    fn claim(&self, spec: &ImageSpec) -> Result<()> {
+        self.take(spec)
+    }
+
+    fn release(&self, spec: &ImageSpec) -> Result<()> {
+        self.give_back(spec)
+    }
+
+    fn owner(&self, spec: &ImageSpec) -> Result<Option<Owner>> {
+        let path = self.paths.owner(spec);
+        let content = maybe(fs::read(&path), "read", &path)?;
+        Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
+    }
+
+    fn owned(&self) -> Result<Vec<ImageSpec>> {
+        let mut owned = Vec::new();
+        for spec in self.paths.specs("owner")? {
+            if self.owner(&spec)?.is_none_or(|owner| self.is_us(&owner)) {
+                owned.push(spec);
+            }
+        }
+        Ok(owned)
+    }
+
+    fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
+        self.names.all()
+    }
+
+    fn bind(&self, name: &str, spec: &ImageSpec) -> Result<()> {
+        self.names.bind(name, spec)
+    }
+
+    fn unbind(&self, name: &str, spec: &ImageSpec) -> Result<()> {
+        self.names.unbind(name, spec)
+    }
+}

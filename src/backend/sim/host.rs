@@ -1,0 +1,137 @@
+//! The simulated kernel.
+
+use std::path::{Path, PathBuf};
+
+use super::{Data, Image, Sim, State};
+use crate::backend::Device;
+use crate::deadline::Deadline;
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::host::{
+    Checked, Content, Filesystem, Format, Host, MountFlags, Mounted, Process, Settle, Usage,
+};
+use crate::name::ImageSpec;
+
+impl State {
+    fn image_on(&mut self, device: &Device) -> Result<(ImageSpec, &mut Image)> {
+        let gone = || DriverError::new(ErrorKind::Failed, format!("{}: no such device", device.path.display()));
+        let spec = self.devices.get(&device.number.1).cloned().ok_or_else(gone)?;
+        let image = self.images.get_mut(&spec).ok_or_else(gone)?;
+        Ok((spec, image))
+    }
+}
+
+impl Host for Sim {
+    fn probe(&self, device: &Device) -> Result<Content> {
+        let mut state = self.world.look();
+        Ok(match &state.image_on(device)?.1.data {
+            Data::Filesystem(found, _) => Content::Filesystem(found.clone()),
+            Data::Foreign(what) if !what.is_empty() => Content::Foreign(what.clone()),
+            Data::Untouched | Data::HalfFormatted | Data::Foreign(_) => Content::Nothing,
+        })
+    }
+
+    fn ends_are_zero(&self, device: &Device) -> Result<bool> {
+        Ok(self.world.look().image_on(device)?.1.data == Data::Untouched)
+    }
+
+    fn format(&self, device: &Device, plan: &Format, _deadline: Deadline) -> Result<()> {
+        let mut state = self.world.look();
+        let (spec, image) = state.image_on(device)?;
+        let made = Filesystem {
+            kind: plan.kind,
+            type_name: plan.kind.name().to_owned(),
+            uuid: Some(plan.uuid.clone()),
+        };
+        let before = std::mem::replace(&mut image.data, Data::Filesystem(made, String::new()));
+        if !matches!(before, Data::Untouched) {
+            state.destroyed.push(spec);
+        }
+        Ok(())
+    }
+
+    fn check(&self, _device: &Device, _fs: &Filesystem, _deadline: Deadline) -> Result<Checked> {
+        Ok(Checked::NotNeeded)
+    }
+
+    fn mount(&self, device: &Device, fs: &Filesystem, target: &Path, flags: &MountFlags) -> Result<()> {
+        let mut state = self.world.look();
+        state.image_on(device)?;
+        if !state.folders.contains(target) {
+            return Err(DriverError::new(ErrorKind::Failed, format!("{}: no such folder", target.display())));
+        }
+        state.mounts.push(Mounted {
+            target: target.to_owned(),
+            number: device.number,
+            source: device.path.display().to_string(),
+            fstype: fs.type_name.clone(),
+            read_only: flags.read_only,
+        });
+        Ok(())
+    }
+
+    fn settle(&self, _root: &Path, _settle: &Settle) -> Result<()> {
+        Ok(())
+    }
+
+    fn unmount(&self, target: &Path) -> Result<()> {
+        let mut state = self.world.look();
+        if state.busy.contains(target) {
+            return Err(DriverError::new(ErrorKind::InUse, format!("{} is busy", target.display())));
+        }
+        if let Some(at) = state.mounts.iter().rposition(|mount| mount.target == target) {
+            state.mounts.remove(at);
+        }
+        Ok(())
+    }
+
+    fn mounts(&self) -> Result<Vec<Mounted>> {
+        Ok(self.world.look().mounts.clone())
+    }
+
+    fn make_dir(&self, dir: &Path) -> Result<()> {
+        self.world.look().folders.insert(dir.to_owned());
+        Ok(())
+    }
+
+    fn remove_dir(&self, dir: &Path) -> Result<()> {
+        let mut state = self.world.look();
+        if state.mounts.iter().any(|mount| mount.target == dir) {
+            return Err(DriverError::new(ErrorKind::InUse, format!("{} is a mountpoint", dir.display())));
+        }
+        state.folders.remove(dir);
+        Ok(())
+    }
+
+    fn usage(&self, _target: &Path) -> Result<Usage> {
+        Ok(Usage { size: 1 << 20, used: 1 << 10, available: (1 << 20) - (1 << 10), inodes: 100, inodes_used: 1 })
+    }
+
+    fn held_elsewhere(&self, device: &Device) -> Result<bool> {
+        Ok(self.world.look().held.contains(&device.number.1))
+    }
+
+    fn save(&self, path: &Path, content: &[u8]) -> Result<()> {
+        self.world.look().files.insert(path.to_owned(), content.to_vec());
+        Ok(())
+    }
+
+    fn load(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        Ok(self.world.look().files.get(path).cloned())
+    }
+
+    fn files(&self, folder: &Path) -> Result<Vec<String>> {
+        let state = self.world.look();
+        let in_folder = |path: &&PathBuf| path.parent() == Some(folder);
+        let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        Ok(state.files.keys().filter(in_folder).filter_map(name).collect())
+    }
+
+    fn is_alive(&self, process: Process) -> bool {
+        !self.world.look().dead.contains(&process)
+    }
+
+    fn forget(&self, path: &Path) -> Result<()> {
+        self.world.look().files.remove(path);
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! The simulated store and its mappings.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::{Data, Image, Sim, State};
+use crate::backend::{Backend, Device, ImageInfo, ImageStore, Mapper, Owner, Record};
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::name::ImageSpec;
+use crate::size::Size;
+
+impl Sim {
+    /// The state, unless the store is away.
+    fn store(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.world.look();
+        if state.away {
+            return Err(DriverError::new(ErrorKind::Unreachable, "the simulated store is away"));
+        }
+        Ok(state)
+    }
+
+    fn same_instance(&self, owner: &Owner) -> bool {
+        let me = &self.identity;
+        (&owner.host, &owner.plugin, &owner.root) == (&me.host, &me.plugin, &me.root)
+    }
+}
+
+fn missing(spec: &ImageSpec) -> DriverError {
+    DriverError::new(ErrorKind::NotFound, format!("{spec} does not exist"))
+}
+
+impl ImageStore for Sim {
+    fn info(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>> {
+        let state = self.store()?;
+        let (image, record) = (state.images.get(spec), state.records.get(spec));
+        if image.is_none() && record.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(ImageInfo {
+            size: image.map(|image| image.size),
+            record: record.cloned(),
+            created: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+            allocated: None,
+        }))
+    }
+
+    fn list(&self) -> Result<Vec<ImageSpec>> {
+        Ok(self.store()?.images.keys().cloned().collect())
+    }
+
+    fn create(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()> {
+        let mut state = self.store()?;
+        if state.images.contains_key(spec) {
+            return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{spec} exists")));
+        }
+        state.records.insert(spec.clone(), record.clone());
+        state.images.insert(spec.clone(), Image { size, data: Data::Untouched });
+        Ok(())
+    }
+
+    fn write_record(&self, spec: &ImageSpec, record: &Record) -> Result<()> {
+        self.store()?.records.insert(spec.clone(), record.clone());
+        Ok(())
+    }
+
+    fn is_untouched(&self, spec: &ImageSpec) -> Result<bool> {
+        let state = self.store()?;
+        state.images.get(spec).map(|image| image.data == Data::Untouched).ok_or_else(|| missing(spec))
+    }
+
+    fn discard(&self, spec: &ImageSpec) -> Result<()> {
+        let mut state = self.store()?;
+        state.images.get_mut(spec).ok_or_else(|| missing(spec))?.data = Data::Untouched;
+        Ok(())
+    }
+
+    fn remove(&self, spec: &ImageSpec) -> Result<()> {
+        let mut state = self.store()?;
+        if state.mapping(spec).is_some() {
+            return Err(DriverError::new(ErrorKind::InUse, format!("{spec} is mapped")));
+        }
+        state.images.remove(spec);
+        state.records.remove(spec);
+        Ok(())
+    }
+
+    fn rename(&self, from: &ImageSpec, to: &ImageSpec) -> Result<()> {
+        let mut state = self.store()?;
+        if state.images.contains_key(to) {
+            return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{to} exists")));
+        }
+        let image = state.images.remove(from).ok_or_else(|| missing(from))?;
+        state.images.insert(to.clone(), image);
+        if let Some(record) = state.records.remove(from) {
+            state.records.insert(to.clone(), record);
+        }
+        Ok(())
+    }
+
+    fn claim(&self, spec: &ImageSpec) -> Result<()> {
+        let mut state = self.store()?;
+        if let Some(owner) = state.owners.get(spec)
+            && !self.same_instance(owner)
+            && (owner.host != self.identity.host || owner.boot_id == self.identity.boot_id)
+        {
+            return Err(DriverError::new(ErrorKind::InUse, format!("{spec} is in use by {owner}")));
+        }
+        state.owners.insert(spec.clone(), self.identity.clone());
+        Ok(())
+    }
+
+    fn release(&self, spec: &ImageSpec) -> Result<()> {
+        let mut state = self.store()?;
+        if state.owners.get(spec).is_some_and(|owner| self.same_instance(owner)) {
+            state.owners.remove(spec);
+        }
+        Ok(())
+    }
+
+    fn owner(&self, spec: &ImageSpec) -> Result<Option<Owner>> {
+        Ok(self.store()?.owners.get(spec).cloned())
+    }
+
+    fn owned(&self) -> Result<Vec<ImageSpec>> {
+        let state = self.store()?;
+        Ok(state.owners.iter().filter(|(_, o)| self.same_instance(o)).map(|(spec, _)| spec.clone()).collect())
+    }
+
+    fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
+        Ok(Arc::new(self.store()?.bindings.clone()))
+    }
+
+    fn bind(&self, name: &str, spec: &ImageSpec) -> Result<()> {
+        let mut state = self.store()?;
+        match state.bindings.get(name) {
+            Some(bound) if bound != spec => {
+                Err(DriverError::new(ErrorKind::AlreadyExists, format!("{name:?} is {bound} already")))
+            }
+            _ => {
+                state.bindings.insert(name.to_owned(), spec.clone());
+                Ok(())
+            }
+        }
+    }
+
+    fn unbind(&self, name: &str, spec: &ImageSpec) -> Result<()> {
+        let mut state = self.store()?;
+        if state.bindings.get(name) == Some(spec) {
+            state.bindings.remove(name);
+        }
+        Ok(())
+    }
+}
+
+impl Mapper for Sim {
+    fn map(&self, spec: &ImageSpec) -> Result<Device> {
+        let mut state = self.store()?;
+        if !state.images.contains_key(spec) {
+            return Err(missing(spec));
+        }
+        if let Some(device) = state.mapping(spec) {
+            return Ok(device);
+        }
+        let number = state.next_device;
+        state.next_device += 1;
+        state.devices.insert(number, spec.clone());
+        Ok(state.device(number))
+    }
+
+    fn unmap(&self, spec: &ImageSpec, device: Device) -> Result<()> {
+        let mut state = self.world.look();
+        if state.mounts.iter().any(|mount| mount.is_of(&device)) || state.held.contains(&device.number.1) {
+            let path = device.path.display();
+            return Err(DriverError::new(ErrorKind::InUse, format!("{spec}: {path} is still open")));
+        }
+        state.devices.retain(|number, mapped| *number != device.number.1 || mapped != spec);
+        Ok(())
+    }
+
+    fn mapping(&self, spec: &ImageSpec) -> Result<Option<Device>> {
+        Ok(self.store()?.mapping(spec))
+    }
+}
+
+impl Backend for Sim {
+    fn name(&self) -> &'static str {
+        "sim"
+    }
+}

@@ -1,0 +1,121 @@
+//! The last good answers, for when the backend is away: Docker throws its own record of a volume away when Get answers an error.
+//!
+//! Names survive a restart of the plugin in `known.json`; it is written when the set of names changes. It is a cache: losing it
+//! costs nothing while the backend answers.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::api::Volume;
+use crate::lock;
+use crate::error::DriverError;
+use crate::host::Host;
+
+/// What is remembered of a volume.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Known {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    created_at: Option<String>,
+    /// Last seen mounted here. Not kept on disk.
+    #[serde(skip)]
+    mountpoint: Option<PathBuf>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Cache {
+    file: PathBuf,
+    host: Arc<dyn Host>,
+    known: Mutex<BTreeMap<String, Known>>,
+}
+
+impl Cache {
+    pub(super) fn open(file: PathBuf, host: Arc<dyn Host>) -> Self {
+        let known = match host.load(&file) {
+            Ok(Some(content)) => serde_json::from_slice(&content).unwrap_or_else(|e| {
+                tracing::warn!(file = %file.display(), error = %e, "the cache is damaged, starting afresh");
+                BTreeMap::new()
+            }),
+            Ok(None) => BTreeMap::new(),
+            Err(e) => {
+                tracing::warn!(file = %file.display(), error = %e, "the cache cannot be read, starting afresh");
+                BTreeMap::new()
+            }
+        };
+        Self { file, host, known: Mutex::new(known) }
+    }
+
+    /// A volume under its shown name.
+    pub(super) fn add(&self, name: &str) {
+        self.change(|known| {
+            let new = !known.contains_key(name);
+            known.entry(name.to_owned()).or_default();
+            new
+        });
+    }
+
+    /// What Get answered.
+    pub(super) fn put(&self, volume: &Volume) {
+        self.change(|known| {
+            let fresh =
+                Known { created_at: volume.created_at.clone(), mountpoint: volume.mountpoint.clone() };
+            match known.insert(volume.name.clone(), fresh) {
+                Some(old) => old.created_at != volume.created_at,
+                None => true,
+            }
+        });
+    }
+
+    /// The volume is gone.
+    pub(super) fn remove(&self, name: &str) {
+        self.change(|known| known.remove(name).is_some());
+    }
+
+    /// These are all there are. A spelling that only a Get used goes too.
+    pub(super) fn set_names<'a>(&self, names: impl Iterator<Item = &'a str>) {
+        self.change(|known| {
+            let before: Vec<String> = known.keys().cloned().collect();
+            let mut old = std::mem::take(known);
+            known.extend(names.map(|name| (name.to_owned(), old.remove(name).unwrap_or_default())));
+            !known.keys().eq(before.iter())
+        });
+    }
+
+    /// The volume as it was last seen, with the reason why it is not seen now.
+    pub(super) fn get(&self, name: &str, why: &DriverError) -> Option<Volume> {
+        lock(&self.known).get(name).map(|known| degraded(name, known, &why.to_string()))
+    }
+
+    /// All of them.
+    pub(super) fn all(&self, why: &DriverError) -> Vec<Volume> {
+        let why = why.to_string();
+        lock(&self.known).iter().map(|(name, known)| degraded(name, known, &why)).collect()
+    }
+
+    /// Changes the map; writes it when `change` says that it matters.
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Known>) -> bool) {
+        let content = {
+            let mut known = lock(&self.known);
+            if !change(&mut known) {
+                return;
+            }
+            serde_json::to_vec(&*known).unwrap_or_default()
+        };
+        if let Err(e) = self.host.save(&self.file, &content) {
+            tracing::warn!(file = %self.file.display(), error = %e, "the cache cannot be written");
+        }
+    }
+}
+
+fn degraded(name: &str, known: &Known, why: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        mountpoint: known.mountpoint.clone(),
+        created_at: known.created_at.clone(),
+        status: [("health".to_owned(), json!("degraded")), ("reason".to_owned(), json!(why))].into_iter().collect(),
+    }
+}

@@ -1,0 +1,131 @@
+//! Create: the image, its filesystem, its root directory, its name.
+
+use std::collections::BTreeMap;
+
+use super::options::Options;
+use super::undo::Undo;
+use super::{Driver, LONG};
+use crate::backend::{ImageInfo, ImageOptions, Record, Stage};
+use crate::deadline::Deadline;
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::lock;
+use crate::name::{ImageSpec, VolumeName};
+use crate::time::{now, seconds};
+
+impl Driver {
+    /// See [`VolumeDriver::create`](super::api::VolumeDriver::create).
+    pub(super) fn create(&self, name: &str, options: &BTreeMap<String, String>) -> Result<()> {
+        let (until, deadline) = self.deadlines(LONG);
+        let volume: VolumeName = name.parse()?;
+        let Options { pool, image: mut asked } = Options::parse(options)?;
+        let (spec, bind) = self.target(&volume, pool.as_deref())?;
+        let _guard = self.guards.lock(&spec, until)?;
+        self.restore_if_unsettled(&spec)?;
+        let found = self.backend.info(&spec)?;
+        match &found {
+            Some(info) if !info.is_half_made() => self.accept(name, &spec, info, asked)?,
+            _ if !self.settings.create => {
+                return Err(DriverError::new(
+                    ErrorKind::NotAllowed,
+                    format!("Ceph RBD Image not found: {name}"),
+                )
+                .hint("this plugin was started without --create, so it only uses images that are there"));
+            }
+            _ => {
+                asked.size = Some(asked.size.or(volume.size()).unwrap_or(self.settings.size));
+                asked.fstype = Some(asked.fstype.unwrap_or(self.settings.fs));
+                let record = Record {
+                    stage: Stage::Creating,
+                    adopted: false,
+                    created: now(),
+                    options: asked,
+                };
+                self.check_format(&record)?;
+                let _shown_later = Making::begin(self, &spec);
+                self.make(&spec, record, found, deadline)?;
+            }
+        }
+        if let Some(bare) = bind {
+            self.backend.bind(&bare, &spec)?;
+        }
+        self.cache.add(&self.shown_names()?.of(&spec));
+        Ok(())
+    }
+
+    /// The image is there: its options must be those asked for. An image that somebody else made has none yet, and gets them.
+    fn accept(&self, name: &str, spec: &ImageSpec, info: &ImageInfo, asked: ImageOptions) -> Result<()> {
+        let differs = |how: &str| {
+            DriverError::new(ErrorKind::AlreadyExists, format!("volume {name:?} exists with other options: {how}"))
+                .hint("leave the options out, or choose another name")
+        };
+        if let Some(record) = &info.record {
+            return record.options.conflict(&asked).map_or(Ok(()), |conflict| Err(differs(&conflict)));
+        }
+        if let (Some(asked), Some(size)) = (asked.size, info.size)
+            && asked != size
+        {
+            return Err(differs(&format!("size is {size}, not {asked}")));
+        }
+        if asked == ImageOptions::default() {
+            return Ok(());
+        }
+        let options = ImageOptions { size: info.size, ..asked };
+        let record = Record { stage: Stage::Creating, adopted: true, created: seconds(info.created), options };
+        self.check_format(&record)?;
+        let mut undo = Undo::default();
+        let result = (|| {
+            undo.push("release the image", || self.backend.release(spec));
+            self.backend.claim(spec)?;
+            self.backend.write_record(spec, &record)?;
+            self.backend.release(spec)
+        })();
+        result.map_err(|e| self.undo(spec, undo, e))
+    }
+
+    /// Makes the image; what a Create that died has left of it goes first.
+    fn make(&self, spec: &ImageSpec, mut record: Record, left: Option<ImageInfo>, deadline: Deadline) -> Result<()> {
+        let mut undo = Undo::default();
+        let result = (|| {
+            undo.push("release the image", || self.backend.release(spec));
+            self.backend.claim(spec)?;
+            if let Some(ImageInfo { record: Some(mut half), size, .. }) = left {
+                tracing::warn!(image = %spec, stage = ?half.stage, "clearing what a Create left half made");
+                self.clear_half_made(spec, &mut half, size.is_some())?;
+            }
+            let size = record.options.size.unwrap_or(self.settings.size);
+            undo.push("remove the image", || self.backend.remove(spec));
+            self.backend.create(spec, size, &record)?;
+            undo.push("unmap the image", || self.unmap_whatever(spec));
+            let device = self.backend.map(spec)?;
+            let provisioned = self.provision(spec, &mut record, &device, deadline);
+            // The rollback must find the device without our own hold on it.
+            let unheld = device.unheld();
+            drop(device);
+            provisioned?;
+            self.backend.unmap(spec, unheld)
+        })();
+        match result {
+            Ok(()) => self.backend.release(spec).inspect_err(|_| self.mark_unsettled(spec)),
+            Err(e) => Err(self.undo(spec, undo, e)),
+        }
+    }
+}
+
+/// An image that is being made, until dropped.
+struct Making<'a> {
+    driver: &'a Driver,
+    spec: ImageSpec,
+}
+
+impl<'a> Making<'a> {
+    fn begin(driver: &'a Driver, spec: &ImageSpec) -> Self {
+        lock(&driver.making).insert(spec.clone());
+        Self { driver, spec: spec.clone() }
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        lock(&self.driver.making).remove(&self.spec);
+    }
+}

@@ -1,0 +1,161 @@
+//! One operation per volume at a time.
+//!
+//! A [`Guard`] is held for the whole of an operation that changes a volume. There is no lock over several volumes. Waiting
+//! is bounded in time by the operation's deadline and in number by [`MAX_WAITING`], so that one stuck volume can neither hold
+//! a request past Docker's patience nor take the threads that others need.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::deadline::Deadline;
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::name::ImageSpec;
+
+/// So many requests may wait for one volume; the next is told at once that it is busy.
+pub const MAX_WAITING: usize = 64;
+
+/// The guards of all volumes.
+#[derive(Debug, Default, Clone)]
+pub struct Guards {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Held volumes only: an entry goes with its last waiter.
+    held: Mutex<HashMap<ImageSpec, Waiting>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    count: usize,
+    released: bool,
+    wake: Arc<Condvar>,
+}
+
+/// The right to change one volume; given back on drop.
+#[derive(Debug)]
+pub struct Guard {
+    spec: ImageSpec,
+    inner: Arc<Inner>,
+}
+
+impl Guards {
+    /// Waits for the volume until the deadline.
+    pub fn lock(&self, spec: &ImageSpec, deadline: Deadline) -> Result<Guard> {
+        let busy = |why: &str| {
+            Err(DriverError::new(ErrorKind::Busy, format!("another operation on {spec} {why}")).hint("try again later"))
+        };
+        let mut held = self.inner.lock();
+        loop {
+            let Some(waiting) = held.get_mut(spec) else {
+                held.insert(spec.clone(), Waiting::default());
+                return Ok(self.guard(spec));
+            };
+            if waiting.released {
+                waiting.released = false;
+                return Ok(self.guard(spec));
+            }
+            if waiting.count >= MAX_WAITING {
+                return busy("is under way, and too many requests wait for it already");
+            }
+            let left = deadline.left();
+            if left.is_zero() {
+                return busy("did not end in time");
+            }
+            waiting.count += 1;
+            let wake = Arc::clone(&waiting.wake);
+            held = wake.wait_timeout(held, left).unwrap_or_else(PoisonError::into_inner).0;
+            if let Some(waiting) = held.get_mut(spec) {
+                waiting.count -= 1;
+            }
+        }
+    }
+
+    /// The guard, if nobody has it.
+    pub fn try_lock(&self, spec: &ImageSpec) -> Option<Guard> {
+        let mut held = self.inner.lock();
+        if held.contains_key(spec) {
+            return None;
+        }
+        held.insert(spec.clone(), Waiting::default());
+        Some(self.guard(spec))
+    }
+
+    fn guard(&self, spec: &ImageSpec) -> Guard {
+        Guard { spec: spec.clone(), inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl Inner {
+    /// The map is whole between any two statements, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, HashMap<ImageSpec, Waiting>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut held = self.inner.lock();
+        match held.get_mut(&self.spec) {
+            Some(waiting) if waiting.count > 0 => {
+                waiting.released = true;
+                waiting.wake.notify_one();
+            }
+            _ => {
+                held.remove(&self.spec);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    fn spec(image: &str) -> ImageSpec {
+        ImageSpec::new("rbd", None, image).unwrap()
+    }
+
+    fn soon() -> Deadline {
+        Deadline::after(Duration::from_secs(60))
+    }
+
+    #[test]
+    fn one_at_a_time_per_volume_and_nothing_is_left() {
+        let guards = Guards::default();
+        let inside = [AtomicUsize::new(0), AtomicUsize::new(0)];
+        let total = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for n in 0..16 {
+                let (guards, inside, total) = (&guards, &inside, &total);
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        let _guard = guards.lock(&spec(["a", "b"][n % 2]), soon()).unwrap();
+                        assert_eq!(inside[n % 2].fetch_add(1, Ordering::SeqCst), 0);
+                        std::thread::yield_now();
+                        inside[n % 2].fetch_sub(1, Ordering::SeqCst);
+                        total.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert_eq!(total.into_inner(), 800);
+        assert!(guards.inner.lock().is_empty());
+    }
+
+    #[test]
+    fn a_held_volume_times_out_and_another_does_not() {
+        let guards = Guards::default();
+        let held = guards.lock(&spec("a"), soon()).unwrap();
+        let e = guards.lock(&spec("a"), Deadline::after(Duration::from_millis(20))).unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Busy);
+        assert!(guards.try_lock(&spec("a")).is_none());
+        assert!(guards.try_lock(&spec("b")).is_some());
+        drop(held);
+        assert!(guards.try_lock(&spec("a")).is_some(), "a waiter that gave up leaves nothing behind");
+        assert!(guards.inner.lock().is_empty());
+    }
+}

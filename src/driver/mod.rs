@@ -1,0 +1,184 @@
+//! The semantics of a Docker volume: create, remove, mount, unmount, path, get, list, over a [`Backend`] and a [`Host`].
+//!
+//! Every operation that changes a volume holds its guard from beginning to end, undoes itself when it fails ([`undo`]) and
+//! may be killed at any step: the owner record, claimed first and released last, is the journal by which [`recovery`] finds
+//! what was left. Reads look at the table of mounts and at the backend, and take no guard.
+
+pub mod api;
+pub mod guard;
+pub mod options;
+pub mod refs;
+pub mod undo;
+
+mod cache;
+mod create;
+mod mount;
+mod naming;
+mod provision;
+mod read;
+mod recovery;
+mod remove;
+mod table;
+mod unmount;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use api::{Client, Scope, Volume, VolumeDriver};
+use cache::Cache;
+use guard::Guards;
+use table::Table;
+use undo::Undo;
+
+use crate::backend::Backend;
+use crate::deadline::Deadline;
+use crate::error::{DriverError, Result};
+use crate::host::{FsKind, Host};
+use crate::lock;
+use crate::name::ImageSpec;
+use crate::size::Size;
+
+/// What Remove does to the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// Nothing: the volume stays.
+    Ignore,
+    /// Deletes it.
+    Delete,
+    /// Renames it to `zz_<image>`.
+    Rename,
+}
+
+/// The settings of a driver.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The pool of a bare name.
+    pub pool: String,
+    /// Whether Create may make images, and Mount format blank ones.
+    pub create: bool,
+    /// What Remove does.
+    pub removal: Removal,
+    /// Size of a new image.
+    pub size: Size,
+    /// Filesystem of a new image.
+    pub fs: FsKind,
+    /// Volumes are mounted at `<root>/<pool>/<image>`.
+    pub root: PathBuf,
+    /// Mount IDs and the cache are kept here.
+    pub state: PathBuf,
+    /// What Capabilities answers.
+    pub scope: Scope,
+    /// How long an operation waits for another one on the same volume.
+    pub wait: Duration,
+    /// How long the uses of an engine that is gone are kept, once no container holds the device.
+    pub orphan_grace: Duration,
+    /// The kernel's boot id.
+    pub boot_id: String,
+}
+
+/// Docker gives Create and Mount two minutes, everything else one; an operation ends some seconds before.
+const LONG: Duration = Duration::from_secs(110);
+const SHORT: Duration = Duration::from_secs(50);
+
+/// The driver over a backend and a host.
+#[derive(Debug)]
+pub struct Driver {
+    settings: Settings,
+    backend: Arc<dyn Backend>,
+    host: Arc<dyn Host>,
+    guards: Guards,
+    table: Table,
+    cache: Cache,
+    /// Images that a Create is making right now: List does not show them.
+    making: Mutex<HashSet<ImageSpec>>,
+    /// Volumes with something left to undo, see [`recovery`].
+    unsettled: Mutex<HashSet<ImageSpec>>,
+    /// Since when the uses of a volume are orphaned.
+    orphaned: Mutex<BTreeMap<ImageSpec, Instant>>,
+}
+
+impl Driver {
+    /// A driver that has adopted what is its own of an earlier life and cleaned up what that left half done.
+    pub fn open(settings: Settings, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Arc<Self>> {
+        let driver = Self {
+            cache: Cache::open(settings.state.join("known.json"), Arc::clone(&host)),
+            settings,
+            backend,
+            host,
+            guards: Guards::default(),
+            table: Table::default(),
+            making: Mutex::default(),
+            unsettled: Mutex::default(),
+            orphaned: Mutex::default(),
+        };
+        driver.recover()?;
+        Ok(Arc::new(driver))
+    }
+
+    /// The deadlines of an operation: until when it may wait for its guard, and when it has to be over.
+    fn deadlines(&self, budget: Duration) -> (Deadline, Deadline) {
+        (Deadline::after(budget.min(self.settings.wait)), Deadline::after(budget))
+    }
+
+    fn mountpoint(&self, spec: &ImageSpec) -> PathBuf {
+        self.settings.root.join(spec.place())
+    }
+
+    /// Where a fresh filesystem is mounted for its setting up.
+    fn staging(&self, spec: &ImageSpec) -> PathBuf {
+        self.settings.state.join("staging").join(spec.file_name())
+    }
+
+    fn refs_file(&self, spec: &ImageSpec) -> PathBuf {
+        self.settings.state.join("refs").join(format!("{}.json", spec.file_name()))
+    }
+
+    /// Rolls an operation on a volume back.
+    fn undo(&self, spec: &ImageSpec, undo: Undo<'_>, error: DriverError) -> DriverError {
+        let undone = undo.run(error);
+        if !undone.whole {
+            self.mark_unsettled(spec);
+        }
+        undone.error
+    }
+
+    fn mark_unsettled(&self, spec: &ImageSpec) {
+        lock(&self.unsettled).insert(spec.clone());
+    }
+}
+
+impl VolumeDriver for Driver {
+    fn create(&self, name: &str, options: &BTreeMap<String, String>) -> Result<()> {
+        Self::create(self, name, options)
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        Self::remove(self, name)
+    }
+
+    fn mount(&self, name: &str, id: &str, client: Option<Client>) -> Result<PathBuf> {
+        Self::mount(self, name, id, client)
+    }
+
+    fn unmount(&self, name: &str, id: &str) -> Result<()> {
+        Self::unmount(self, name, id)
+    }
+
+    fn path(&self, name: &str) -> Result<Option<PathBuf>> {
+        Self::path(self, name)
+    }
+
+    fn get(&self, name: &str) -> Result<Volume> {
+        Self::get(self, name)
+    }
+
+    fn list(&self) -> Result<Vec<Volume>> {
+        Self::list(self)
+    }
+
+    fn scope(&self) -> Scope {
+        self.settings.scope
+    }
+}

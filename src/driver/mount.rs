@@ -1,0 +1,237 @@
+//! Mount: one more use of the mount that is there, or claim → map → check → mount → remember.
+
+use std::path::{Path, PathBuf};
+
+use super::api::Client;
+use super::refs::Refs;
+use super::table::MountedVolume;
+use super::undo::Undo;
+use super::{Driver, LONG};
+use crate::backend::{Device, ImageInfo, ImageOptions, Record, Stage};
+use crate::deadline::Deadline;
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::lock;
+use crate::host::{Content, Filesystem, MountFlags};
+use crate::name::{ImageSpec, VolumeName};
+use crate::time::{now, seconds};
+
+impl Driver {
+    /// See [`VolumeDriver::mount`](super::api::VolumeDriver::mount).
+    pub(super) fn mount(&self, name: &str, id: &str, client: Option<Client>) -> Result<PathBuf> {
+        let (until, deadline) = self.deadlines(LONG);
+        let volume: VolumeName = name.parse()?;
+        let spec = self.resolve(&volume)?;
+        let _guard = self.guards.lock(&spec, until)?;
+        match self.restore_if_unsettled(&spec) {
+            // Whatever is in the way shows below, or is no hindrance to mounting.
+            Err(e) if e.kind != ErrorKind::InUse => return Err(e),
+            _ => {}
+        }
+        if let Some(mounted) = self.table.get(&spec) {
+            if self.is_still_mounted(&mounted)? {
+                return self.use_again(&mounted, id, client);
+            }
+            tracing::warn!(image = %spec, "was unmounted behind our back, mounting it again");
+            self.restore(&spec)?;
+        }
+        let info = match self.backend.info(&spec)? {
+            Some(info) if !info.is_half_made() => info,
+            _ => {
+                return Err(DriverError::new(ErrorKind::NotFound, format!("Image {name} does not exist"))
+                    .hint("create it with docker volume create"));
+            }
+        };
+        self.mount_fresh(&spec, info, id, client, deadline)
+    }
+
+    /// The kernel's word on a mount that we remember.
+    fn is_still_mounted(&self, mounted: &MountedVolume) -> Result<bool> {
+        let mounts = self.host.mounts()?;
+        Ok(mounts.iter().any(|m| m.target == mounted.refs.mountpoint && m.is_of(&mounted.device)))
+    }
+
+    fn use_again(&self, mounted: &MountedVolume, id: &str, client: Option<Client>) -> Result<PathBuf> {
+        let mut volume = mounted.clone();
+        if !volume.refs.uses.iter().all(|u| u.client.is_none_or(|c| self.host.is_alive(c)))
+            && !self.host.held_elsewhere(&volume.device)?
+        {
+            // The engine died without a word and its successor comes with the IDs it has kept.
+            let dropped = volume.refs.drop_orphans(|c| self.host.is_alive(c));
+            tracing::info!(image = %volume.refs.spec, dropped, "dropped the uses of an engine that is gone");
+        }
+        volume.refs.add(id, client);
+        if let Err(e) = self.save_refs(&volume.refs) {
+            // Docker will not unmount what failed to mount, so the use must not be on disk.
+            return Err(match self.save_refs(&mounted.refs) {
+                Ok(()) => e,
+                Err(failure) => e.also(failure),
+            });
+        }
+        let mountpoint = volume.refs.mountpoint.clone();
+        self.table.put(volume);
+        Ok(mountpoint)
+    }
+
+    fn mount_fresh(
+        &self,
+        spec: &ImageSpec,
+        info: ImageInfo,
+        id: &str,
+        client: Option<Client>,
+        deadline: Deadline,
+    ) -> Result<PathBuf> {
+        let mountpoint = self.mountpoint(spec);
+        let refs_file = self.refs_file(spec);
+        let mut undo = Undo::default();
+        let result = (|| {
+            undo.push("release the image", || self.backend.release(spec));
+            let unable = |e: DriverError| e.context("Unable to get Exclusive Lock");
+            self.backend.claim(spec).map_err(unable)?;
+            let device = match self.backend.mapping(spec)? {
+                None => {
+                    undo.push("unmap the image", || self.unmap_whatever(spec));
+                    self.backend.map(spec)?
+                }
+                // Something still holds the device that we could not unmap: on one host, one device is one filesystem.
+                Some(device) if lock(&self.unsettled).contains(spec) => device,
+                Some(device) => {
+                    let device = device.path.display();
+                    return Err(DriverError::new(
+                        ErrorKind::InUse,
+                        format!("{spec} is mapped to {device}, not by this plugin"),
+                    )
+                    .hint("unmap it"));
+                }
+            };
+            // From here on `device` must be gone before anything is undone: it would hold itself.
+            let mounted = self.mount_device(spec, info, device, &mountpoint, &mut undo, deadline)?;
+            let (device, filesystem, read_only) = mounted;
+            let mut refs = Refs {
+                boot_id: self.settings.boot_id.clone(),
+                spec: spec.clone(),
+                mountpoint: mountpoint.clone(),
+                since: now(),
+                uses: Vec::new(),
+            };
+            refs.add(id, client);
+            undo.push("forget the mount", || self.host.forget(&refs_file));
+            self.save_refs(&refs)?;
+            Ok(MountedVolume { refs, device, fstype: filesystem.type_name, read_only })
+        })();
+        match result {
+            Ok(volume) => {
+                self.table.put(volume);
+                lock(&self.unsettled).remove(spec);
+                Ok(self.mountpoint(spec))
+            }
+            Err(e) => Err(self.undo(spec, undo, e)),
+        }
+    }
+
+    fn mount_device<'a>(
+        &'a self,
+        spec: &ImageSpec,
+        info: ImageInfo,
+        device: Device,
+        mountpoint: &'a Path,
+        undo: &mut Undo<'a>,
+        deadline: Deadline,
+    ) -> Result<(Device, Filesystem, bool)> {
+        let (device, filesystem, options) = self.ensure_filesystem(spec, info, device, deadline)?;
+        self.host.check(&device, &filesystem, deadline)?;
+        deadline.check("checking the filesystem took too long")?;
+        let flags = MountFlags { options: options.0.unwrap_or_default(), read_only: options.1 };
+        if let Some(other) = self.host.mounts()?.iter().find(|m| m.target == *mountpoint) {
+            return Err(DriverError::new(
+                ErrorKind::InUse,
+                format!("{} is mounted at {} already", other.source, mountpoint.display()),
+            )
+            .hint("unmount it; this plugin did not mount it"));
+        }
+        undo.push("remove the mountpoint", || self.host.remove_dir(mountpoint));
+        self.host.make_dir(mountpoint)?;
+        undo.push("unmount the volume", || self.host.unmount(mountpoint));
+        self.host.mount(&device, &filesystem, mountpoint, &flags)?;
+        let read_only = flags.read_only || flags.options.split(',').any(|o| o == "ro");
+        Ok((device.unheld(), filesystem, read_only))
+    }
+
+    /// The filesystem of an image that may be used; makes one on an image of somebody else that was never written to, if this
+    /// plugin may create.
+    fn ensure_filesystem(
+        &self,
+        spec: &ImageSpec,
+        info: ImageInfo,
+        device: Device,
+        deadline: Deadline,
+    ) -> Result<(Device, Filesystem, (Option<String>, bool))> {
+        let created = seconds(info.created);
+        let mut record = info.record.unwrap_or_else(|| Record {
+            stage: Stage::Creating,
+            adopted: true,
+            created,
+            options: ImageOptions::default(),
+        });
+        let kept = (record.options.mount_options.clone(), record.options.read_only);
+        let blank = match self.host.probe(&device)? {
+            Content::Filesystem(found) => match &record.stage {
+                // The mkfs of an adoption that died: never given out, so made anew.
+                Stage::Formatting { uuid } if found.uuid.as_ref() == Some(uuid) => false,
+                _ => return Ok((device, found, kept)),
+            },
+            Content::Foreign(what) => {
+                return Err(DriverError::new(
+                    ErrorKind::ForeignData,
+                    format!("{spec} holds {what}, which is no filesystem that this plugin mounts"),
+                )
+                .hint("it mounts ext2, ext3, ext4, xfs and btrfs"));
+            }
+            Content::Nothing => true,
+        };
+        if record.stage == Stage::Ready {
+            return Err(DriverError::new(
+                ErrorKind::NeedsRepair,
+                format!("{spec} was formatted, but no filesystem is found on it"),
+            )
+            .hint("its data may be damaged: look at it with the filesystem's own tools; it is not formatted again"));
+        }
+        if !self.settings.create {
+            return Err(DriverError::new(ErrorKind::NotAllowed, format!("{spec} has no filesystem"))
+                .hint("format it yourself, or start the plugin with --create"));
+        }
+        record.options.size = info.size;
+        self.check_format(&record)?;
+        let device = if matches!(record.stage, Stage::Formatting { .. }) {
+            let unheld = device.unheld();
+            drop(device);
+            self.backend.unmap(spec, unheld)?;
+            self.clear_half_made(spec, &mut record, true)?;
+            self.backend.map(spec)?
+        } else {
+            device
+        };
+        if blank && !self.backend.is_untouched(spec)? {
+            return Err(DriverError::new(
+                ErrorKind::ForeignData,
+                format!("{spec} has no filesystem, but was written to"),
+            )
+            .hint("format it yourself if that data is not needed"));
+        }
+        self.backend.write_record(spec, &record)?;
+        let filesystem = self.provision(spec, &mut record, &device, deadline)?;
+        Ok((device, filesystem, kept))
+    }
+
+    pub(super) fn save_refs(&self, refs: &Refs) -> Result<()> {
+        let content = serde_json::to_vec(refs).unwrap_or_default();
+        self.host.save(&self.refs_file(&refs.spec), &content)
+    }
+
+    /// Brings a volume to rest first, when an earlier operation could not.
+    pub(super) fn restore_if_unsettled(&self, spec: &ImageSpec) -> Result<()> {
+        if lock(&self.unsettled).contains(spec) {
+            self.restore(spec)?;
+        }
+        Ok(())
+    }
+}

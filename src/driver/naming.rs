@@ -1,0 +1,82 @@
+//! From Docker's names to images and back.
+//!
+//! A bare name means the image of that name in the default pool, unless `docker volume create -o pool=P` bound it to another
+//! one. An image shows under one name only: the one bound to it, else the bare one when that means it, else its whole spec.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::Driver;
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::name::{ImageSpec, VolumeName};
+
+impl Driver {
+    /// The image that a name means.
+    pub(super) fn resolve(&self, name: &VolumeName) -> Result<ImageSpec> {
+        if name.pool().is_none()
+            && let Some(bound) = self.backend.bindings()?.get(name.image())
+        {
+            return Ok(bound.clone());
+        }
+        name.in_pool(&self.settings.pool)
+    }
+
+    /// The image that a Create means, and the name to bind to it when the name alone would not find it again.
+    pub(super) fn target(&self, name: &VolumeName, pool: Option<&str>) -> Result<(ImageSpec, Option<String>)> {
+        let Some(pool) = pool else { return Ok((self.resolve(name)?, None)) };
+        if let Some(named) = name.pool() {
+            if named != pool {
+                return Err(DriverError::invalid(format!(
+                    "the name says pool {named:?} and the option says pool {pool:?}"
+                ))
+                .hint("give the pool once"));
+            }
+            return Ok((name.in_pool(pool)?, None));
+        }
+        let bindings = self.backend.bindings()?;
+        let wanted = ImageSpec::new(pool, None, name.image())?;
+        let taken = |spec: &ImageSpec| {
+            DriverError::new(ErrorKind::AlreadyExists, format!("{:?} is the volume {spec} already", name.image()))
+                .hint(format!("use the name {wanted} for the one in pool {pool:?}"))
+        };
+        match bindings.get(name.image()) {
+            Some(bound) if *bound == wanted => Ok((wanted, None)),
+            Some(bound) => Err(taken(bound)),
+            None if pool == self.settings.pool => Ok((wanted, None)),
+            None => {
+                let default = name.in_pool(&self.settings.pool)?;
+                match self.backend.info(&default)? {
+                    Some(info) if !info.is_half_made() => Err(taken(&default)),
+                    _ => Ok((wanted, Some(name.image().to_owned()))),
+                }
+            }
+        }
+    }
+
+    /// The names under which images show.
+    pub(super) fn shown_names(&self) -> Result<ShownNames> {
+        let bindings = self.backend.bindings()?;
+        Ok(ShownNames {
+            default_pool: self.settings.pool.clone(),
+            by_spec: bindings.iter().map(|(name, spec)| (spec.clone(), name.clone())).collect(),
+            bindings,
+        })
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct ShownNames {
+    default_pool: String,
+    bindings: std::sync::Arc<BTreeMap<String, ImageSpec>>,
+    by_spec: HashMap<ImageSpec, String>,
+}
+
+impl ShownNames {
+    pub(super) fn of(&self, spec: &ImageSpec) -> String {
+        if let Some(bound) = self.by_spec.get(spec) {
+            return bound.clone();
+        }
+        let bare = spec.pool() == self.default_pool && spec.namespace().is_none();
+        if bare && !self.bindings.contains_key(spec.image()) { spec.image().to_owned() } else { spec.to_string() }
+    }
+}

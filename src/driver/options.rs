@@ -1,0 +1,214 @@
+//! The options of `docker volume create -o key=value`.
+//!
+//! An unknown or malformed option is an error that lists the valid ones: an option that is silently dropped is a volume that is
+//! not what its user thinks it is. An empty value means "not given".
+
+use std::collections::BTreeMap;
+
+use crate::backend::ImageOptions;
+use crate::error::{DriverError, Result};
+use crate::name;
+
+/// The options and what they take, for errors and help.
+pub const VALID: &str = "size=<MiB, or a number with K, M, G, T>, pool=<name>, fstype=<ext4|xfs|btrfs>, mkfs-options=<words>, \
+     mount-options=<a,b=c>, uid=<number>, gid=<number>, mode=<octal>, read-only=<true|false>";
+
+/// Parsed options.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Where to make the image; not kept with it.
+    pub pool: Option<String>,
+    /// What stays with the image.
+    pub image: ImageOptions,
+}
+
+impl Options {
+    /// Parses what Docker sent.
+    pub fn parse(given: &BTreeMap<String, String>) -> Result<Self> {
+        let mut options = Self::default();
+        let mut seen = BTreeMap::new();
+        for (key, value) in given.iter().filter(|(_, value)| !value.trim().is_empty()) {
+            let value = value.trim();
+            let canonical = canonical(key).ok_or_else(|| bad(format!("unknown option {key:?}")))?;
+            if let Some(other) = seen.insert(canonical, key) {
+                return Err(bad(format!("options {other:?} and {key:?} mean the same")));
+            }
+            options
+                .set(canonical, value)
+                .map_err(|e| bad(format!("option {key}={value}: {}", e.message)))?;
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        let image = &mut self.image;
+        match key {
+            "size" => image.size = Some(value.parse()?),
+            "fstype" => image.fstype = Some(value.parse()?),
+            "mkfs-options" => {
+                image.mkfs_options =
+                    shell_words::split(value).map_err(|e| DriverError::invalid(e.to_string()))?;
+            }
+            "mount-options" => image.mount_options = Some(value.to_owned()),
+            "uid" => image.uid = Some(number(value, 10, u32::MAX - 1, "a number such as 1000")?),
+            "gid" => image.gid = Some(number(value, 10, u32::MAX - 1, "a number such as 1000")?),
+            "mode" => image.mode = Some(number(value, 8, 0o7777, "octal permission bits such as 0750")?),
+            "read-only" => image.read_only = boolean(value)?,
+            _ => {
+                name::check_part("pool name", value)?;
+                self.pool = Some(value.to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The spelling we use for a key that Docker sent; the camel-case ones are those of wetopi/rbd.
+fn canonical(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "size" => "size",
+        "pool" => "pool",
+        "fstype" => "fstype",
+        "mkfs-options" | "mkfsOptions" => "mkfs-options",
+        "mount-options" | "mountOptions" => "mount-options",
+        "uid" => "uid",
+        "gid" => "gid",
+        "mode" => "mode",
+        "read-only" => "read-only",
+        _ => return None,
+    })
+}
+
+fn bad(message: String) -> DriverError {
+    DriverError::invalid(message).hint(format!("valid options: {VALID}"))
+}
+
+fn number(value: &str, radix: u32, max: u32, accepted: &str) -> Result<u32> {
+    let digits = value.bytes().all(|b| b.is_ascii_digit());
+    u32::from_str_radix(value, radix)
+        .ok()
+        .filter(|n| digits && *n <= max)
+        .ok_or_else(|| DriverError::invalid(format!("not {accepted}")))
+}
+
+fn boolean(value: &str) -> Result<bool> {
+    match value {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(DriverError::invalid("neither true nor false")),
+    }
+}
+
+impl ImageOptions {
+    /// What of `asked` differs from these, as `key=have, asked key=want`. What was not asked for does not differ.
+    pub fn conflict(&self, asked: &ImageOptions) -> Option<String> {
+        let have = self.shown();
+        let want = asked.shown();
+        let differing: Vec<String> = want
+            .iter()
+            .filter(|(key, value)| have.get(*key) != Some(value))
+            .map(|(key, value)| {
+                format!("{key} is {}, not {value}", have.get(key).map_or("not set", String::as_str))
+            })
+            .collect();
+        (!differing.is_empty()).then(|| differing.join(", "))
+    }
+
+    /// Those that are set, as `docker volume inspect` shows them.
+    pub fn shown(&self) -> BTreeMap<&'static str, String> {
+        let mut shown = BTreeMap::new();
+        let mut put = |key, value: Option<String>| value.map(|value| shown.insert(key, value));
+        put("size", self.size.map(|size| size.to_string()));
+        put("fstype", self.fstype.map(|fs| fs.to_string()));
+        put("mkfs-options", (!self.mkfs_options.is_empty()).then(|| shell_words::join(&self.mkfs_options)));
+        put("mount-options", self.mount_options.clone());
+        put("uid", self.uid.map(|uid| uid.to_string()));
+        put("gid", self.gid.map(|gid| gid.to_string()));
+        put("mode", self.mode.map(|mode| format!("{mode:04o}")));
+        put("read-only", self.read_only.then(|| "true".to_owned()));
+        shown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::FsKind;
+    use crate::size::Size;
+    use proptest::prelude::proptest;
+
+    fn parse(pairs: &[(&str, &str)]) -> Result<Options> {
+        Options::parse(&pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+    }
+
+    #[test]
+    fn every_option_and_its_other_spelling() {
+        let options = parse(&[
+            ("size", "2G"),
+            ("pool", "p2"),
+            ("fstype", "ext4"),
+            ("mkfsOptions", "-O mmp -L 'my label'"),
+            ("mountOptions", "noatime,discard"),
+            ("uid", "1000"),
+            ("gid", "0"),
+            ("mode", "0750"),
+            ("read-only", "true"),
+        ])
+        .unwrap();
+        assert_eq!(options.pool.as_deref(), Some("p2"));
+        assert_eq!(
+            options.image,
+            ImageOptions {
+                size: Some(Size::mib(2048)),
+                fstype: Some(FsKind::Ext4),
+                mkfs_options: ["-O", "mmp", "-L", "my label"].map(str::to_owned).to_vec(),
+                mount_options: Some("noatime,discard".to_owned()),
+                uid: Some(1000),
+                gid: Some(0),
+                mode: Some(0o750),
+                read_only: true,
+            }
+        );
+        assert_eq!(parse(&[("size", ""), ("pool", " ")]).unwrap(), Options::default());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_the_valid_options() {
+        for (pairs, part) in [
+            (&[("siez", "1")][..], "unknown option \"siez\""),
+            (&[("Size", "1")], "unknown option \"Size\""),
+            (&[("size", "big")], "option size=big: invalid size"),
+            (&[("size", "0")], "option size=0"),
+            (&[("fstype", "ntfs")], "option fstype=ntfs: unknown filesystem"),
+            (&[("pool", "a/b")], "option pool=a/b"),
+            (&[("uid", "root")], "option uid=root: not a number"),
+            (&[("uid", "+1")], "option uid=+1"),
+            (&[("uid", "4294967295")], "option uid=4294967295"),
+            (&[("mode", "9")], "option mode=9: not octal"),
+            (&[("mode", "17777")], "option mode=17777"),
+            (&[("read-only", "maybe")], "neither true nor false"),
+            (&[("mkfs-options", "'open")], "option mkfs-options='open"),
+            (&[("mkfs-options", "-q"), ("mkfsOptions", "-q")], "mean the same"),
+        ] {
+            let e = parse(pairs).unwrap_err().to_string();
+            assert!(e.contains(part), "{pairs:?}: {e}");
+            assert!(e.contains("valid options: size="), "{pairs:?}: {e}");
+        }
+    }
+
+    #[test]
+    fn only_what_was_asked_for_can_conflict() {
+        let have = parse(&[("size", "64"), ("fstype", "ext4")]).unwrap().image;
+        assert_eq!(have.conflict(&ImageOptions::default()), None);
+        assert_eq!(have.conflict(&parse(&[("size", "64M")]).unwrap().image), None);
+        let e = have.conflict(&parse(&[("size", "65"), ("uid", "1")]).unwrap().image).unwrap();
+        assert_eq!(e, "size is 64M, not 65M, uid is not set, not 1");
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(key in "[a-zA-Z-]{0,14}", value in ".*") {
+            let _ = Options::parse(&BTreeMap::from([(key, value)]));
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Path, Get and List: no guard, no waiting, and never "not found" because something is away.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use super::api::Volume;
+use super::Driver;
+use crate::backend::ImageInfo;
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::lock;
+use crate::name::{ImageSpec, VolumeName};
+use crate::size::Size;
+use crate::time::{rfc3339, seconds};
+
+impl Driver {
+    /// See [`VolumeDriver::path`](super::api::VolumeDriver::path).
+    pub(super) fn path(&self, name: &str) -> Result<Option<PathBuf>> {
+        let volume: VolumeName = name.parse()?;
+        let spec = self.resolve(&volume)?;
+        if let Some(mounted) = self.table.get(&spec) {
+            return Ok(Some(mounted.refs.mountpoint.clone()));
+        }
+        self.existing(name, &spec).map(|_| None)
+    }
+
+    /// See [`VolumeDriver::get`](super::api::VolumeDriver::get).
+    pub(super) fn get(&self, name: &str) -> Result<Volume> {
+        let volume: VolumeName = name.parse()?;
+        let answer = self.resolve(&volume).and_then(|spec| {
+            let info = self.existing(name, &spec)?;
+            Ok(self.describe(name, &spec, &info))
+        });
+        match answer {
+            Ok(volume) => {
+                self.cache.put(&volume);
+                Ok(volume)
+            }
+            Err(e) if matches!(e.kind, ErrorKind::NotFound | ErrorKind::Invalid) => Err(e),
+            // Docker throws its record of the volume away on any other answer.
+            Err(e) => match self.cache.get(name, &e) {
+                Some(mut known) => {
+                    tracing::warn!(error = %e, "answered from the cache");
+                    let mounted = self.table.all();
+                    known.mountpoint = known.mountpoint.filter(|m| mounted.iter().any(|v| v.refs.mountpoint == *m));
+                    Ok(known)
+                }
+                None => Err(DriverError { kind: ErrorKind::Unreachable, ..e }),
+            },
+        }
+    }
+
+    /// See [`VolumeDriver::list`](super::api::VolumeDriver::list).
+    pub(super) fn list(&self) -> Result<Vec<Volume>> {
+        let listed = self.shown_names().and_then(|names| Ok((names, self.backend.list()?)));
+        let (names, specs) = match listed {
+            Ok(listed) => listed,
+            Err(e) => {
+                let known = self.cache.all(&e);
+                if known.is_empty() {
+                    return Err(e);
+                }
+                tracing::warn!(error = %e, "listed from the cache");
+                return Ok(known);
+            }
+        };
+        let making = lock(&self.making).clone();
+        let volumes: Vec<Volume> = specs
+            .iter()
+            .filter(|spec| !making.contains(spec))
+            .map(|spec| Volume {
+                name: names.of(spec),
+                mountpoint: self.table.get(spec).map(|mounted| mounted.refs.mountpoint.clone()),
+                ..Volume::default()
+            })
+            .collect();
+        self.cache.set_names(volumes.iter().map(|volume| volume.name.as_str()));
+        Ok(volumes)
+    }
+
+    fn existing(&self, name: &str, spec: &ImageSpec) -> Result<ImageInfo> {
+        match self.backend.info(spec)? {
+            Some(info) if !info.is_half_made() => Ok(info),
+            _ => Err(DriverError::new(ErrorKind::NotFound, format!("Image {name} does not exist"))),
+        }
+    }
+
+    fn describe(&self, name: &str, spec: &ImageSpec, info: &ImageInfo) -> Volume {
+        let mounted = self.table.get(spec);
+        let mut status = Map::new();
+        let mut put = |key: &str, value: Value| status.insert(key.to_owned(), value);
+        put("backend", json!(self.backend.name()));
+        put("image", json!(spec.to_string()));
+        put("size", json!(info.size.map(|size| size.to_string())));
+        put("allocated", json!(info.allocated.map(Size::as_bytes)));
+        let mut health = "ok";
+        match &info.record {
+            Some(record) => {
+                put("options", json!(record.options.shown()));
+                put("made-by", json!(if record.adopted { "somebody else" } else { "this plugin" }));
+            }
+            None => {
+                put("made-by", json!("somebody else"));
+            }
+        }
+        match self.backend.owner(spec) {
+            Ok(Some(owner)) => {
+                put("owner", json!(owner.to_string()));
+            }
+            Ok(None) => {}
+            Err(e) => {
+                health = "degraded";
+                put("reason", json!(e.to_string()));
+            }
+        }
+        if let Some(mounted) = &mounted {
+            put("device", json!(mounted.device.path));
+            put("fstype", json!(mounted.fstype));
+            put("read-only", json!(mounted.read_only));
+            put("mounts", json!(mounted.refs.total()));
+            put("mounted-since", json!(rfc3339(mounted.refs.since)));
+            if let Ok(usage) = self.host.usage(&mounted.refs.mountpoint) {
+                put("used", json!(usage.used));
+                put("available", json!(usage.available));
+            }
+            put("mount-ids", json!(mounted.refs.counts()));
+        }
+        if lock(&self.unsettled).contains(spec) {
+            health = "unsettled";
+            put("reason", json!("an earlier operation could not be undone yet; it is tried again"));
+        }
+        put("health", json!(health));
+        let created = info.record.as_ref().map_or_else(|| seconds(info.created), |record| record.created);
+        Volume {
+            name: name.to_owned(),
+            mountpoint: mounted.map(|mounted| mounted.refs.mountpoint.clone()),
+            created_at: Some(rfc3339(created)),
+            status,
+        }
+    }
+}

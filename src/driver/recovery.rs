@@ -1,0 +1,219 @@
+//! From any state that a crash, a failed rollback or somebody's hand can leave to one that is whole.
+//!
+//! [`restore`](Driver::restore) brings one volume to rest: what is mounted for a container stays and is adopted, everything else
+//! that is ours is taken down. It looks only at the kernel, the backend and the mount IDs on disk, and may itself be killed
+//! anywhere. It runs at start for every volume that bears a trace of us (before the socket answers), and later, from
+//! [`tick`](Driver::tick), for those that an operation could not settle.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::refs::Refs;
+use super::table::MountedVolume;
+use super::{Driver, SHORT};
+use crate::backend::Device;
+use crate::deadline::Deadline;
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::lock;
+use crate::host::Mounted;
+use crate::name::ImageSpec;
+
+/// How often the background thread looks after unsettled and orphaned volumes.
+const TICK: Duration = Duration::from_secs(1);
+
+impl Driver {
+    /// Restores every volume that bears a trace of us. A volume that cannot be restored is left as it is, told of and tried
+    /// again: it must not keep the others from being served.
+    pub(super) fn recover(&self) -> Result<()> {
+        let mut specs = BTreeSet::new();
+        match self.backend.owned() {
+            Ok(owned) => specs.extend(owned),
+            Err(e) => tracing::error!(error = %e, "cannot see which images this plugin owns"),
+        }
+        let refs = self.host.files(&self.settings.state.join("refs"))?;
+        specs.extend(refs.iter().filter_map(|file| ImageSpec::from_file_name(file.strip_suffix(".json")?)));
+        let staging = self.settings.state.join("staging");
+        specs.extend(self.host.mounts()?.iter().filter_map(|mount| {
+            if let Ok(file) = mount.target.strip_prefix(&staging) {
+                return ImageSpec::from_file_name(file.to_str()?);
+            }
+            ImageSpec::from_place(mount.target.strip_prefix(&self.settings.root).ok()?)
+        }));
+        for spec in specs {
+            let _guard = self.guards.lock(&spec, Deadline::after(SHORT))?;
+            if let Err(e) = self.restore(&spec) {
+                tracing::error!(image = %spec, error = %e, "could not be restored, trying again later");
+                self.mark_unsettled(&spec);
+            }
+        }
+        Ok(())
+    }
+
+    /// See the module. The caller holds the volume's guard.
+    pub(super) fn restore(&self, spec: &ImageSpec) -> Result<()> {
+        let mountpoint = self.mountpoint(spec);
+        let mounts = self.host.mounts()?;
+        let refs = match self.table.get(spec) {
+            Some(mounted) => Some(mounted.refs.clone()),
+            None => self.load_refs(spec)?,
+        };
+        let claimed = self.backend.claim(spec);
+        if let Some(here) = mounts.iter().rev().find(|mount| mount.target == mountpoint) {
+            let device = self.device_of(spec, here, refs.is_some())?;
+            match refs {
+                Some(refs) if !refs.uses.is_empty() => {
+                    if let Err(e) = claimed {
+                        tracing::error!(image = %spec, error = %e, "is mounted here, but not ours any more");
+                    }
+                    self.adopt(refs, device, here);
+                    return Ok(());
+                }
+                _ => {
+                    claimed.clone()?;
+                    tracing::warn!(image = %spec, "unmounting what no container uses");
+                    self.host.unmount(&mountpoint)?;
+                }
+            }
+        }
+        self.table.remove(spec);
+        self.host.forget(&self.refs_file(spec))?;
+        self.host.remove_dir(&mountpoint)?;
+        match claimed {
+            Ok(()) => self.take_down_unmounted(spec, &mounts)?,
+            Err(e) if e.kind == ErrorKind::InUse => {
+                tracing::info!(image = %spec, error = %e, "belongs to somebody else now");
+            }
+            Err(e) => return Err(e),
+        }
+        lock(&self.unsettled).remove(spec);
+        Ok(())
+    }
+
+    /// The image's device, if that is what is mounted here; while the backend is away, the mount IDs on disk are believed.
+    fn device_of(&self, spec: &ImageSpec, here: &Mounted, known: bool) -> Result<Device> {
+        let device = match self.backend.mapping(spec) {
+            Ok(found) => found.filter(|device| here.is_of(device)),
+            Err(e) if known => {
+                tracing::error!(image = %spec, error = %e, "cannot see its device, believing its mount IDs");
+                Some(here.device())
+            }
+            Err(e) => return Err(e),
+        };
+        device.ok_or_else(|| {
+            DriverError::new(
+                ErrorKind::InUse,
+                format!("{} is mounted at {}, where {spec} belongs", here.source, here.target.display()),
+            )
+            .hint("unmount it; this plugin did not mount it")
+        })
+    }
+
+    fn adopt(&self, refs: Refs, device: Device, here: &Mounted) {
+        tracing::info!(image = %refs.spec, device = %device.path.display(), uses = refs.total(), "adopted");
+        lock(&self.unsettled).remove(&refs.spec);
+        self.table.put(MountedVolume {
+            refs,
+            device: device.unheld(),
+            fstype: here.fstype.clone(),
+            read_only: here.read_only,
+        });
+    }
+
+    /// What is ours below the mountpoint: staging mount, mapping, half-made image, ownership.
+    fn take_down_unmounted(&self, spec: &ImageSpec, mounts: &[Mounted]) -> Result<()> {
+        let staging = self.staging(spec);
+        if mounts.iter().any(|mount| mount.target == staging) {
+            self.host.unmount(&staging)?;
+        }
+        self.host.remove_dir(&staging)?;
+        if let Some(device) = self.backend.mapping(spec)? {
+            if let Some(other) = self.host.mounts()?.iter().find(|mount| mount.is_of(&device)) {
+                return Err(DriverError::new(
+                    ErrorKind::InUse,
+                    format!("{spec} is mounted at {}, not by this plugin", other.target.display()),
+                )
+                .hint("unmount it"));
+            }
+            self.backend.unmap(spec, device)?;
+        }
+        if let Some(info) = self.backend.info(spec)?
+            && info.is_half_made()
+            && let Some(mut record) = info.record
+        {
+            match self.clear_half_made(spec, &mut record, info.size.is_some()) {
+                Ok(()) => tracing::warn!(image = %spec, "removed what a Create or Remove left half done"),
+                Err(e) if e.kind == ErrorKind::ForeignData => tracing::error!(error = %e, "left alone"),
+                Err(e) => return Err(e),
+            }
+        }
+        self.backend.release(spec)
+    }
+
+    /// The mount IDs on disk, if they speak of this boot.
+    fn load_refs(&self, spec: &ImageSpec) -> Result<Option<Refs>> {
+        let Some(content) = self.host.load(&self.refs_file(spec))? else { return Ok(None) };
+        match serde_json::from_slice::<Refs>(&content) {
+            Ok(refs) if refs.boot_id == self.settings.boot_id && refs.spec == *spec => Ok(Some(refs)),
+            Ok(_) => Ok(None),
+            Err(e) => {
+                tracing::error!(image = %spec, error = %e, "its mount IDs on disk are damaged");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Runs [`tick`](Self::tick) in the background for as long as the driver lives.
+    pub fn look_after(self: &Arc<Self>) -> std::io::Result<()> {
+        let driver: Weak<Self> = Arc::downgrade(self);
+        std::thread::Builder::new().name("look-after".to_owned()).spawn(move || {
+            while let Some(driver) = driver.upgrade() {
+                driver.tick();
+                drop(driver);
+                std::thread::sleep(TICK);
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Tries unsettled volumes again, and drops the uses of engines that have been gone for the grace period, unless a
+    /// container still holds the device. Skips volumes that an operation works on.
+    pub fn tick(&self) {
+        let unsettled = lock(&self.unsettled).clone();
+        for spec in unsettled {
+            let Some(_guard) = self.guards.try_lock(&spec) else { continue };
+            match self.restore(&spec) {
+                Ok(()) => tracing::info!(image = %spec, "settled"),
+                Err(e) => tracing::debug!(image = %spec, error = %e, "still unsettled"),
+            }
+        }
+        for mounted in self.table.all() {
+            let spec = &mounted.refs.spec;
+            if mounted.refs.clients().all(|client| self.host.is_alive(client)) {
+                lock(&self.orphaned).remove(spec);
+                continue;
+            }
+            let since = *lock(&self.orphaned).entry(spec.clone()).or_insert_with(Instant::now);
+            if since.elapsed() < self.settings.orphan_grace {
+                continue;
+            }
+            if let Some(_guard) = self.guards.try_lock(spec)
+                && let Err(e) = self.drop_orphans(spec)
+            {
+                tracing::warn!(image = %spec, error = %e, "could not take down what a Docker engine left");
+            }
+        }
+    }
+
+    fn drop_orphans(&self, spec: &ImageSpec) -> Result<()> {
+        let Some(mounted) = self.table.get(spec) else { return Ok(()) };
+        if self.host.held_elsewhere(&mounted.device)? {
+            return Ok(());
+        }
+        let mut volume = MountedVolume::clone(&mounted);
+        let dropped = volume.refs.drop_orphans(|client| self.host.is_alive(client));
+        lock(&self.orphaned).remove(spec);
+        tracing::warn!(image = %spec, dropped, "dropped the uses of a Docker engine that is gone");
+        self.after_drop(volume)
+    }
+}

@@ -1,0 +1,105 @@
+//! Remove: nothing, deletion or a new name, as the plugin was told; never of a volume in use.
+
+use super::undo::Undo;
+use super::{Driver, Removal, SHORT};
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::name::{ImageSpec, VolumeName};
+use crate::time;
+
+/// So many names are tried for a renamed image.
+const NAMES: u64 = 1000;
+
+impl Driver {
+    /// See [`VolumeDriver::remove`](super::api::VolumeDriver::remove).
+    pub(super) fn remove(&self, name: &str) -> Result<()> {
+        let (until, _) = self.deadlines(SHORT);
+        let volume: VolumeName = name.parse()?;
+        let spec = self.resolve(&volume)?;
+        let _guard = self.guards.lock(&spec, until)?;
+        self.restore_if_unsettled(&spec)?;
+        let info = self.backend.info(&spec)?;
+        if let Some(mounted) = self.table.get(&spec) {
+            return Err(in_use(name, &mounted.refs.shown()).hint("stop the containers that use it"));
+        }
+        if self.settings.removal == Removal::Ignore && info.is_some() {
+            tracing::info!(image = %spec, "not removed: the plugin was started with --remove ignore");
+            return Ok(());
+        }
+        let Some(info) = info else {
+            tracing::info!(image = %spec, "does not exist, nothing to remove");
+            return self.unbind(&spec);
+        };
+        let mut undo = Undo::default();
+        let result = (|| {
+            undo.push("release the image", || self.backend.release(&spec));
+            let unable = |e: DriverError| e.context(format_args!("Unable to lock image for remove: {name}"));
+            self.backend.claim(&spec).map_err(unable)?;
+            if let Some(device) = self.backend.mapping(&spec)? {
+                let how = format!("mapped to {}, not by this plugin", device.path.display());
+                return Err(in_use(name, &how).hint("unmap it"));
+            }
+            match self.settings.removal {
+                Removal::Rename if !info.is_half_made() => self.rename_away(&spec)?,
+                _ => self.backend.remove(&spec)?,
+            }
+            self.unbind(&spec)?;
+            self.backend.release(&spec)
+        })();
+        result.map_err(|e| self.undo(&spec, undo, e))
+    }
+
+    /// To `zz_<image>`, or `zz_<image>_<date>` when that is taken.
+    fn rename_away(&self, spec: &ImageSpec) -> Result<()> {
+        let base = format!("zz_{}", spec.image());
+        let stamp = time::rfc3339(time::now()).replace([':', '-'], "");
+        for attempt in 0..NAMES {
+            let image = match attempt {
+                0 => base.clone(),
+                1 => format!("{base}_{stamp}"),
+                n => format!("{base}_{stamp}_{n}"),
+            };
+            let to = spec.with_image(&image)?;
+            let Some(_guard) = self.guards.try_lock(&to) else { continue };
+            if self.backend.info(&to)?.is_some() {
+                continue;
+            }
+            let mut undo = Undo::default();
+            let result = (|| {
+                undo.push("release the new name", || self.backend.release(&to));
+                self.backend.claim(&to)?;
+                self.backend.rename(spec, &to)?;
+                self.backend.release(&to)
+            })();
+            match result {
+                Ok(()) => {
+                    tracing::info!(image = %spec, %to, "renamed");
+                    self.cache.add(&self.shown_names()?.of(&to));
+                    return Ok(());
+                }
+                Err(e) => {
+                    let taken = e.kind == ErrorKind::AlreadyExists;
+                    let e = self.undo(&to, undo, e);
+                    if !taken {
+                        return Err(e.context(format_args!("Unable to rename with zz_ prefix: RBD Image({spec})")));
+                    }
+                }
+            }
+        }
+        Err(DriverError::new(ErrorKind::AlreadyExists, format!("no free name for the renamed image {spec}"))
+            .hint(format!("remove some of the images {base}*")))
+    }
+
+    /// Takes the bare names of an image that is gone away.
+    fn unbind(&self, spec: &ImageSpec) -> Result<()> {
+        self.cache.remove(&self.shown_names()?.of(spec));
+        let bindings = self.backend.bindings()?;
+        for (bare, _) in bindings.iter().filter(|(_, bound)| *bound == spec) {
+            self.backend.unbind(bare, spec)?;
+        }
+        Ok(())
+    }
+}
+
+fn in_use(name: &str, how: &str) -> DriverError {
+    DriverError::new(ErrorKind::InUse, format!("volume {name:?} is in use: {how}"))
+}

@@ -1,0 +1,59 @@
+//! Unmount: one use less; after the last, unmount → forget → unmap → release.
+
+use super::table::MountedVolume;
+use super::{Driver, SHORT};
+use crate::error::Result;
+use crate::name::VolumeName;
+
+impl Driver {
+    /// See [`VolumeDriver::unmount`](super::api::VolumeDriver::unmount).
+    pub(super) fn unmount(&self, name: &str, id: &str) -> Result<()> {
+        let (until, _) = self.deadlines(SHORT);
+        let volume: VolumeName = name.parse()?;
+        let spec = self.resolve(&volume)?;
+        let _guard = self.guards.lock(&spec, until)?;
+        let Some(mounted) = self.table.get(&spec) else {
+            tracing::warn!(image = %spec, "is not mounted, ignoring the request to unmount it");
+            return self.restore_if_unsettled(&spec);
+        };
+        let mut volume = MountedVolume::clone(&mounted);
+        if !volume.refs.drop_one(id) {
+            tracing::warn!(image = %spec, "this mount ID does not use the volume, ignoring the request to unmount it");
+        }
+        self.after_drop(volume)
+    }
+
+    /// A volume has fewer uses than before: remembers that, or takes it down after the last.
+    ///
+    /// The use is gone even when the volume cannot be taken down: Docker does not ask again. Then it is unsettled.
+    pub(super) fn after_drop(&self, volume: MountedVolume) -> Result<()> {
+        if !volume.refs.uses.is_empty() {
+            self.table.put(volume.clone());
+            return self.save_refs(&volume.refs);
+        }
+        let spec = volume.refs.spec.clone();
+        if let Err(e) = self.take_down(&volume) {
+            self.mark_unsettled(&spec);
+            // Without this a restart would take the mount for one in use.
+            let saved = if self.table.get(&spec).is_some() { self.save_refs(&volume.refs) } else { Ok(()) };
+            if self.table.get(&spec).is_some() {
+                self.table.put(volume);
+            }
+            return Err(match saved {
+                Ok(()) => e,
+                Err(failure) => e.also(failure),
+            });
+        }
+        Ok(())
+    }
+
+    fn take_down(&self, volume: &MountedVolume) -> Result<()> {
+        let spec = &volume.refs.spec;
+        self.host.unmount(&volume.refs.mountpoint)?;
+        self.table.remove(spec);
+        self.host.forget(&self.refs_file(spec))?;
+        self.host.remove_dir(&volume.refs.mountpoint)?;
+        self.backend.unmap(spec, volume.device.clone())?;
+        self.backend.release(spec)
+    }
+}

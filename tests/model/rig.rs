@@ -1,0 +1,148 @@
+//! A driver on the simulator with fault points, and the invariants of a world at rest.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rbd_docker_plugin::backend::fault::{Faults, Faulty, Plan};
+use rbd_docker_plugin::backend::sim::{Data, World};
+use rbd_docker_plugin::backend::{Backend, Owner, Stage};
+use rbd_docker_plugin::driver::api::{Scope, VolumeDriver};
+use rbd_docker_plugin::driver::{Driver, Removal, Settings};
+use rbd_docker_plugin::host::{FsKind, Host};
+use rbd_docker_plugin::name::ImageSpec;
+use rbd_docker_plugin::size::Size;
+
+/// The mount IDs of a volume, as the driver has them.
+pub type Uses = BTreeMap<String, u64>;
+
+#[derive(Debug)]
+pub struct Rig {
+    pub world: World,
+    pub faults: Arc<Faults>,
+    pub driver: Arc<Driver>,
+    removal: Removal,
+}
+
+pub fn spec(image: &str) -> ImageSpec {
+    ImageSpec::new("rbd", None, image).unwrap()
+}
+
+fn identity(plugin: &str) -> Owner {
+    Owner {
+        host: "h1".to_owned(),
+        boot_id: "boot".to_owned(),
+        plugin: plugin.to_owned(),
+        root: PathBuf::from("/m").join(plugin),
+        since: 0,
+    }
+}
+
+fn open(world: &World, faults: &Arc<Faults>, removal: Removal, plugin: &str) -> Arc<Driver> {
+    let sim = world.plugin(identity(plugin));
+    let settings = Settings {
+        pool: "rbd".to_owned(),
+        create: true,
+        removal,
+        size: Size::mib(64),
+        fs: FsKind::Ext4,
+        root: PathBuf::from("/m").join(plugin),
+        state: PathBuf::from("/m/.state").join(plugin),
+        scope: Scope::Global,
+        wait: Duration::from_secs(60),
+        orphan_grace: Duration::ZERO,
+        boot_id: "boot".to_owned(),
+    };
+    let backend: Arc<dyn Backend> = sim.clone();
+    let host: Arc<dyn Host> = sim;
+    Driver::open(settings, Arc::new(Faulty::new(faults, backend)), Arc::new(Faulty::new(faults, host))).unwrap()
+}
+
+impl Rig {
+    pub fn new(removal: Removal) -> Self {
+        let (world, faults) = (World::new(), Faults::new(Plan::Count));
+        let driver = open(&world, &faults, removal, "p1");
+        Self { world, faults, driver, removal }
+    }
+
+    /// A second plugin on the same host and store.
+    pub fn neighbour(&self) -> Arc<Driver> {
+        open(&self.world, &Faults::new(Plan::Count), self.removal, "p2")
+    }
+
+    /// The plugin is gone and comes back.
+    pub fn restart(&mut self) {
+        self.faults.disarm();
+        self.driver = open(&self.world, &self.faults, self.removal, "p1");
+    }
+
+    /// Runs an operation with a fault; afterwards the plugin is at rest again. A crash restarts it.
+    pub fn with_fault<T>(&mut self, plan: Plan, operation: impl FnOnce(&Driver) -> T) -> T {
+        self.faults.arm(plan);
+        let answer = operation(&self.driver);
+        self.faults.disarm();
+        if matches!(plan, Plan::Crash(_)) {
+            self.restart();
+        }
+        self.driver.tick();
+        answer
+    }
+
+    pub fn exists(&self, name: &str) -> bool {
+        self.driver.get(name).is_ok()
+    }
+
+    pub fn uses(&self, name: &str) -> Uses {
+        let Ok(volume) = self.driver.get(name) else { return Uses::new() };
+        let counts = volume.status.get("mount-ids").and_then(|ids| ids.as_object()).cloned().unwrap_or_default();
+        counts.into_iter().map(|(id, count)| (id, count.as_u64().unwrap())).collect()
+    }
+
+    /// Everything that exists belongs to a volume, and nothing that held data was formatted.
+    pub fn check(&self) {
+        let state = self.world.look();
+        assert!(state.destroyed.is_empty(), "formatted over data: {:?}", state.destroyed);
+        let mounted: Vec<ImageSpec> = {
+            let root = PathBuf::from("/m/p1");
+            let of = |m: &rbd_docker_plugin::host::Mounted| ImageSpec::from_place(m.target.strip_prefix(&root).ok()?);
+            state.mounts.iter().map(|m| of(m).unwrap_or_else(|| panic!("stray mount {m:?}"))).collect()
+        };
+        let mut sorted = mounted.clone();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!(sorted.len(), mounted.len(), "a volume is mounted twice: {mounted:?}");
+        let mut mapped: Vec<ImageSpec> = state.devices.values().cloned().collect();
+        mapped.sort();
+        assert_eq!(mapped, sorted, "mapped images are the mounted ones");
+        let owned: Vec<ImageSpec> = state.owners.keys().cloned().collect();
+        assert_eq!(owned, sorted, "owned images are the mounted ones");
+        let folders: Vec<ImageSpec> = state
+            .folders
+            .iter()
+            .map(|f| ImageSpec::from_place(f.strip_prefix("/m/p1").unwrap()).unwrap())
+            .collect();
+        assert_eq!(folders, sorted, "mountpoints are those of mounted volumes");
+        let refs = state.files.keys().filter(|f| f.starts_with("/m/.state/p1/refs")).count();
+        assert_eq!(refs, sorted.len(), "mount IDs are kept for mounted volumes only");
+        for (spec, record) in &state.records {
+            assert_eq!(record.stage, Stage::Ready, "half-made image left: {spec}");
+            assert!(state.images.contains_key(spec), "a record without an image: {spec}");
+        }
+    }
+
+    /// Writes to a volume, as a container would.
+    pub fn write(&self, image: &str, text: &str) {
+        match &mut self.world.look().images.get_mut(&spec(image)).unwrap().data {
+            Data::Filesystem(_, data) => *data = text.to_owned(),
+            other => panic!("{image} holds {other:?}"),
+        }
+    }
+
+    pub fn read(&self, image: &str) -> Option<String> {
+        match &self.world.look().images.get(&spec(image))?.data {
+            Data::Filesystem(_, data) => Some(data.clone()),
+            other => panic!("{image} holds {other:?}"),
+        }
+    }
+}
