@@ -15,17 +15,17 @@ use rbd_docker_plugin::name::ImageSpec;
 use rbd_docker_plugin::size::Size;
 
 /// The mount IDs of a volume, as the driver has them.
-pub type Uses = BTreeMap<String, u64>;
+pub(crate) type Uses = BTreeMap<String, u64>;
 
 #[derive(Debug)]
-pub struct Rig {
-    pub world: World,
-    pub faults: Arc<Faults>,
-    pub driver: Arc<Driver>,
+pub(crate) struct Rig {
+    pub(crate) world: World,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) driver: Arc<Driver>,
     removal: Removal,
 }
 
-pub fn spec(image: &str) -> ImageSpec {
+pub(crate) fn spec(image: &str) -> ImageSpec {
     ImageSpec::new("rbd", None, image).unwrap()
 }
 
@@ -60,25 +60,25 @@ fn open(world: &World, faults: &Arc<Faults>, removal: Removal, plugin: &str) -> 
 }
 
 impl Rig {
-    pub fn new(removal: Removal) -> Self {
+    pub(crate) fn new(removal: Removal) -> Self {
         let (world, faults) = (World::new(), Faults::new(Plan::Count));
         let driver = open(&world, &faults, removal, "p1");
         Self { world, faults, driver, removal }
     }
 
     /// A second plugin on the same host and store.
-    pub fn neighbour(&self) -> Arc<Driver> {
+    pub(crate) fn neighbour(&self) -> Arc<Driver> {
         open(&self.world, &Faults::new(Plan::Count), self.removal, "p2")
     }
 
     /// The plugin is gone and comes back.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.faults.disarm();
         self.driver = open(&self.world, &self.faults, self.removal, "p1");
     }
 
     /// Runs an operation with a fault; afterwards the plugin is at rest again. A crash restarts it.
-    pub fn with_fault<T>(&mut self, plan: Plan, operation: impl FnOnce(&Driver) -> T) -> T {
+    pub(crate) fn with_fault<T>(&mut self, plan: Plan, operation: impl FnOnce(&Driver) -> T) -> T {
         self.faults.arm(plan);
         let answer = operation(&self.driver);
         self.faults.disarm();
@@ -89,18 +89,18 @@ impl Rig {
         answer
     }
 
-    pub fn exists(&self, name: &str) -> bool {
+    pub(crate) fn exists(&self, name: &str) -> bool {
         self.driver.get(name).is_ok()
     }
 
-    pub fn uses(&self, name: &str) -> Uses {
+    pub(crate) fn uses(&self, name: &str) -> Uses {
         let Ok(volume) = self.driver.get(name) else { return Uses::new() };
         let counts = volume.status.get("mount-ids").and_then(|ids| ids.as_object()).cloned().unwrap_or_default();
         counts.into_iter().map(|(id, count)| (id, count.as_u64().unwrap())).collect()
     }
 
     /// Everything that exists belongs to a volume, and nothing that held data was formatted.
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         let state = self.world.look();
         assert!(state.destroyed.is_empty(), "formatted over data: {:?}", state.destroyed);
         let mounted: Vec<ImageSpec> = {
@@ -117,11 +117,12 @@ impl Rig {
         assert_eq!(mapped, sorted, "mapped images are the mounted ones");
         let owned: Vec<ImageSpec> = state.owners.keys().cloned().collect();
         assert_eq!(owned, sorted, "owned images are the mounted ones");
-        let folders: Vec<ImageSpec> = state
+        let mut folders: Vec<ImageSpec> = state
             .folders
             .iter()
             .map(|f| ImageSpec::from_place(f.strip_prefix("/m/p1").unwrap()).unwrap())
             .collect();
+        folders.sort();
         assert_eq!(folders, sorted, "mountpoints are those of mounted volumes");
         let refs = state.files.keys().filter(|f| f.starts_with("/m/.state/p1/refs")).count();
         assert_eq!(refs, sorted.len(), "mount IDs are kept for mounted volumes only");
@@ -132,14 +133,14 @@ impl Rig {
     }
 
     /// Writes to a volume, as a container would.
-    pub fn write(&self, image: &str, text: &str) {
+    pub(crate) fn write(&self, image: &str, text: &str) {
         match &mut self.world.look().images.get_mut(&spec(image)).unwrap().data {
             Data::Filesystem(_, data) => *data = text.to_owned(),
             other => panic!("{image} holds {other:?}"),
         }
     }
 
-    pub fn read(&self, image: &str) -> Option<String> {
+    pub(crate) fn read(&self, image: &str) -> Option<String> {
         match &self.world.look().images.get(&spec(image))?.data {
             Data::Filesystem(_, data) => Some(data.clone()),
             other => panic!("{image} holds {other:?}"),
