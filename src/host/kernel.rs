@@ -1,0 +1,167 @@
+//! The real host: the contracts of [`Host`] on top of `linux/`.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, fchmod};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
+
+use super::{Checked, Content, Filesystem, Format, Host, MountFlags, Mounted, Settle, Usage};
+use crate::backend::Device;
+use crate::deadline::Deadline;
+use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
+use crate::linux::exec::Programs;
+use crate::linux::{blkdev, files, fs as filesystem, holders, mount, mountinfo, probe};
+
+/// The kernel and the programs of this host, for real.
+#[derive(Debug, Clone)]
+pub struct KernelHost {
+    programs: Programs,
+}
+
+impl KernelHost {
+    /// With the programs that were found at start.
+    pub fn new(programs: Programs) -> Self {
+        Self { programs }
+    }
+}
+
+impl Host for KernelHost {
+    fn probe(&self, device: &Device) -> Result<Content> {
+        Ok(probe::probe(&device.path)?)
+    }
+
+    fn ends_are_zero(&self, device: &Device) -> Result<bool> {
+        Ok(blkdev::ends_are_zero(&device.path)?)
+    }
+
+    fn format(&self, device: &Device, plan: &Format, deadline: Deadline) -> Result<()> {
+        filesystem::format(&self.programs, &device.path, plan, deadline)
+    }
+
+    fn check(&self, device: &Device, fs: &Filesystem, deadline: Deadline) -> Result<Checked> {
+        filesystem::check(&self.programs, &device.path, fs, deadline)
+    }
+
+    fn mount(&self, device: &Device, fs: &Filesystem, target: &Path, flags: &MountFlags) -> Result<()> {
+        let mut options = mount::parse(&flags.options)?;
+        if flags.read_only {
+            options = options.make_read_only();
+        }
+        let Err(cause) = mount::mount(&device.path, &fs.type_name, target, &options) else { return Ok(()) };
+        let blames_filesystem = match cause.errno {
+            Errno::EUCLEAN | Errno::EIO | Errno::EBADMSG => true,
+            // With options of the user's the first suspect is an option.
+            Errno::EINVAL => options.data.is_empty(),
+            _ => false,
+        };
+        let diagnosis = if blames_filesystem {
+            filesystem::diagnose(&self.programs, &device.path, fs, &cause)
+        } else {
+            None
+        };
+        Err(diagnosis.unwrap_or_else(|| cause.into()))
+    }
+
+    fn settle(&self, root: &Path, settle: &Settle) -> Result<()> {
+        let folder = open_folder(root)?;
+        match unlinkat(&folder, "lost+found", UnlinkatFlags::RemoveDir) {
+            // Not there, no directory, or not empty: then it is somebody's data.
+            Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENOTEMPTY | Errno::EEXIST) => {}
+            Err(errno) => {
+                return Err(CallError::new("rmdir", root.join("lost+found").display(), errno).into());
+            }
+        }
+        // The owner first: changing it clears the set-id bits of the mode.
+        if settle.uid.is_some() || settle.gid.is_some() {
+            fchown(folder.as_fd(), settle.uid.map(Uid::from_raw), settle.gid.map(Gid::from_raw))
+                .or_call("fchown", root.display())?;
+        }
+        if let Some(mode) = settle.mode {
+            fchmod(folder.as_fd(), Mode::from_bits_truncate(mode)).or_call("fchmod", root.display())?;
+        }
+        Ok(())
+    }
+
+    fn unmount(&self, target: &Path) -> Result<()> {
+        match mount::unmount(target) {
+            Ok(_) => Ok(()),
+            Err(cause) if cause.errno == Errno::EBUSY => Err(busy(target, cause)),
+            Err(cause) => Err(cause.into()),
+        }
+    }
+
+    fn mounts(&self) -> Result<Vec<Mounted>> {
+        let entries = mountinfo::read(Path::new(mountinfo::OWN))?;
+        let mounts = entries.into_iter().map(|entry| Mounted {
+            target: entry.target,
+            number: entry.number,
+            source: entry.source,
+            fstype: entry.fstype,
+            read_only: entry.read_only,
+        });
+        Ok(mounts.collect())
+    }
+
+    fn make_dir(&self, dir: &Path) -> Result<()> {
+        DirBuilder::new().recursive(true).mode(0o755).create(dir).or_call("mkdir", dir.display())?;
+        Ok(())
+    }
+
+    fn remove_dir(&self, dir: &Path) -> Result<()> {
+        match fs::remove_dir(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => Ok(removed.or_call("rmdir", dir.display())?),
+        }
+    }
+
+    fn usage(&self, target: &Path) -> Result<Usage> {
+        let stat = statvfs(target).or_call("statvfs", target.display())?;
+        let block = stat.fragment_size();
+        Ok(Usage {
+            size: stat.blocks().saturating_mul(block),
+            used: stat.blocks().saturating_sub(stat.blocks_free()).saturating_mul(block),
+            available: stat.blocks_available().saturating_mul(block),
+            inodes: stat.files(),
+            inodes_used: stat.files().saturating_sub(stat.files_free()),
+        })
+    }
+
+    fn held_elsewhere(&self, device: &Device) -> Result<bool> {
+        Ok(holders::held_elsewhere(&device.path, device.number)?)
+    }
+
+    fn save(&self, path: &Path, content: &[u8]) -> Result<()> {
+        Ok(files::save(path, content)?)
+    }
+
+    fn forget(&self, path: &Path) -> Result<()> {
+        Ok(files::forget(path)?)
+    }
+}
+
+fn open_folder(path: &Path) -> Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path)
+        .or_call("open", path.display())?;
+    Ok(file)
+}
+
+/// Names those who keep a mountpoint busy.
+fn busy(target: &Path, cause: CallError) -> DriverError {
+    let mut who: Vec<String> = holders::of(target, None).iter().map(ToString::to_string).collect();
+    let below = holders::mounts_below(target).unwrap_or_default();
+    who.extend(below.iter().map(|path| format!("a mount at {}", path.display())));
+    let message = match who.as_slice() {
+        [] => format!("{} is still in use", target.display()),
+        who => format!("{} is still in use by {}", target.display(), who.join(", ")),
+    };
+    DriverError::new(ErrorKind::InUse, message).hint("stop what uses it and try again").caused_by(cause)
+}

@@ -1,0 +1,32 @@
+//! Which host this is, and which of its lives.
+
+use std::fs;
+
+use crate::error::{CallError, OrCall};
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The kernel's random id of this boot: what was recorded under another one is from before a restart.
+pub fn boot_id() -> Result<String, CallError> {
+    fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).or_call("read", BOOT_ID)
+}
+
+/// The host's name, as `uname -n` has it. Bytes that are not UTF-8 are replaced.
+pub fn hostname() -> Result<String, CallError> {
+    nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .or_call("gethostname", "this host")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_boot_id_is_a_uuid_and_does_not_change() {
+        let id = boot_id().unwrap();
+        assert_eq!(id.len(), 36);
+        assert_eq!(id, boot_id().unwrap());
+        assert!(!hostname().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,100 @@
+//! Small files that must survive a crash whole: the old content or the new one, never a mixture, never an empty file.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use crate::error::{CallError, OrCall};
+
+/// Replaces a file (mode 0600): write beside it, fsync, rename over it, fsync the folder. Killed at any point it leaves the
+/// old file, and at most one `.<name>.tmp` that the next call overwrites. Two calls for one path must not overlap.
+pub fn save(path: &Path, content: &[u8]) -> Result<(), CallError> {
+    let temporary = beside(path)?;
+    let result = write(&temporary, content)
+        .and_then(|()| fs::rename(&temporary, path).or_call("rename", path.display()))
+        .and_then(|()| sync_folder(path));
+    if result.is_err() {
+        // The first failure is the one to tell; what stays here is overwritten by the next call.
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
+/// Removes a file, durably; what is not there is success.
+pub fn forget(path: &Path) -> Result<(), CallError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.or_call("unlink", path.display()).and_then(|()| sync_folder(path)),
+    }
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<(), CallError> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .or_call("open", path.display())?;
+    file.write_all(content).or_call("write", path.display())?;
+    file.sync_all().or_call("fsync", path.display())
+}
+
+fn beside(path: &Path) -> Result<PathBuf, CallError> {
+    let name = path.file_name().ok_or_else(|| CallError::new("open", path.display(), Errno::EISDIR))?;
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(".tmp");
+    Ok(path.with_file_name(hidden))
+}
+
+fn sync_folder(path: &Path) -> Result<(), CallError> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    File::open(folder).and_then(|f| f.sync_all()).or_call("fsync", folder.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn save_replaces_and_leaves_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        save(&path, b"one").unwrap();
+        save(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_save_keeps_the_old_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        fs::create_dir(&path).unwrap();
+        assert_eq!(save(&path, b"x").unwrap_err().errno, Errno::EISDIR);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn forgetting_twice_is_success_and_a_missing_folder_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        save(&path, b"x").unwrap();
+        forget(&path).unwrap();
+        forget(&path).unwrap();
+        let e = save(&dir.path().join("no/such"), b"x").unwrap_err();
+        assert_eq!((e.call, e.errno), ("open", Errno::ENOENT));
+    }
+}

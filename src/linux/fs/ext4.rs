@@ -1,0 +1,137 @@
+//! ext2, ext3 and ext4. The superblock is 1 KiB at 1 KiB, little-endian.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::{State, bytes_at, crc32c, damaged};
+use crate::deadline::Deadline;
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::host::{Checked, FsKind};
+use crate::linux::exec::{ExecError, Program, Programs};
+use crate::linux::uapi;
+
+pub(super) const OFFSET: u64 = 1024;
+pub(super) const SIZE: usize = 1024;
+
+const MAGIC: usize = 0x38;
+const STATE: usize = 0x3a;
+const COMPAT: usize = 0x5c;
+const INCOMPAT: usize = 0x60;
+const RO_COMPAT: usize = 0x64;
+const CHECKSUM: usize = 0x3fc;
+
+const STATE_VALID: u16 = 1;
+const STATE_ERROR: u16 = 2;
+const COMPAT_HAS_JOURNAL: u32 = 4;
+const INCOMPAT_RECOVER: u32 = 4;
+const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
+
+/// No reserved blocks (nobody's root daemon lives there), no discard of a blank image, inode tables zeroed by the kernel later.
+pub(super) fn mkfs(uuid: &str, options: &[String]) -> Vec<String> {
+    let mut extended = "nodiscard,lazy_itable_init=1,lazy_journal_init=1".to_owned();
+    let mut rest = Vec::new();
+    let mut words = options.iter();
+    // mke2fs takes only the last -E: the user's go into ours.
+    while let Some(word) = words.next() {
+        match word.strip_prefix("-E") {
+            Some("") => extended.extend(words.next().map(|value| format!(",{value}"))),
+            Some(value) => extended.extend([",", value]),
+            None => rest.push(word.clone()),
+        }
+    }
+    let ours = ["-q", "-m", "0", "-U", uuid, "-E", &extended].map(str::to_owned);
+    ours.into_iter().chain(rest).collect()
+}
+
+pub(super) fn state(sb: &[u8; SIZE]) -> State {
+    let u16_at = |at| u16::from_le_bytes(bytes_at(sb, at));
+    let u32_at = |at| u32::from_le_bytes(bytes_at(sb, at));
+    if u32::from(u16_at(MAGIC)) != uapi::EXT4_SUPER_MAGIC {
+        return State::Broken("the superblock is gone");
+    }
+    if u32_at(RO_COMPAT) & RO_COMPAT_METADATA_CSUM != 0 && u32_at(CHECKSUM) != crc32c(!0, &sb[..CHECKSUM]) {
+        return State::Broken("the superblock's checksum is wrong");
+    }
+    let journal = u32_at(COMPAT) & COMPAT_HAS_JOURNAL != 0;
+    let replay = u32_at(INCOMPAT) & INCOMPAT_RECOVER != 0;
+    let marks = u16_at(STATE);
+    if marks & STATE_ERROR != 0 || (marks & STATE_VALID == 0 && !(journal && replay)) {
+        return State::Suspect;
+    }
+    State::Fine { replay }
+}
+
+/// Repairs what e2fsck calls safe to repair without asking; on a read-only device it only looks.
+pub(super) fn check(
+    programs: &Programs,
+    path: &Path,
+    read_only: bool,
+    deadline: Deadline,
+) -> Result<Checked> {
+    let mode = if read_only { "-n" } else { "-p" };
+    let argv: [OsString; 2] = [mode.into(), path.into()];
+    let output = programs.run(Program::E2fsck, &argv, deadline)?;
+    let said = || {
+        let both = [output.stdout_tail.trim(), output.stderr_tail.trim()].join(" ");
+        both.replace(char::is_control, " ")
+    };
+    match output.status.code() {
+        // 1: repaired; 2: repaired, and would want a reboot if it were mounted.
+        Some(0..=3) => Ok(Checked::Clean),
+        Some(8..16) if said().contains(" in use") || said().contains("is mounted") => {
+            Err(DriverError::new(ErrorKind::InUse, format!("e2fsck: {}", said())))
+        }
+        Some(4..16) => Err(damaged(path, FsKind::Ext4, &said())),
+        _ => {
+            Err(ExecError::Failed { program: Program::E2fsck, status: output.status, stderr: said() }.into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn superblock(marks: u16, compat: u32, incompat: u32) -> [u8; SIZE] {
+        let mut sb = [0; SIZE];
+        sb[MAGIC..][..2].copy_from_slice(&0xef53_u16.to_le_bytes());
+        sb[STATE..][..2].copy_from_slice(&marks.to_le_bytes());
+        sb[COMPAT..][..4].copy_from_slice(&compat.to_le_bytes());
+        sb[INCOMPAT..][..4].copy_from_slice(&incompat.to_le_bytes());
+        sb
+    }
+
+    #[test]
+    fn what_a_superblock_says() {
+        for (sb, want) in [
+            (superblock(1, 4, 0), State::Fine { replay: false }),
+            (superblock(1, 4, 4), State::Fine { replay: true }),
+            (superblock(0, 4, 4), State::Fine { replay: true }),
+            (superblock(1, 0, 0), State::Fine { replay: false }),
+            (superblock(0, 0, 0), State::Suspect),
+            (superblock(3, 4, 0), State::Suspect),
+            (superblock(2, 4, 4), State::Suspect),
+            ([0; SIZE], State::Broken("the superblock is gone")),
+        ] {
+            assert_eq!(state(&sb), want);
+        }
+    }
+
+    #[test]
+    fn a_checksum_is_verified_where_there_is_one() {
+        let mut sb = superblock(1, 4, 0);
+        sb[RO_COMPAT..][..4].copy_from_slice(&RO_COMPAT_METADATA_CSUM.to_le_bytes());
+        assert!(matches!(state(&sb), State::Broken(_)));
+        let sum = crc32c(!0, &sb[..CHECKSUM]);
+        sb[CHECKSUM..].copy_from_slice(&sum.to_le_bytes());
+        assert_eq!(state(&sb), State::Fine { replay: false });
+    }
+
+    #[test]
+    fn extended_options_are_merged() {
+        let words = |list: &[&str]| list.iter().map(|&w| w.to_owned()).collect::<Vec<_>>();
+        let argv = mkfs("u", &words(&["-b", "4096", "-E", "stride=8", "-Estripe_width=16"]));
+        let extended = "nodiscard,lazy_itable_init=1,lazy_journal_init=1,stride=8,stripe_width=16";
+        assert_eq!(argv, words(&["-q", "-m", "0", "-U", "u", "-E", extended, "-b", "4096"]));
+    }
+}

@@ -1,0 +1,199 @@
+//! The filesystems: making, judging and repairing them.
+//!
+//! Whether a filesystem needs its checker is read from its superblock, so that the usual mount starts no program. A journal is
+//! replayed by the kernel. Nothing here changes a filesystem that its own checker does not call safe to repair.
+
+pub mod options;
+
+mod btrfs;
+mod ext4;
+mod xfs;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use super::blkdev;
+use super::exec::{ExecError, Program, Programs};
+use crate::deadline::Deadline;
+use crate::error::{CallError, DriverError, ErrorKind, Result};
+use crate::host::{Checked, Filesystem, Format, FsKind};
+use crate::size::Size;
+
+pub use options::check_options;
+
+/// What the old plugin said of a filesystem that only a person can repair; operators search their logs for it.
+const DAMAGED: &str = "Image filesystem has errors, requires manual repairs";
+
+/// How long a checker may look for the reason of a failed mount.
+const DIAGNOSIS: Duration = Duration::from_secs(20);
+
+/// What a superblock says about its filesystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    /// The kernel can mount it as it is; `replay`: it will replay the journal.
+    Fine {
+        /// Whether the journal is not empty.
+        replay: bool,
+    },
+    /// It was not left in order, and its checker may be able to help.
+    Suspect,
+    /// The kernel would refuse it.
+    Broken(&'static str),
+}
+
+/// Runs mkfs with our words, then the user's, then the device. The device must be blank.
+pub fn format(programs: &Programs, path: &Path, plan: &Format, deadline: Deadline) -> Result<()> {
+    check_options(plan.kind, &plan.options)?;
+    let size = {
+        let device = blkdev::open(path)?;
+        blkdev::size(&device, path)?
+    };
+    let least = minimum(plan.kind, &plan.options);
+    if size < least {
+        return Err(DriverError::invalid(format!(
+            "an image of {} is too small for {}, which needs {}",
+            Size::bytes(size),
+            plan.kind,
+            Size::bytes(least)
+        ))
+        .hint("choose a larger size, or ext4"));
+    }
+    let (program, mut argv) = match plan.kind {
+        FsKind::Ext4 => (Program::MkfsExt4, ext4::mkfs(&plan.uuid, &plan.options)),
+        FsKind::Xfs => (Program::MkfsXfs, xfs::mkfs(&plan.uuid, &plan.options)),
+        FsKind::Btrfs => (Program::MkfsBtrfs, btrfs::mkfs(&plan.uuid, &plan.options)),
+    };
+    let mut argv: Vec<OsString> = argv.drain(..).map(OsString::from).collect();
+    argv.push(path.into());
+    programs.run(program, &argv, deadline)?.success(program)?;
+    Ok(())
+}
+
+/// The smallest device that the mkfs of today accepts.
+pub fn minimum(kind: FsKind, options: &[String]) -> u64 {
+    const MIB: u64 = 1 << 20;
+    match kind {
+        FsKind::Ext4 => 2 * MIB,
+        FsKind::Xfs => 300 * MIB,
+        FsKind::Btrfs if options.iter().any(|word| word == "-M" || word == "--mixed") => 16 * MIB,
+        FsKind::Btrfs => 109 * MIB,
+    }
+}
+
+/// Checks a filesystem before a mount, when its superblock calls for it.
+pub fn check(programs: &Programs, path: &Path, fs: &Filesystem, deadline: Deadline) -> Result<Checked> {
+    match (state(path, fs.kind)?, fs.kind) {
+        (State::Fine { .. }, _) => Ok(Checked::NotNeeded),
+        (State::Broken(what), FsKind::Xfs) => Err(damaged(path, fs.kind, what)),
+        (State::Suspect | State::Broken(_), FsKind::Ext4) => {
+            let read_only = {
+                let device = blkdev::open(path)?;
+                blkdev::is_read_only(&device, path)?
+            };
+            ext4::check(programs, path, read_only, deadline)
+        }
+        (State::Suspect | State::Broken(_), kind) => match complaint(programs, path, kind, deadline)? {
+            None => Ok(Checked::Clean),
+            Some(said) => Err(damaged(path, kind, &said)),
+        },
+    }
+}
+
+/// Why a mount failed: runs the checker without letting it change anything. `None` when the filesystem is not to blame, or
+/// nobody can tell.
+pub fn diagnose(programs: &Programs, path: &Path, fs: &Filesystem, cause: &CallError) -> Option<DriverError> {
+    let blame = |what: &str| damaged(path, fs.kind, what).caused_by(cause.clone());
+    match state(path, fs.kind) {
+        // Before its journal is replayed a sound filesystem looks damaged too.
+        Ok(State::Fine { replay: true }) => return None,
+        Ok(State::Broken(what)) => return Some(blame(what)),
+        Ok(State::Fine { .. } | State::Suspect) => {}
+        Err(e) => {
+            tracing::warn!(device = %path.display(), error = %e, "the superblock cannot be read");
+            return None;
+        }
+    }
+    match complaint(programs, path, fs.kind, Deadline::after(DIAGNOSIS)) {
+        Ok(said) => said.map(|said| blame(&said)),
+        Err(e) => {
+            tracing::warn!(device = %path.display(), error = %e, "no diagnosis of the failed mount");
+            None
+        }
+    }
+}
+
+fn state(path: &Path, kind: FsKind) -> Result<State> {
+    let state = match kind {
+        FsKind::Ext4 => blkdev::read_at::<{ ext4::SIZE }>(path, ext4::OFFSET)?.map(|sb| ext4::state(&sb)),
+        FsKind::Xfs => blkdev::read_at::<{ xfs::SIZE }>(path, xfs::OFFSET)?.map(|sb| xfs::state(&sb)),
+        FsKind::Btrfs => blkdev::read_at::<{ btrfs::SIZE }>(path, btrfs::OFFSET)?.map(|sb| btrfs::state(&sb)),
+    };
+    Ok(state.unwrap_or(State::Broken("the device ends before the superblock does")))
+}
+
+/// What the read-only checker complains about; `None` when it is content.
+fn complaint(
+    programs: &Programs,
+    path: &Path,
+    kind: FsKind,
+    deadline: Deadline,
+) -> std::result::Result<Option<String>, ExecError> {
+    let (program, words): (_, &[&str]) = match kind {
+        FsKind::Ext4 => (Program::E2fsck, &["-n", "-f"]),
+        FsKind::Xfs => (Program::XfsRepair, &["-n"]),
+        FsKind::Btrfs => (Program::Btrfs, &["check", "--readonly"]),
+    };
+    let argv: Vec<OsString> = words.iter().map(OsString::from).chain([path.into()]).collect();
+    let output = programs.run(program, &argv, deadline)?;
+    if output.status.success() {
+        return Ok(None);
+    }
+    let said = output.said();
+    Ok(Some(format!("{program} ({}) {said}", output.status)))
+}
+
+fn damaged(path: &Path, kind: FsKind, detail: &str) -> DriverError {
+    let command = match kind {
+        FsKind::Ext4 => "e2fsck -f",
+        FsKind::Xfs => "xfs_repair",
+        FsKind::Btrfs => "btrfs check",
+    };
+    let detail = detail.trim();
+    let separator = if detail.is_empty() { "" } else { ": " };
+    DriverError::new(ErrorKind::NeedsRepair, format!("{DAMAGED}{separator}{detail}"))
+        .hint(format!("map the image and run `{command}` on its device (it was {})", path.display()))
+}
+
+/// CRC-32C over parts, without the final inversion: `crc(crc(!0, a), b)`.
+fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(seed, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |c, _| if c & 1 == 0 { c >> 1 } else { c >> 1 ^ 0x82f6_3b78 })
+    })
+}
+
+/// Reads little-endian numbers at fixed places; a place outside is a mistake of ours that a test would find, and reads as zero.
+fn bytes_at<const N: usize>(block: &[u8], at: usize) -> [u8; N] {
+    block.get(at..at + N).and_then(|part| part.try_into().ok()).unwrap_or([0; N])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crc32c_of_the_standard_test_vector() {
+        assert_eq!(!crc32c(!0, b"123456789"), 0xe306_9283);
+        assert_eq!(!crc32c(crc32c(!0, b"1234"), b"56789"), 0xe306_9283);
+    }
+
+    #[test]
+    fn a_damaged_filesystem_names_the_command() {
+        let e = damaged(Path::new("/dev/loop3"), FsKind::Ext4, "");
+        assert_eq!(
+            e.to_string(),
+            "Image filesystem has errors, requires manual repairs; map the image and run `e2fsck -f` on its device \
+             (it was /dev/loop3)"
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! Who keeps a mountpoint or a device busy, for people: which processes, and how.
+//!
+//! It reads links in `/proc` and asks no filesystem, so a stuck mount cannot stop it. It sees what the plugin may see: run
+//! without CAP_SYS_PTRACE, or in a PID namespace of its own, it knows less, and says nothing rather than something wrong.
+//! Never decide on an empty answer; decide on what the kernel refused.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{blkdev, mountinfo};
+use crate::deadline::Deadline;
+use crate::error::{CallError, OrCall};
+
+/// How many holders are worth naming.
+const ENOUGH: usize = 8;
+
+/// How long to look, on a host with very many processes.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Somebody who keeps it busy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its process id, as this process sees it.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// What it does with it.
+    pub how: How,
+}
+
+/// The ways to keep a mountpoint or a device busy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum How {
+    /// Its working directory is there.
+    WorkingDirectory,
+    /// Its root directory is there.
+    RootDirectory,
+    /// It runs a program from there.
+    Program,
+    /// It has a file open.
+    File(PathBuf),
+    /// It is in another mount namespace, where the device is mounted.
+    Mount(PathBuf),
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {}, ", self.comm, self.pid)?;
+        match &self.how {
+            How::WorkingDirectory => f.write_str("working directory)"),
+            How::RootDirectory => f.write_str("root directory)"),
+            How::Program => f.write_str("running program)"),
+            How::File(path) => write!(f, "open {})", path.display()),
+            How::Mount(path) => write!(f, "mounted at {} in its namespace)", path.display()),
+        }
+    }
+}
+
+/// Processes that use something below `target`, or the device itself; one entry per process.
+pub fn of(target: &Path, device: Option<&Path>) -> Vec<Holder> {
+    let deadline = Deadline::after(PATIENCE);
+    let inside = |path: &Path| path.starts_with(target) || device == Some(path);
+    let mut found = Vec::new();
+    for pid in processes() {
+        if found.len() >= ENOUGH || deadline.left().is_zero() {
+            break;
+        }
+        if let Some(how) = uses(pid, inside) {
+            found.push(Holder { pid, comm: comm(pid), how });
+        }
+    }
+    found
+}
+
+/// Mounts that hide below or above: what else is mounted under a directory, in this namespace.
+pub fn mounts_below(target: &Path) -> Result<Vec<PathBuf>, CallError> {
+    let mounts = mountinfo::read(Path::new(mountinfo::OWN))?;
+    Ok(mounts
+        .into_iter()
+        .map(|m| m.target)
+        .filter(|path| path.starts_with(target) && path != target)
+        .collect())
+}
+
+/// Whether a device that is not (or no more) mounted here is still mounted in another mount namespace.
+///
+/// The kernel answers first: a device that it has given to no filesystem is mounted nowhere, and `/proc` is not read at all.
+/// Otherwise the namespaces of all processes are searched. A service with a private mount tree (systemd's `PrivateMounts=`,
+/// `ProtectSystem=` …) that was started while the volume was mounted has inherited a copy of the mount and counts too: it does
+/// hold the filesystem, until it is restarted. A device that is claimed, but neither mounted here nor in any namespace we can
+/// see, counts as held: a namespace may live on without processes.
+pub fn held_elsewhere(path: &Path, number: (u32, u32)) -> Result<bool, CallError> {
+    if !blkdev::is_claimed(path)? {
+        return Ok(false);
+    }
+    let here = mountinfo::read(Path::new(mountinfo::OWN))?.iter().any(|m| is_of(m, path, number));
+    Ok(!here || !elsewhere(path, number)?.is_empty())
+}
+
+/// One process of each other mount namespace that has the device mounted.
+pub fn elsewhere(path: &Path, number: (u32, u32)) -> Result<Vec<Holder>, CallError> {
+    let own = "/proc/self/ns/mnt";
+    let mut seen = BTreeSet::from([fs::read_link(own).or_call("readlink", own)?]);
+    let mut found = Vec::new();
+    for pid in processes() {
+        // A process that ended meanwhile, or that we may not look at, is passed over.
+        let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/mnt")) else { continue };
+        if seen.contains(&namespace) {
+            continue;
+        }
+        let Ok(mounts) = mountinfo::read(Path::new(&format!("/proc/{pid}/mountinfo"))) else { continue };
+        seen.insert(namespace);
+        if let Some(mount) = mounts.into_iter().find(|m| is_of(m, path, number)) {
+            found.push(Holder { pid, comm: comm(pid), how: How::Mount(mount.target) });
+        }
+    }
+    Ok(found)
+}
+
+/// btrfs numbers its mounts by itself: there the source has to tell.
+fn is_of(mount: &mountinfo::Entry, path: &Path, number: (u32, u32)) -> bool {
+    mount.number == number || (mount.fstype == "btrfs" && Path::new(&mount.source) == path)
+}
+
+fn uses(pid: u32, inside: impl Fn(&Path) -> bool) -> Option<How> {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    for (link, how) in [("cwd", How::WorkingDirectory), ("root", How::RootDirectory), ("exe", How::Program)] {
+        if fs::read_link(process.join(link)).is_ok_and(|path| inside(&path)) {
+            return Some(how);
+        }
+    }
+    let files = fs::read_dir(process.join("fd")).ok()?;
+    files.flatten().filter_map(|fd| fs::read_link(fd.path()).ok()).find(|path| inside(path)).map(How::File)
+}
+
+fn comm(pid: u32) -> String {
+    fs::read(format!("/proc/{pid}/comm")).map_or_else(
+        |_| "?".to_owned(),
+        |name| String::from_utf8_lossy(&name).trim_end().replace(char::is_control, "?"),
+    )
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| std::str::from_utf8(entry.file_name().as_bytes()).ok()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_file_is_found_with_its_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let _open = fs::File::create(&path).unwrap();
+        let me = std::process::id();
+        let holders = of(dir.path(), None);
+        let mine = holders.iter().find(|holder| holder.pid == me).unwrap();
+        assert_eq!(mine.how, How::File(path.clone()));
+        assert!(mine.to_string().contains(&format!("(pid {me}, open {})", path.display())), "{mine}");
+        assert_eq!(of(&dir.path().join("other"), None), []);
+    }
+
+    #[test]
+    fn btrfs_is_recognised_by_its_source() {
+        let entry = |line: &str| mountinfo::parse(line.as_bytes()).remove(0);
+        let device = (Path::new("/dev/loop3"), (7, 3));
+        assert!(is_of(&entry("1 2 7:3 / /a rw - ext4 /dev/whatever rw"), device.0, device.1));
+        assert!(is_of(&entry("1 2 0:44 / /a rw - btrfs /dev/loop3 rw"), device.0, device.1));
+        assert!(!is_of(&entry("1 2 0:44 / /a rw - tmpfs /dev/loop3 rw"), device.0, device.1));
+        assert!(!is_of(&entry("1 2 7:33 / /a rw - ext4 /dev/loop33 rw"), device.0, device.1));
+    }
+}

@@ -1,0 +1,18 @@
+//! The kernel of this host, and the few programs that only it can be served by. Knows devices, mounts and filesystems; knows
+//! nothing of volumes.
+//!
+//! Calls return [`CallError`](crate::error::CallError): which call, on what, with which errno. Only what runs a program or
+//! judges a filesystem returns a [`DriverError`](crate::error::DriverError), because no errno tells what it has to say.
+//! `unsafe` lives in this folder alone, one operation per block.
+
+pub mod blkdev;
+pub mod boot;
+pub mod exec;
+pub mod files;
+pub mod fs;
+pub mod holders;
+pub mod loopdev;
+pub mod mount;
+pub mod mountinfo;
+pub mod probe;
+mod uapi;

@@ -1,0 +1,216 @@
+//! mount(2) and umount2(2), and the option strings of fstab.
+//!
+//! A mount always names its filesystem type: trying every driver of the kernel on a device that somebody else wrote is an attack
+//! surface. An unmount is never lazy: a lazy one reports success while the device stays in use.
+
+use std::path::Path;
+
+use nix::errno::Errno;
+use sys_mount::{Mount, MountFlags, UnmountFlags};
+
+use super::mountinfo;
+use crate::error::{CallError, DriverError, OrCall};
+
+/// Mount options as the kernel wants them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// What every filesystem knows.
+    pub flags: MountFlags,
+    /// What this filesystem knows: `discard,commit=5`.
+    pub data: String,
+}
+
+impl Options {
+    /// Whether the mount will be read-only.
+    pub fn read_only(&self) -> bool {
+        self.flags.contains(MountFlags::RDONLY)
+    }
+
+    /// The same options, read-only.
+    #[must_use]
+    pub fn make_read_only(mut self) -> Self {
+        self.flags |= MountFlags::RDONLY;
+        self
+    }
+}
+
+/// Splits `noatime,discard` into flags and the filesystem's own options. Of two words that contradict each other the later
+/// one counts. Words that would do something else than mount this device are refused; words that only steer mount(8) and
+/// fstab (`_netdev`, `nofail`, `x-…`) mean nothing here and are dropped, as mount(8) drops them.
+pub fn parse(options: &str) -> Result<Options, DriverError> {
+    let mut flags = MountFlags::empty();
+    let mut data = Vec::new();
+    if options.chars().any(char::is_control) {
+        return Err(DriverError::invalid("mount options must not contain control characters"));
+    }
+    for word in words(options) {
+        match word {
+            "" => {
+                return Err(DriverError::invalid(format!("mount options {options:?} contain an empty word"))
+                    .hint("separate words by single commas: noatime,discard"));
+            }
+            "bind" | "rbind" | "move" | "remount" | "loop" | "shared" | "rshared" | "slave" | "rslave"
+            | "private" | "rprivate" | "unbindable" | "runbindable" | "user" | "users" | "owner"
+            | "group" => return Err(refused(word)),
+            "defaults" | "auto" | "noauto" | "nouser" | "nofail" | "_netdev" => {}
+            _ if word.starts_with("loop=")
+                || word.starts_with("offset=")
+                || word.starts_with("sizelimit=") =>
+            {
+                return Err(refused(word));
+            }
+            _ if word.starts_with("x-") || word.starts_with("X-") || word.starts_with("comment=") => {}
+            _ => match flag(word) {
+                Some((bits, true)) => flags.insert(bits),
+                Some((bits, false)) => flags.remove(bits),
+                None => data.push(word),
+            },
+        }
+    }
+    Ok(Options { flags, data: data.join(",") })
+}
+
+/// Mounts a device.
+pub fn mount(device: &Path, fstype: &str, target: &Path, options: &Options) -> Result<(), CallError> {
+    Mount::builder()
+        .fstype(fstype)
+        .flags(options.flags)
+        .data(&options.data)
+        .mount(device, target)
+        .map(drop)
+        .or_call("mount", format_args!("{} on {}", device.display(), target.display()))
+}
+
+/// Unmounts what is mounted on top at a directory; whether something was. It never follows a symbolic link.
+pub fn unmount(target: &Path) -> Result<bool, CallError> {
+    let failed = match sys_mount::unmount(target, UnmountFlags::NOFOLLOW).or_call("umount2", target.display())
+    {
+        Ok(()) => return Ok(true),
+        Err(failed) => failed,
+    };
+    match failed.errno {
+        Errno::ENOENT => Ok(false),
+        // EINVAL means "no mountpoint", but also "locked here": only mountinfo tells them apart.
+        Errno::EINVAL if !is_mountpoint(target)? => Ok(false),
+        _ => Err(failed),
+    }
+}
+
+fn is_mountpoint(target: &Path) -> Result<bool, CallError> {
+    Ok(mountinfo::read(Path::new(mountinfo::OWN))?.iter().any(|entry| entry.target == target))
+}
+
+fn refused(word: &str) -> DriverError {
+    DriverError::invalid(format!("mount option {word:?} cannot be used for a volume"))
+        .hint("it would do something else than mount the image's device")
+}
+
+/// Splits at commas, but not within double quotes: `context="a:b,c"`.
+fn words(options: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    let all = options.split(move |c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    });
+    all.filter(move |_| !options.is_empty())
+}
+
+/// The flag that a word sets (`true`) or clears.
+fn flag(word: &str) -> Option<(MountFlags, bool)> {
+    use MountFlags as F;
+    let other = MountFlags::from_bits_retain;
+    Some(match word {
+        "ro" => (F::RDONLY, true),
+        "rw" => (F::RDONLY, false),
+        "nosuid" => (F::NOSUID, true),
+        "suid" => (F::NOSUID, false),
+        "nodev" => (F::NODEV, true),
+        "dev" => (F::NODEV, false),
+        "noexec" => (F::NOEXEC, true),
+        "exec" => (F::NOEXEC, false),
+        "sync" => (F::SYNCHRONOUS, true),
+        "async" => (F::SYNCHRONOUS, false),
+        "dirsync" => (F::DIRSYNC, true),
+        "mand" => (F::MANDLOCK, true),
+        "nomand" => (F::MANDLOCK, false),
+        "noatime" => (F::NOATIME, true),
+        "atime" => (F::NOATIME, false),
+        "nodiratime" => (F::NODIRATIME, true),
+        "diratime" => (F::NODIRATIME, false),
+        "relatime" => (F::RELATIME, true),
+        "norelatime" => (F::RELATIME, false),
+        "strictatime" => (F::STRICTATIME, true),
+        "nostrictatime" => (F::STRICTATIME, false),
+        "lazytime" => (other(libc::MS_LAZYTIME), true),
+        "nolazytime" => (other(libc::MS_LAZYTIME), false),
+        "iversion" => (other(libc::MS_I_VERSION), true),
+        "noiversion" => (other(libc::MS_I_VERSION), false),
+        "silent" => (F::SILENT, true),
+        "loud" => (F::SILENT, false),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn flags_and_data() {
+        use MountFlags as F;
+        for (text, flags, data) in [
+            ("", F::empty(), ""),
+            ("defaults", F::empty(), ""),
+            ("ro", F::RDONLY, ""),
+            ("ro,rw", F::empty(), ""),
+            ("noatime,discard,nosuid,commit=5", F::NOATIME | F::NOSUID, "discard,commit=5"),
+            ("noexec,exec,dirsync,sync", F::DIRSYNC | F::SYNCHRONOUS, ""),
+            ("_netdev,nofail,x-systemd.device-timeout=5,nodev", F::NODEV, ""),
+            (r#"context="a:b,c",noatime"#, F::NOATIME, r#"context="a:b,c""#),
+            ("lazytime", F::from_bits_retain(libc::MS_LAZYTIME), ""),
+        ] {
+            assert_eq!(parse(text).unwrap(), Options { flags, data: data.to_owned() }, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_mount_of_the_device_is_refused() {
+        for text in [
+            "bind",
+            "rbind",
+            "remount,ro",
+            "move",
+            "loop",
+            "loop=/dev/loop1",
+            "offset=512",
+            "rshared",
+            ",",
+            "ro,",
+            "a,,b",
+            "a\0b",
+            "user",
+        ] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_mounted_is_success() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!unmount(&dir.path().join("missing")).unwrap());
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in ".{0,80}") {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn unknown_words_reach_the_filesystem_in_order(list in proptest::collection::vec("zz[a-z]{1,6}(=[0-9]{1,3})?", 1..6)) {
+            prop_assert_eq!(parse(&list.join(",")).unwrap().data, list.join(","));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! `/proc/<pid>/mountinfo`: what is mounted where, in one mount namespace.
+//!
+//! The parser takes bytes, never fails and never panics: a line it cannot read is skipped, because a new kernel may add kinds of
+//! lines and because one odd mount must not hide the others. Paths are unescaped (the kernel writes blank, tab, newline and
+//! backslash as `\040`, `\011`, `\012` and `\134`) and may be any bytes.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{CallError, OrCall};
+
+/// The mounts of the calling process.
+pub const OWN: &str = "/proc/self/mountinfo";
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The mount's id.
+    pub id: u64,
+    /// The id of the mount it is on.
+    pub parent: u64,
+    /// Major and minor number of the filesystem; btrfs shows an anonymous one.
+    pub number: (u32, u32),
+    /// Which part of the filesystem is mounted: `/` for all of it.
+    pub root: PathBuf,
+    /// Where.
+    pub target: PathBuf,
+    /// Options of this mount.
+    pub options: String,
+    /// Type of the filesystem.
+    pub fstype: String,
+    /// What was mounted: a device's path, as the mounting process spelled it.
+    pub source: String,
+    /// Whether nothing can be written through this mount: it, or its whole filesystem, is read-only.
+    pub read_only: bool,
+}
+
+/// Reads a mountinfo file, in the order of mounting: of two entries with one target the later one is on top.
+pub fn read(path: &Path) -> Result<Vec<Entry>, CallError> {
+    fs::read(path).map(|text| parse(&text)).or_call("read", path.display())
+}
+
+/// The entries of a mountinfo file.
+pub fn parse(text: &[u8]) -> Vec<Entry> {
+    text.split(|&b| b == b'\n').filter_map(parse_line).collect()
+}
+
+/// `36 35 98:0 /root /target rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
+fn parse_line(line: &[u8]) -> Option<Entry> {
+    let mut fields = line.split(|&b| b == b' ');
+    let id = number(fields.next()?)?;
+    let parent = number(fields.next()?)?;
+    let device = fields.next()?;
+    let colon = device.iter().position(|&b| b == b':')?;
+    let (major, minor) = device.split_at(colon);
+    let device = (number(major)?, number(minor.get(1..)?)?);
+    let root = path(fields.next()?);
+    let target = path(fields.next()?);
+    let options = text(fields.next()?);
+    // Any number of optional fields, up to a lone dash.
+    fields.by_ref().find(|&field| field == b"-")?;
+    let fstype = text(fields.next()?);
+    let source = text(fields.next()?);
+    let of_filesystem = fields.next().unwrap_or_default();
+    let read_only = has_word(options.as_bytes(), b"ro") || has_word(of_filesystem, b"ro");
+    Some(Entry { id, parent, number: device, root, target, options, fstype, source, read_only })
+}
+
+fn has_word(list: &[u8], word: &[u8]) -> bool {
+    list.split(|&b| b == b',').any(|w| w == word)
+}
+
+fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+fn path(field: &[u8]) -> PathBuf {
+    OsString::from_vec(unescape(field)).into()
+}
+
+fn text(field: &[u8]) -> String {
+    String::from_utf8_lossy(&unescape(field)).into_owned()
+}
+
+/// Turns `\ooo` into its byte; a backslash that starts no such escape stays what it is.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        match rest {
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] => {
+                out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn lines_of_all_shapes() {
+        let text = br"21 27 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw
+98 27 7:3 / /mnt/a\040b\134c rw,relatime - ext4 /dev/loop3 rw,errors=remount-ro
+99 27 7:4 /sub /mnt/ro ro,relatime shared:1 master:2 propagate_from:3 - xfs /dev/loop4 rw
+100 27 0:45 / /mnt/dead rw - ext4 /dev/loop5 ro
+101 27 0:46 / /mnt/none rw - tmpfs  rw
+nonsense
+1 2 3 / / rw - x y z
+102 27 7:1 / /no/dash rw shared:1
+103 27 7:1 / /short - ext4";
+        let entries = parse(text);
+        let targets: Vec<_> = entries.iter().map(|e| e.target.display().to_string()).collect();
+        assert_eq!(targets, ["/sys", r"/mnt/a b\c", "/mnt/ro", "/mnt/dead", "/mnt/none"]);
+        let read_only: Vec<_> = entries.iter().map(|e| e.read_only).collect();
+        assert_eq!(read_only, [false, false, true, true, false]);
+        let loop3 = &entries[1];
+        assert_eq!((loop3.id, loop3.parent, loop3.number), (98, 27, (7, 3)));
+        assert_eq!((loop3.fstype.as_str(), loop3.source.as_str()), ("ext4", "/dev/loop3"));
+        assert_eq!(loop3.options, "rw,relatime");
+        assert_eq!(entries[2].root, Path::new("/sub"));
+        assert_eq!(entries[4].source, "");
+    }
+
+    #[test]
+    fn escapes_that_are_none_stay() {
+        for (field, want) in [
+            (&br"a\040"[..], &b"a "[..]),
+            (br"\04", br"\04"),
+            (br"\999", br"\999"),
+            (br"\\134", br"\\"),
+            (br"\", br"\"),
+        ] {
+            assert_eq!(unescape(field), want, "{}", String::from_utf8_lossy(field));
+        }
+    }
+
+    #[test]
+    fn this_host_has_a_root() {
+        assert!(read(Path::new(OWN)).unwrap().iter().any(|e| e.target == Path::new("/")));
+    }
+
+    fn escape(path: &[u8]) -> Vec<u8> {
+        path.iter().fold(Vec::new(), |mut out, &b| {
+            match b {
+                b' ' | b'\t' | b'\n' | b'\\' => out.extend(format!("\\{b:03o}").bytes()),
+                _ => out.push(b),
+            }
+            out
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            parse(&bytes);
+        }
+
+        #[test]
+        fn any_path_comes_back(name in proptest::collection::vec(1_u8..=255, 1..60)) {
+            let mut line = b"1 2 7:3 / /".to_vec();
+            line.extend(escape(&name));
+            line.extend(b" rw - ext4 /dev/loop3 rw");
+            let entries = parse(&line);
+            prop_assert_eq!(entries.len(), 1);
+            prop_assert_eq!(&entries[0].target.as_os_str().as_bytes()[1..], &name[..]);
+        }
+    }
+}
