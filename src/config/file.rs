@@ -56,17 +56,11 @@ pub fn read(path: &Path, optional: bool) -> Result<Option<String>> {
     let fail = |e: DriverError| {
         DriverError { kind: ErrorKind::Config, ..e }.context(format!("configuration file {}", path.display()))
     };
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if optional && e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => {
-            let failed: std::result::Result<(), _> = Err(e).or_call("read", path.display());
-            return match failed {
-                Err(e) => Err(fail(e.into())),
-                Ok(()) => Ok(None),
-            };
-        }
-    };
+    let read = std::fs::read(path);
+    if optional && matches!(&read, Err(e) if e.kind() == std::io::ErrorKind::NotFound) {
+        return Ok(None);
+    }
+    let bytes = read.or_call("read", path.display()).map_err(|e| fail(e.into()))?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Some(text)),
         Err(_) => Err(fail(DriverError::invalid("it is not UTF-8 text"))),

@@ -12,7 +12,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Level, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::error::{OrCall, Result};
+use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 
 /// Where, how and how much is logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub fn start(options: &Options) -> Result<Log> {
                 denied = Some((path, e));
                 Log(None)
             }
-            Err(e) => return failed(e, path),
+            Err(e) => return Err(e).or_call("open", path.display()).map_err(unusable),
         },
     };
     let set = match &log.0 {
@@ -72,19 +72,20 @@ pub fn start(options: &Options) -> Result<Log> {
     if set.is_err() {
         tracing::debug!("the log was started already");
     }
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    std::panic::set_hook(Box::new(|panic| {
+        let at = panic.location().map(ToString::to_string);
+        tracing::error!(at, "panic: {}", panic.payload_as_str().unwrap_or("no text"));
+    }));
     if let Some((path, e)) = denied {
         tracing::warn!("logging fallback to stderr: {}: {e}", path.display());
     }
     Ok(log)
 }
 
-fn failed(e: io::Error, path: &Path) -> Result<Log> {
-    Err::<Log, _>(e).or_call("open", path.display()).map_err(|e| {
-        crate::error::DriverError::new(crate::error::ErrorKind::Config, "Unable to setup logging")
-            .caused_by(e)
-            .hint("see --logdir; --logdir - logs to stderr")
-    })
+fn unusable(e: CallError) -> DriverError {
+    DriverError::new(ErrorKind::Config, "Unable to setup logging")
+        .caused_by(e)
+        .hint("see --logdir; --logdir - logs to stderr")
 }
 
 fn subscriber<W>(options: &Options, writer: W, colours: bool) -> Box<dyn Subscriber + Send + Sync>
