@@ -4,6 +4,9 @@
 //! below `driver` knows Docker, nothing above `backend` knows how images are stored, `linux` knows nothing of volumes.
 
 pub mod backend;
+pub mod cli;
+pub mod cmd;
+pub mod config;
 pub mod deadline;
 pub mod driver;
 pub mod error;
@@ -12,6 +15,7 @@ pub mod linux;
 pub mod name;
 pub mod plugin;
 pub mod size;
+pub mod telemetry;
 pub mod time;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

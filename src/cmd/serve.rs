@@ -1,0 +1,142 @@
+//! The daemon: claim the name, open the driver, serve, stop as told.
+
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli;
+use crate::config::{Backend, Config};
+use crate::driver;
+use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::plugin::operations::Operations;
+use crate::plugin::server::{self, Limits};
+use crate::plugin::socket::{self, Claim, Socket};
+use crate::telemetry::log::{self, Log, Target};
+
+/// Blocking threads; each running operation has one.
+const THREADS: usize = 512;
+/// Operations that change something, at a time; the other threads are left to reads.
+const CHANGES: usize = 384;
+
+/// Runs until a signal ends it. What went wrong is in the log when there is one, and always in the error.
+pub fn run(config: &Config) -> Result<()> {
+    if config.backend == Backend::Rbd {
+        return Err(DriverError::new(ErrorKind::Config, "backend rbd: this build has no Ceph support")
+            .hint("to try the plugin without Ceph: --backend local --local-dir DIR"));
+    }
+    let log = log::start(&config.log)?;
+    let done = serve(config, &log);
+    if let Err(e) = &done
+        && config.log.target != Target::Stderr
+    {
+        tracing::error!("{e}");
+    }
+    done
+}
+
+fn serve(config: &Config, log: &Log) -> Result<()> {
+    tracing::info!("rbd-docker-plugin {} starting as {}", cli::version(), config.name);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    tracing::debug!("{config:?}");
+    socket::raise_file_limit();
+    // Before the driver: its recovery must not meet another plugin of this name at work.
+    let claim = Claim::take(&config.plugins, &config.name)?;
+    let driver = driver::open(config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(THREADS)
+        .enable_all()
+        .build()
+        .or_call("clone", "the runtime's threads")?;
+    let operations = Arc::new(Operations::new(driver, CHANGES));
+    let stop = {
+        let _inside = runtime.enter();
+        Signals::new()?
+    };
+    let socket = claim.bind(config.socket_group.gid)?;
+    let left = listen(&runtime, socket, operations, stop, log.clone());
+    // Not dropped: that would wait for operations that are stuck in the kernel.
+    runtime.shutdown_background();
+    match left? {
+        0 => {
+            tracing::info!("stopped; volumes stay mounted");
+            Ok(())
+        }
+        left => Err(DriverError::new(
+            ErrorKind::Timeout,
+            format!("stopped with {left} operations unfinished; the next start cleans up after them"),
+        )),
+    }
+}
+
+fn listen(
+    runtime: &Runtime,
+    mut socket: Socket,
+    operations: Arc<Operations>,
+    mut signals: Signals,
+    log: Log,
+) -> Result<usize> {
+    let Some(listener) = socket.listener() else {
+        return Err(DriverError::new(ErrorKind::Failed, "the socket has no listener"));
+    };
+    tracing::info!("listening on {}", socket.path().display());
+    let path = socket.path().display().to_string();
+    let left = runtime.block_on(async {
+        let (told, stop) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move { signals.obey(told, &log).await });
+        server::serve(listener, operations, Limits::default(), async { drop(stop.await) }).await
+    });
+    socket.remove();
+    Ok(left.or_call("listen", path)?)
+}
+
+/// The signals that we act on. SIGPIPE is ignored by Rust's own start-up code.
+#[derive(Debug)]
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From here on they do not kill the process any more.
+    fn new() -> Result<Self> {
+        let catch = |kind: SignalKind| signal(kind).or_call("sigaction", kind.as_raw_value());
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+            hangup: catch(SignalKind::hangup())?,
+        })
+    }
+
+    /// The first order to stop is passed on, the second one is carried out on the spot.
+    async fn obey(&mut self, told: tokio::sync::oneshot::Sender<()>, log: &Log) {
+        let mut told = Some(told);
+        loop {
+            let name = tokio::select! {
+                _ = self.hangup.recv() => {
+                    log.reopen();
+                    continue;
+                }
+                _ = self.terminate.recv() => "SIGTERM",
+                _ = self.interrupt.recv() => "SIGINT",
+            };
+            match told.take() {
+                Some(told) => {
+                    tracing::info!("{name}: finishing what is running");
+                    let _ = told.send(());
+                }
+                None => at_once(name),
+            }
+        }
+    }
+}
+
+#[allow(clippy::exit, reason = "whoever signals twice does not want to wait for destructors")]
+fn at_once(name: &str) -> ! {
+    tracing::warn!("{name} again: stopping at once");
+    std::process::exit(1)
+}

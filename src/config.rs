@@ -1,0 +1,220 @@
+//! The settings: flag over environment over file over default, checked once, at the start.
+//!
+//! [`keys`] is the table of them, [`layers`] finds who said what, and [`Config::load`] makes values of it. A wrong value is
+//! an error that names the key, the value, where it came from and what is accepted.
+
+pub mod file;
+pub mod keys;
+pub mod layers;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::driver::api::Scope;
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::host::FsKind;
+use crate::name;
+use crate::size::Size;
+use crate::telemetry::log;
+use layers::{Layers, Value};
+
+/// Everything that the plugin was told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Name of the driver: socket, mountpoints, log file.
+    pub name: String,
+    /// Folder of the socket.
+    pub plugins: PathBuf,
+    /// Group of the socket.
+    pub socket_group: SocketGroup,
+    /// Root of the mountpoints; a volume is at `<mount>/<name>/<pool>/<image>`.
+    pub mount: PathBuf,
+    /// Folder for what must survive a restart. Plugins of different names may share it.
+    pub state: PathBuf,
+    /// Where images live.
+    pub backend: Backend,
+    /// Ceph user, without `client.`.
+    pub user: String,
+    /// Ceph configuration.
+    pub ceph_conf: PathBuf,
+    /// Ceph cluster name, often empty.
+    pub cluster: String,
+    /// Pool of a volume whose name does not say one.
+    pub pool: String,
+    /// Whether images may be created.
+    pub create: bool,
+    /// What becomes of an image when its volume is removed.
+    pub remove: RemoveAction,
+    /// Size of a new image.
+    pub size: Size,
+    /// Filesystem of a new image.
+    pub fs: FsKind,
+    /// What Docker is told about who sees a volume.
+    pub scope: Scope,
+    /// How long a request waits for another operation on the same volume.
+    pub wait: Duration,
+    /// How long a mount ID whose Docker engine is gone and which no container holds is kept.
+    pub orphan_grace: Duration,
+    /// The log.
+    pub log: log::Options,
+    /// What was accepted but should be said otherwise; for the log.
+    pub warnings: Vec<String>,
+}
+
+/// Where images live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    /// In a Ceph cluster.
+    Rbd,
+    /// In a folder of this host.
+    Local(PathBuf),
+    /// In the memory of this process.
+    Sim,
+}
+
+/// What `docker volume rm` does to an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RemoveAction {
+    /// Nothing.
+    Ignore,
+    /// Deletes it.
+    Delete,
+    /// Puts `zz_` before its name.
+    Rename,
+}
+
+impl fmt::Display for RemoveAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ignore => "ignore",
+            Self::Delete => "delete",
+            Self::Rename => "rename",
+        })
+    }
+}
+
+/// The group of the socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketGroup {
+    /// As it was written: a name or a number.
+    pub name: String,
+    /// Its number.
+    pub gid: u32,
+}
+
+/// The variables of this process that are ours.
+pub fn environment() -> Result<BTreeMap<String, String>> {
+    let mut ours = BTreeMap::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(keys::ENV_PREFIX)) else { continue };
+        let value = value.into_string().map_err(|value| {
+            DriverError::new(
+                ErrorKind::Config,
+                format!("the environment variable {name} is not UTF-8: {value:?}"),
+            )
+        })?;
+        ours.insert(name.to_owned(), value);
+    }
+    Ok(ours)
+}
+
+impl Config {
+    /// Layers the settings and checks them. `flags` are by the names of the table.
+    pub fn load(
+        flags: &BTreeMap<&'static str, String>,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let all = Layers::gather(flags, environment)?;
+        let mut warnings: Vec<String> = all
+            .unknown_variables()
+            .iter()
+            .map(|name| format!("unknown environment variable {name}"))
+            .collect();
+
+        let name = parse(&all, "name", values::name)?;
+        let mount = parse(&all, "mount", values::path)?;
+        let state = optional(&all, "state", values::path)?.unwrap_or_else(|| mount.join(".state"));
+        let (remove, deprecated) = parse(&all, "remove", values::remove_action)?;
+        warnings.extend(deprecated);
+        let go_ceph = all.get("go-ceph")?;
+        values::boolean(&go_ceph.text).map_err(|why| go_ceph.refused(why))?;
+        if go_ceph.origin != layers::Origin::Default {
+            warnings
+                .push(format!("go-ceph (from {}) has no meaning any more and is ignored", go_ceph.origin));
+        }
+        Ok(Self {
+            plugins: parse(&all, "plugins", values::path)?,
+            socket_group: parse(&all, "socket-group", values::group)?,
+            backend: backend(&all)?,
+            user: parse(&all, "user", values::word)?,
+            ceph_conf: parse(&all, "config", values::path)?,
+            cluster: parse(&all, "cluster", values::word)?,
+            pool: parse(&all, "pool", |text| {
+                name::check_part("pool name", text).map(|()| text.to_owned()).map_err(|e| e.to_string())
+            })?,
+            create: parse(&all, "create", values::boolean)?,
+            size: parse(&all, "size", |text| text.parse::<Size>().map_err(|e| e.to_string()))?,
+            fs: parse(&all, "fs", |text| text.parse::<FsKind>().map_err(|e| e.to_string()))?,
+            scope: parse(&all, "scope", values::scope)?,
+            wait: parse(&all, "wait", |text| values::seconds(text, 110))?,
+            orphan_grace: parse(&all, "orphan-grace", |text| values::seconds(text, 31_536_000))?,
+            log: log_options(&all, &name)?,
+            name,
+            mount,
+            state,
+            remove,
+            warnings,
+        })
+    }
+}
+
+fn parse<T>(all: &Layers, key: &str, with: impl Fn(&str) -> std::result::Result<T, String>) -> Result<T> {
+    let value = all.get(key)?;
+    with(&value.text).map_err(|why| value.refused(why))
+}
+
+fn optional<T>(
+    all: &Layers,
+    key: &str,
+    with: impl Fn(&str) -> std::result::Result<T, String>,
+) -> Result<Option<T>> {
+    let value: &Value = all.get(key)?;
+    if value.text.is_empty() { Ok(None) } else { parse(all, key, with).map(Some) }
+}
+
+fn backend(all: &Layers) -> Result<Backend> {
+    let dir = optional(all, "local-dir", values::path)?;
+    let value = all.get("backend")?;
+    match (value.text.as_str(), dir) {
+        ("rbd", _) => Ok(Backend::Rbd),
+        ("sim", _) => Ok(Backend::Sim),
+        ("local", Some(dir)) => Ok(Backend::Local(dir)),
+        ("local", None) => {
+            Err(value.refused("it needs local-dir, the folder for the images: --local-dir DIR"))
+        }
+        _ => Err(value.refused("accepted are rbd, local and sim")),
+    }
+}
+
+fn log_options(all: &Layers, name: &str) -> Result<log::Options> {
+    let debug = parse(all, "debug", values::boolean)?;
+    let level = parse(all, "log-level", values::log_level)?;
+    let logdir = all.get("logdir")?;
+    let target = if debug || logdir.text == "-" {
+        log::Target::Stderr
+    } else {
+        let dir = parse(all, "logdir", values::path)?;
+        log::Target::File(dir.join(format!("{name}-docker-plugin.log")))
+    };
+    Ok(log::Options {
+        target,
+        format: parse(all, "log-format", values::log_format)?,
+        // Of two levels the greater one is the more talkative.
+        level: if debug { level.max(tracing::Level::DEBUG) } else { level },
+    })
+}

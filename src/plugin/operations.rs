@@ -1,0 +1,217 @@
+//! Running the driver: one closure on a blocking thread per operation, counted, and logged when it ends.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hyper::body::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tracing::Span;
+
+use super::peer::Peer;
+use super::proto::{CreateRequest, MountRequest, NameRequest};
+use super::reply;
+use crate::driver::api::VolumeDriver;
+use crate::error::{DriverError, ErrorKind, Result};
+
+/// A request that was understood.
+#[derive(Debug)]
+pub(super) enum Request {
+    Create(CreateRequest),
+    Remove(NameRequest),
+    Mount(MountRequest),
+    Unmount(MountRequest),
+    Path(NameRequest),
+    Get(NameRequest),
+    List,
+    Capabilities,
+}
+
+/// The driver and the operations that are running on it.
+#[derive(Debug)]
+pub struct Operations {
+    driver: Arc<dyn VolumeDriver>,
+    permits: Arc<Semaphore>,
+    running: Arc<watch::Sender<usize>>,
+    requests: AtomicU64,
+}
+
+impl Operations {
+    /// Allows `changes` changing operations at a time; reads are not limited here.
+    pub fn new(driver: Arc<dyn VolumeDriver>, changes: usize) -> Self {
+        Self {
+            driver,
+            permits: Arc::new(Semaphore::new(changes)),
+            running: Arc::new(watch::Sender::new(0)),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// How many are running.
+    pub fn running(&self) -> usize {
+        *self.running.borrow()
+    }
+
+    /// Comes back when none is running.
+    pub async fn idle(&self) {
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = self.running.subscribe().wait_for(|running| *running == 0).await;
+    }
+
+    /// Runs a request to its end and answers with the body of the reply. Dropping this future leaves what has begun running.
+    pub(super) async fn run(&self, request: Request, peer: Arc<Peer>) -> Result<Bytes> {
+        let started = Instant::now();
+        let span = self.span(&request);
+        let permit = self.permit(&request).await;
+        let guard = Running::new(&self.running);
+        let driver = Arc::clone(&self.driver);
+        let (answer, answered) = oneshot::channel();
+        tokio::task::spawn_blocking(move || {
+            let _held = (permit, guard);
+            span.in_scope(|| {
+                let result = guarded(|| request.perform(&*driver, &peer));
+                report(&request, &result, started.elapsed());
+                if answer.send(result).is_err_and(|unheard| unheard.is_ok()) {
+                    request.nobody_heard(&*driver);
+                }
+            });
+        });
+        answered.await.unwrap_or_else(|_| Err(DriverError::new(ErrorKind::Failed, "the plugin is stopping")))
+    }
+
+    async fn permit(&self, request: &Request) -> Option<OwnedSemaphorePermit> {
+        // Never closed, so there is a permit in the end.
+        if request.changes() { Arc::clone(&self.permits).acquire_owned().await.ok() } else { None }
+    }
+
+    /// At error level, so that there is one at every level of the log.
+    fn span(&self, request: &Request) -> Span {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let span = tracing::error_span!(
+            "request",
+            number,
+            operation = request.operation(),
+            volume = tracing::field::Empty,
+            mount_id = tracing::field::Empty
+        );
+        if let Some(name) = request.name() {
+            span.record("volume", name);
+        }
+        if let Request::Mount(r) | Request::Unmount(r) = request {
+            span.record("mount_id", r.id.as_str());
+        }
+        span
+    }
+}
+
+impl Request {
+    /// What Docker calls it.
+    pub(super) fn operation(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "Create",
+            Self::Remove(_) => "Remove",
+            Self::Mount(_) => "Mount",
+            Self::Unmount(_) => "Unmount",
+            Self::Path(_) => "Path",
+            Self::Get(_) => "Get",
+            Self::List => "List",
+            Self::Capabilities => "Capabilities",
+        }
+    }
+
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Create(r) => Some(&r.name),
+            Self::Mount(r) | Self::Unmount(r) => Some(&r.name),
+            Self::Remove(r) | Self::Path(r) | Self::Get(r) => Some(&r.name),
+            Self::List | Self::Capabilities => None,
+        }
+    }
+
+    fn changes(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Remove(_) | Self::Mount(_) | Self::Unmount(_))
+    }
+
+    fn perform(&self, driver: &dyn VolumeDriver, peer: &Peer) -> Result<Bytes> {
+        match self {
+            Self::Create(r) => driver.create(&r.name, &r.options).map(|()| reply::empty()),
+            Self::Remove(r) => driver.remove(&r.name).map(|()| reply::empty()),
+            Self::Mount(r) => {
+                driver.mount(&r.name, &r.id, peer.engine()).map(|at| reply::mountpoint(Some(&at)))
+            }
+            Self::Unmount(r) => driver.unmount(&r.name, &r.id).map(|()| reply::empty()),
+            Self::Path(r) => driver.path(&r.name).map(|at| reply::mountpoint(at.as_deref())),
+            Self::Get(r) => driver.get(&r.name).map(|volume| reply::volume(&volume)),
+            Self::List => driver.list().map(|volumes| reply::volumes(&volumes)),
+            Self::Capabilities => Ok(reply::capabilities(driver.scope())),
+        }
+    }
+
+    /// The client left before it could hear of a success.
+    fn nobody_heard(&self, driver: &dyn VolumeDriver) {
+        let Self::Mount(r) = self else {
+            tracing::debug!("the client left before the answer");
+            return;
+        };
+        tracing::warn!("the client left before the answer and will not unmount: undoing the mount");
+        if let Err(e) = guarded(|| driver.unmount(&r.name, &r.id)) {
+            tracing::error!("cannot undo the mount: {e}");
+        }
+    }
+}
+
+/// Counts one running operation.
+#[derive(Debug)]
+struct Running(Arc<watch::Sender<usize>>);
+
+impl Running {
+    fn new(count: &Arc<watch::Sender<usize>>) -> Self {
+        count.send_modify(|running| *running += 1);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.send_modify(|running| *running -= 1);
+    }
+}
+
+/// A panic is an error like another. The driver's own state is its own to mend: nothing here is shared with it.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        Err(DriverError::new(ErrorKind::Failed, format!("internal error: {}", panic_text(&*panic)))
+            .hint("this is a bug of rbd-docker-plugin; its log says more"))
+    })
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        text
+    } else {
+        panic.downcast_ref::<String>().map_or("panic", String::as_str)
+    }
+}
+
+/// One line at the end of every operation.
+fn report(request: &Request, result: &Result<Bytes>, elapsed: Duration) {
+    use ErrorKind as K;
+    let elapsed_ms = elapsed.as_micros() as f64 / 1000.0;
+    match result {
+        Ok(_) if request.changes() => tracing::info!(result = "ok", elapsed_ms, "{}", request.operation()),
+        Ok(_) => tracing::debug!(result = "ok", elapsed_ms, "{}", request.operation()),
+        Err(e) => {
+            let result = tracing::field::debug(e.kind);
+            match e.kind {
+                // Docker asks for every volume before it creates it.
+                K::NotFound if !request.changes() => tracing::debug!(result, elapsed_ms, "{e}"),
+                K::NotFound | K::AlreadyExists | K::Invalid | K::NotAllowed | K::InUse | K::Busy => {
+                    tracing::warn!(result, elapsed_ms, "{e}");
+                }
+                _ => tracing::error!(result, elapsed_ms, "{e}"),
+            }
+        }
+    }
+}

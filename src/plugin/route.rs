@@ -1,0 +1,128 @@
+//! From an HTTP request to a reply: path, body, operation.
+//!
+//! The method, the Host header and the content type are not looked at: Docker's own helper does not, and some Docker of the
+//! last ten years got each of them wrong.
+
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::StatusCode;
+use hyper::body::{Body, Bytes, Incoming};
+
+use super::operations::{Operations, Request};
+use super::peer::Peer;
+use super::proto::{self, BadBody};
+use super::reply::{self, Reply};
+use super::server::Limits;
+use crate::error::ErrorKind;
+
+/// A request that must not be answered: the connection breaks instead.
+#[derive(Debug, thiserror::Error)]
+#[error("the request must not be answered")]
+pub(super) struct Unanswered;
+
+#[derive(Debug, Clone, Copy)]
+enum Endpoint {
+    Activate,
+    Deactivate,
+    Create,
+    Remove,
+    Mount,
+    Unmount,
+    Path,
+    Get,
+    List,
+    Capabilities,
+}
+
+/// Answers one request.
+pub(super) async fn answer(
+    request: hyper::Request<Incoming>,
+    operations: &Operations,
+    peer: Arc<Peer>,
+    limits: &Limits,
+) -> Result<Reply, Unanswered> {
+    let Some(endpoint) = endpoint(request.uri().path()) else {
+        tracing::warn!(path = request.uri().path(), "unknown path");
+        let message = format!("no such request: {}", request.uri().path());
+        return Ok(reply::last_error(StatusCode::NOT_FOUND, &message));
+    };
+    let body = match read(request.into_body(), limits).await {
+        Ok(body) => body,
+        Err((status, message)) => {
+            tracing::warn!(?endpoint, "{message}");
+            return Ok(reply::last_error(status, &message));
+        }
+    };
+    let request = match understand(endpoint, &body) {
+        Ok(Understood::Operation(request)) => request,
+        Ok(Understood::Ready(body)) => return Ok(reply::ok(body)),
+        Err(e) => {
+            tracing::warn!(?endpoint, "{e}");
+            return Ok(reply::error(StatusCode::BAD_REQUEST, &e.to_string()));
+        }
+    };
+    let is_get = matches!(request, Request::Get(_));
+    match operations.run(request, peer).await {
+        Ok(body) => Ok(reply::ok(body)),
+        // Docker takes any answered error for "no such volume" and forgets the volume's labels and options.
+        Err(e) if is_get && e.kind == ErrorKind::Unreachable => Err(Unanswered),
+        Err(e) => Ok(reply::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string())),
+    }
+}
+
+fn endpoint(path: &str) -> Option<Endpoint> {
+    Some(match path {
+        "/Plugin.Activate" => Endpoint::Activate,
+        "/Plugin.Deactivate" => Endpoint::Deactivate,
+        "/VolumeDriver.Create" => Endpoint::Create,
+        "/VolumeDriver.Remove" => Endpoint::Remove,
+        "/VolumeDriver.Mount" => Endpoint::Mount,
+        "/VolumeDriver.Unmount" => Endpoint::Unmount,
+        "/VolumeDriver.Path" => Endpoint::Path,
+        "/VolumeDriver.Get" => Endpoint::Get,
+        "/VolumeDriver.List" => Endpoint::List,
+        "/VolumeDriver.Capabilities" => Endpoint::Capabilities,
+        _ => return None,
+    })
+}
+
+enum Understood {
+    Operation(Request),
+    Ready(Bytes),
+}
+
+fn understand(endpoint: Endpoint, body: &[u8]) -> Result<Understood, BadBody> {
+    Ok(Understood::Operation(match endpoint {
+        Endpoint::Activate => return Ok(Understood::Ready(reply::implements())),
+        Endpoint::Deactivate => return Ok(Understood::Ready(reply::empty())),
+        Endpoint::Create => Request::Create(proto::parse_create(body)?),
+        Endpoint::Remove => Request::Remove(proto::parse_name(body)?),
+        Endpoint::Mount => Request::Mount(proto::parse_mount(body)?),
+        Endpoint::Unmount => Request::Unmount(proto::parse_mount(body)?),
+        Endpoint::Path => Request::Path(proto::parse_name(body)?),
+        Endpoint::Get => Request::Get(proto::parse_name(body)?),
+        Endpoint::List => Request::List,
+        Endpoint::Capabilities => Request::Capabilities,
+    }))
+}
+
+/// The whole body, within the limits of size and time.
+async fn read(body: Incoming, limits: &Limits) -> Result<Bytes, (StatusCode, String)> {
+    let too_large = || {
+        (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the request body is larger than {} bytes", limits.body_bytes),
+        )
+    };
+    let most = u64::try_from(limits.body_bytes).unwrap_or(u64::MAX);
+    if body.size_hint().lower() > most {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(limits.body_time, Limited::new(body, limits.body_bytes).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(e)) if e.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(e)) => Err((StatusCode::BAD_REQUEST, format!("the request body cannot be read: {e}"))),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the request body did not come in time".to_owned())),
+    }
+}

@@ -1,0 +1,3 @@
+//! What the plugin tells about itself.
+
+pub mod log;
