@@ -11,10 +11,10 @@ mod tests;
 mod values;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::driver::Removal;
 use crate::driver::api::Scope;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::host::FsKind;
@@ -49,7 +49,7 @@ pub struct Config {
     /// Whether images may be created.
     pub create: bool,
     /// What becomes of an image when its volume is removed.
-    pub remove: RemoveAction,
+    pub remove: Removal,
     /// Size of a new image.
     pub size: Size,
     /// Filesystem of a new image.
@@ -75,27 +75,6 @@ pub enum Backend {
     Local(PathBuf),
     /// In the memory of this process.
     Sim,
-}
-
-/// What `docker volume rm` does to an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RemoveAction {
-    /// Nothing.
-    Ignore,
-    /// Deletes it.
-    Delete,
-    /// Puts `zz_` before its name.
-    Rename,
-}
-
-impl fmt::Display for RemoveAction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ignore => "ignore",
-            Self::Delete => "delete",
-            Self::Rename => "rename",
-        })
-    }
 }
 
 /// The group of the socket.

@@ -28,7 +28,10 @@ impl Deadline {
     /// An error naming `what` when it has passed.
     pub fn check(self, what: &str) -> Result<()> {
         if self.left().is_zero() {
-            return Err(DriverError::new(ErrorKind::Timeout, format!("{what}: Docker's deadline has passed")));
+            return Err(DriverError::new(
+                ErrorKind::Timeout,
+                format!("{what}: Docker's deadline has passed"),
+            ));
         }
         Ok(())
     }

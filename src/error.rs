@@ -226,6 +226,10 @@ mod tests {
         assert_eq!(kind("mount", Errno::EUCLEAN), ErrorKind::NeedsRepair);
         assert_eq!(kind("write", Errno::ENOSPC), ErrorKind::NoSpace);
         assert_eq!(kind("readdir", Errno::EIO), ErrorKind::Unreachable);
-        assert_eq!(kind("open", Errno::ENOENT), ErrorKind::Failed, "an ENOENT is not found only where its caller says so");
+        assert_eq!(
+            kind("open", Errno::ENOENT),
+            ErrorKind::Failed,
+            "an ENOENT is not found only where its caller says so"
+        );
     }
 }

@@ -56,9 +56,12 @@ impl ImageSpec {
             check_part("namespace name", namespace)?;
         }
         check_part("image name", image)?;
-        let spec = Self { pool: pool.to_owned(), namespace: namespace.map(str::to_owned), image: image.to_owned() };
+        let spec =
+            Self { pool: pool.to_owned(), namespace: namespace.map(str::to_owned), image: image.to_owned() };
         if spec.to_string().len() > SPEC_MAX {
-            return Err(DriverError::invalid(format!("invalid image name {image:?}: longer than {SPEC_MAX} bytes with its pool")));
+            return Err(DriverError::invalid(format!(
+                "invalid image name {image:?}: longer than {SPEC_MAX} bytes with its pool"
+            )));
         }
         Ok(spec)
     }
@@ -134,7 +137,9 @@ impl TryFrom<String> for ImageSpec {
 
     fn try_from(text: String) -> Result<Self> {
         match text.parse::<VolumeName>()? {
-            VolumeName { pool: Some(pool), namespace, image, size: None } => Ok(Self { pool, namespace, image }),
+            VolumeName { pool: Some(pool), namespace, image, size: None } => {
+                Ok(Self { pool, namespace, image })
+            }
             _ => Err(DriverError::invalid(format!("{text:?} is not an image spec pool/[namespace/]image"))),
         }
     }
@@ -234,8 +239,26 @@ mod tests {
     #[test]
     fn nonsense_and_path_escapes_are_errors() {
         for name in [
-            "", "/", "a/", "/a", "a//b", "a/b/c/d", "..", ".", "../a", "a/..", "a b", "a@", "a@x", "a@1G", "a@0", "é",
-            "a\n", "a@99999999999999999999", "a@1@2", "\0",
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "a/b/c/d",
+            "..",
+            ".",
+            "../a",
+            "a/..",
+            "a b",
+            "a@",
+            "a@x",
+            "a@1G",
+            "a@0",
+            "é",
+            "a\n",
+            "a@99999999999999999999",
+            "a@1@2",
+            "\0",
         ] {
             let e = name.parse::<VolumeName>().unwrap_err();
             assert!(e.to_string().starts_with("Unable to parse image name: "), "{name:?}: {e}");

@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_error_that_says_what_is_accepted() {
-        for text in ["", "0", "G", "-1", "1.5G", "10X", "10 G", " 10", "1GG", "99999999999T", "513B", "１０"] {
+        for text in ["", "0", "G", "-1", "1.5G", "10X", "10 G", " 10", "1GG", "99999999999T", "513B", "１０"]
+        {
             let e = text.parse::<Size>().unwrap_err().to_string();
             assert!(e.contains("whole number of MiB"), "{text}: {e}");
         }

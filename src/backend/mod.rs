@@ -205,6 +205,12 @@ pub struct Owner {
 
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "plugin {:?} on host {} (since {})", self.plugin, self.host, crate::time::rfc3339(self.since))
+        write!(
+            f,
+            "plugin {:?} on host {} (since {})",
+            self.plugin,
+            self.host,
+            crate::time::rfc3339(self.since)
+        )
     }
 }

@@ -34,10 +34,7 @@ fn defaults() {
     assert_eq!(c.state, Path::new("/var/lib/docker-volumes/.state"));
     assert_eq!(c.ceph_conf, Path::new("/etc/ceph/ceph.conf"));
     assert_eq!(c.socket_group, SocketGroup { name: "root".to_owned(), gid: 0 });
-    assert_eq!(
-        (c.create, c.remove, c.size, c.fs),
-        (false, RemoveAction::Ignore, Size::mib(20480), FsKind::Xfs)
-    );
+    assert_eq!((c.create, c.remove, c.size, c.fs), (false, Removal::Ignore, Size::mib(20480), FsKind::Xfs));
     assert_eq!((c.backend, c.scope), (Backend::Rbd, Scope::Global));
     assert_eq!((c.wait.as_secs(), c.orphan_grace.as_secs()), (100, 60));
     assert_eq!(c.log.target, log::Target::File("/var/log/rbd-docker-plugin.log".into()));
@@ -75,11 +72,11 @@ fn variables_have_aliases_too_and_the_exact_name_wins() {
 #[test]
 fn the_old_words_of_remove() {
     for (word, action, warns) in [
-        ("ignore", RemoveAction::Ignore, false),
-        ("delete", RemoveAction::Delete, false),
-        ("rename", RemoveAction::Rename, false),
-        ("true", RemoveAction::Delete, true),
-        ("false", RemoveAction::Rename, true),
+        ("ignore", Removal::Ignore, false),
+        ("delete", Removal::Delete, false),
+        ("rename", Removal::Rename, false),
+        ("true", Removal::Delete, true),
+        ("false", Removal::Rename, true),
     ] {
         let c = load(&[&format!("remove={word}")], &[], "").unwrap();
         assert_eq!((c.remove, !c.warnings.is_empty()), (action, warns), "{word}");

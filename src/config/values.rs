@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use nix::unistd::Group;
 
-use super::{RemoveAction, SocketGroup};
+use super::SocketGroup;
+use crate::driver::Removal;
 use crate::driver::api::Scope;
 use crate::telemetry::log::Format;
 
@@ -20,15 +21,15 @@ pub(super) fn boolean(text: &str) -> Parsed<bool> {
 }
 
 /// The action and, when it was said in the words of an old README, a warning.
-pub(super) fn remove_action(text: &str) -> Parsed<(RemoveAction, Option<String>)> {
+pub(super) fn remove_action(text: &str) -> Parsed<(Removal, Option<String>)> {
     let action = match text {
-        "ignore" => RemoveAction::Ignore,
-        "delete" => RemoveAction::Delete,
-        "rename" => RemoveAction::Rename,
+        "ignore" => Removal::Ignore,
+        "delete" => Removal::Delete,
+        "rename" => Removal::Rename,
         _ => {
             let (action, word) = match boolean(text) {
-                Ok(true) => (RemoveAction::Delete, "delete"),
-                Ok(false) => (RemoveAction::Rename, "rename"),
+                Ok(true) => (Removal::Delete, "delete"),
+                Ok(false) => (Removal::Rename, "rename"),
                 // The text of rbd-docker-plugin 2.0.1.
                 Err(_) => {
                     return Err(format!(

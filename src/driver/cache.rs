@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::api::Volume;
-use crate::lock;
 use crate::error::DriverError;
 use crate::host::Host;
+use crate::lock;
 
 /// What is remembered of a volume.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,7 @@ pub(super) struct Cache {
     file: PathBuf,
     host: Arc<dyn Host>,
     known: Mutex<BTreeMap<String, Known>>,
+    saving: Mutex<()>,
 }
 
 impl Cache {
@@ -46,7 +47,7 @@ impl Cache {
                 BTreeMap::new()
             }
         };
-        Self { file, host, known: Mutex::new(known) }
+        Self { file, host, known: Mutex::new(known), saving: Mutex::default() }
     }
 
     /// A volume under its shown name.
@@ -98,13 +99,12 @@ impl Cache {
 
     /// Changes the map; writes it when `change` says that it matters.
     fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Known>) -> bool) {
-        let content = {
-            let mut known = lock(&self.known);
-            if !change(&mut known) {
-                return;
-            }
-            serde_json::to_vec(&*known).unwrap_or_default()
-        };
+        if !change(&mut lock(&self.known)) {
+            return;
+        }
+        // One at a time, each with the newest content.
+        let _saving = lock(&self.saving);
+        let content = serde_json::to_vec(&*lock(&self.known)).unwrap_or_default();
         if let Err(e) = self.host.save(&self.file, &content) {
             tracing::warn!(file = %self.file.display(), error = %e, "the cache cannot be written");
         }
@@ -116,6 +116,8 @@ fn degraded(name: &str, known: &Known, why: &str) -> Volume {
         name: name.to_owned(),
         mountpoint: known.mountpoint.clone(),
         created_at: known.created_at.clone(),
-        status: [("health".to_owned(), json!("degraded")), ("reason".to_owned(), json!(why))].into_iter().collect(),
+        status: [("health".to_owned(), json!("degraded")), ("reason".to_owned(), json!(why))]
+            .into_iter()
+            .collect(),
     }
 }

@@ -34,12 +34,8 @@ impl Driver {
             _ => {
                 asked.size = Some(asked.size.or(volume.size()).unwrap_or(self.settings.size));
                 asked.fstype = Some(asked.fstype.unwrap_or(self.settings.fs));
-                let record = Record {
-                    stage: Stage::Creating,
-                    adopted: false,
-                    created: now(),
-                    options: asked,
-                };
+                let record =
+                    Record { stage: Stage::Creating, adopted: false, created: now(), options: asked };
                 self.check_format(&record)?;
                 let _shown_later = Making::begin(self, &spec);
                 self.make(&spec, record, found, deadline)?;
@@ -55,8 +51,11 @@ impl Driver {
     /// The image is there: its options must be those asked for. An image that somebody else made has none yet, and gets them.
     fn accept(&self, name: &str, spec: &ImageSpec, info: &ImageInfo, asked: ImageOptions) -> Result<()> {
         let differs = |how: &str| {
-            DriverError::new(ErrorKind::AlreadyExists, format!("volume {name:?} exists with other options: {how}"))
-                .hint("leave the options out, or choose another name")
+            DriverError::new(
+                ErrorKind::AlreadyExists,
+                format!("volume {name:?} exists with other options: {how}"),
+            )
+            .hint("leave the options out, or choose another name")
         };
         if let Some(record) = &info.record {
             return record.options.conflict(&asked).map_or(Ok(()), |conflict| Err(differs(&conflict)));
@@ -70,7 +69,8 @@ impl Driver {
             return Ok(());
         }
         let options = ImageOptions { size: info.size, ..asked };
-        let record = Record { stage: Stage::Creating, adopted: true, created: seconds(info.created), options };
+        let record =
+            Record { stage: Stage::Creating, adopted: true, created: seconds(info.created), options };
         self.check_format(&record)?;
         let mut undo = Undo::default();
         let result = (|| {
@@ -83,7 +83,13 @@ impl Driver {
     }
 
     /// Makes the image; what a Create that died has left of it goes first.
-    fn make(&self, spec: &ImageSpec, mut record: Record, left: Option<ImageInfo>, deadline: Deadline) -> Result<()> {
+    fn make(
+        &self,
+        spec: &ImageSpec,
+        mut record: Record,
+        left: Option<ImageInfo>,
+        deadline: Deadline,
+    ) -> Result<()> {
         let mut undo = Undo::default();
         let result = (|| {
             undo.push("release the image", || self.backend.release(spec));

@@ -44,7 +44,8 @@ impl Guards {
     /// Waits for the volume until the deadline.
     pub fn lock(&self, spec: &ImageSpec, deadline: Deadline) -> Result<Guard> {
         let busy = |why: &str| {
-            Err(DriverError::new(ErrorKind::Busy, format!("another operation on {spec} {why}")).hint("try again later"))
+            Err(DriverError::new(ErrorKind::Busy, format!("another operation on {spec} {why}"))
+                .hint("try again later"))
         };
         let mut held = self.inner.lock();
         loop {

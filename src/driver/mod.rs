@@ -14,6 +14,7 @@ mod cache;
 mod create;
 mod mount;
 mod naming;
+mod open;
 mod provision;
 mod read;
 mod recovery;
@@ -21,7 +22,10 @@ mod remove;
 mod table;
 mod unmount;
 
+pub use open::open;
+
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -49,6 +53,16 @@ pub enum Removal {
     Delete,
     /// Renames it to `zz_<image>`.
     Rename,
+}
+
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ignore => "ignore",
+            Self::Delete => "delete",
+            Self::Rename => "rename",
+        })
+    }
 }
 
 /// The settings of a driver.
@@ -113,6 +127,9 @@ impl Driver {
             unsettled: Mutex::default(),
             orphaned: Mutex::default(),
         };
+        for folder in [driver.settings.state.clone(), driver.settings.state.join("refs")] {
+            driver.host.make_dir(&folder)?;
+        }
         driver.recover()?;
         Ok(Arc::new(driver))
     }

@@ -10,8 +10,8 @@ use super::{Driver, LONG};
 use crate::backend::{Device, ImageInfo, ImageOptions, Record, Stage};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
-use crate::lock;
 use crate::host::{Content, Filesystem, MountFlags};
+use crate::lock;
 use crate::name::{ImageSpec, VolumeName};
 use crate::time::{now, seconds};
 

@@ -21,7 +21,11 @@ impl Driver {
     }
 
     /// The image that a Create means, and the name to bind to it when the name alone would not find it again.
-    pub(super) fn target(&self, name: &VolumeName, pool: Option<&str>) -> Result<(ImageSpec, Option<String>)> {
+    pub(super) fn target(
+        &self,
+        name: &VolumeName,
+        pool: Option<&str>,
+    ) -> Result<(ImageSpec, Option<String>)> {
         let Some(pool) = pool else { return Ok((self.resolve(name)?, None)) };
         if let Some(named) = name.pool() {
             if named != pool {
@@ -35,8 +39,11 @@ impl Driver {
         let bindings = self.backend.bindings()?;
         let wanted = ImageSpec::new(pool, None, name.image())?;
         let taken = |spec: &ImageSpec| {
-            DriverError::new(ErrorKind::AlreadyExists, format!("{:?} is the volume {spec} already", name.image()))
-                .hint(format!("use the name {wanted} for the one in pool {pool:?}"))
+            DriverError::new(
+                ErrorKind::AlreadyExists,
+                format!("{:?} is the volume {spec} already", name.image()),
+            )
+            .hint(format!("use the name {wanted} for the one in pool {pool:?}"))
         };
         match bindings.get(name.image()) {
             Some(bound) if *bound == wanted => Ok((wanted, None)),
@@ -77,6 +84,10 @@ impl ShownNames {
             return bound.clone();
         }
         let bare = spec.pool() == self.default_pool && spec.namespace().is_none();
-        if bare && !self.bindings.contains_key(spec.image()) { spec.image().to_owned() } else { spec.to_string() }
+        if bare && !self.bindings.contains_key(spec.image()) {
+            spec.image().to_owned()
+        } else {
+            spec.to_string()
+        }
     }
 }

@@ -33,9 +33,7 @@ impl Options {
             if let Some(other) = seen.insert(canonical, key) {
                 return Err(bad(format!("options {other:?} and {key:?} mean the same")));
             }
-            options
-                .set(canonical, value)
-                .map_err(|e| bad(format!("option {key}={value}: {}", e.message)))?;
+            options.set(canonical, value).map_err(|e| bad(format!("option {key}={value}: {}", e.message)))?;
         }
         Ok(options)
     }

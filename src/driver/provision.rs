@@ -50,7 +50,9 @@ impl Driver {
             found => {
                 return Err(DriverError::new(
                     ErrorKind::Failed,
-                    format!("mkfs.{kind} succeeded, but {spec} holds {found} instead of its filesystem {uuid}"),
+                    format!(
+                        "mkfs.{kind} succeeded, but {spec} holds {found} instead of its filesystem {uuid}"
+                    ),
                 ));
             }
         };
@@ -75,14 +77,21 @@ impl Driver {
     }
 
     /// Mounts the fresh filesystem out of sight, with the volume's own mount options, so that a wrong one shows now.
-    fn set_up(&self, spec: &ImageSpec, record: &Record, device: &Device, filesystem: &Filesystem) -> Result<()> {
+    fn set_up(
+        &self,
+        spec: &ImageSpec,
+        record: &Record,
+        device: &Device,
+        filesystem: &Filesystem,
+    ) -> Result<()> {
         let options = &record.options;
         let staging = self.staging(spec);
         let mut undo = Undo::default();
         let result = (|| {
             undo.push("remove the staging folder", || self.host.remove_dir(&staging));
             self.host.make_dir(&staging)?;
-            let flags = MountFlags { options: options.mount_options.clone().unwrap_or_default(), read_only: false };
+            let flags =
+                MountFlags { options: options.mount_options.clone().unwrap_or_default(), read_only: false };
             undo.push("unmount the staging folder", || self.host.unmount(&staging));
             self.host.mount(device, filesystem, &staging, &flags)?;
             self.host.settle(&staging, &Settle { uid: options.uid, gid: options.gid, mode: options.mode })?;
@@ -94,7 +103,12 @@ impl Driver {
 
     /// Makes a half-made image blank again, or takes it away when it is ours, provided that nobody else's data can be on it.
     /// The caller has claimed it.
-    pub(super) fn clear_half_made(&self, spec: &ImageSpec, record: &mut Record, has_image: bool) -> Result<()> {
+    pub(super) fn clear_half_made(
+        &self,
+        spec: &ImageSpec,
+        record: &mut Record,
+        has_image: bool,
+    ) -> Result<()> {
         let refuse = |found: &str| {
             Err(DriverError::new(
                 ErrorKind::ForeignData,
@@ -143,8 +157,10 @@ impl Driver {
         fs::check_options(kind, words)?;
         let minimum = Size::bytes(fs::minimum(kind, words));
         if size < minimum {
-            return Err(DriverError::invalid(format!("{size} is too small for {kind}, which needs {minimum}"))
-                .hint("give a larger size, or another fstype"));
+            return Err(DriverError::invalid(format!(
+                "{size} is too small for {kind}, which needs {minimum}"
+            ))
+            .hint("give a larger size, or another fstype"));
         }
         if let Some(options) = &record.options.mount_options {
             mount::parse(options)?;

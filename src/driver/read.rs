@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::api::Volume;
 use super::Driver;
+use super::api::Volume;
 use crate::backend::ImageInfo;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
@@ -42,7 +42,8 @@ impl Driver {
                 Some(mut known) => {
                     tracing::warn!(error = %e, "answered from the cache");
                     let mounted = self.table.all();
-                    known.mountpoint = known.mountpoint.filter(|m| mounted.iter().any(|v| v.refs.mountpoint == *m));
+                    known.mountpoint =
+                        known.mountpoint.filter(|m| mounted.iter().any(|v| v.refs.mountpoint == *m));
                     Ok(known)
                 }
                 None => Err(DriverError { kind: ErrorKind::Unreachable, ..e }),

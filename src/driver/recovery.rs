@@ -15,8 +15,8 @@ use super::{Driver, SHORT};
 use crate::backend::Device;
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
-use crate::lock;
 use crate::host::Mounted;
+use crate::lock;
 use crate::name::ImageSpec;
 
 /// How often the background thread looks after unsettled and orphaned volumes.

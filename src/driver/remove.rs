@@ -80,7 +80,9 @@ impl Driver {
                     let taken = e.kind == ErrorKind::AlreadyExists;
                     let e = self.undo(&to, undo, e);
                     if !taken {
-                        return Err(e.context(format_args!("Unable to rename with zz_ prefix: RBD Image({spec})")));
+                        return Err(
+                            e.context(format_args!("Unable to rename with zz_ prefix: RBD Image({spec})"))
+                        );
                     }
                 }
             }

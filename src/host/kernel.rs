@@ -11,12 +11,12 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 
-use super::{Checked, Content, Filesystem, Format, Host, MountFlags, Mounted, Settle, Usage};
+use super::{Checked, Content, Filesystem, Format, Host, MountFlags, Mounted, Process, Settle, Usage};
 use crate::backend::Device;
 use crate::deadline::Deadline;
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 use crate::linux::exec::Programs;
-use crate::linux::{blkdev, files, fs as filesystem, holders, mount, mountinfo, probe};
+use crate::linux::{blkdev, files, fs as filesystem, holders, mount, mountinfo, probe, process};
 
 /// The kernel and the programs of this host, for real.
 #[derive(Debug, Clone)]
@@ -138,6 +138,18 @@ impl Host for KernelHost {
 
     fn save(&self, path: &Path, content: &[u8]) -> Result<()> {
         Ok(files::save(path, content)?)
+    }
+
+    fn load(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        Ok(files::load(path)?)
+    }
+
+    fn files(&self, folder: &Path) -> Result<Vec<String>> {
+        Ok(files::names(folder)?)
+    }
+
+    fn is_alive(&self, process: Process) -> bool {
+        process::stat(process.pid).is_some_and(|stat| stat.start == process.start)
     }
 
     fn forget(&self, path: &Path) -> Result<()> {

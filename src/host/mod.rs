@@ -116,7 +116,10 @@ impl FromStr for FsKind {
             "ext4" => Ok(Self::Ext4),
             "xfs" => Ok(Self::Xfs),
             "btrfs" => Ok(Self::Btrfs),
-            _ => Err(DriverError::invalid(format!("unknown filesystem {text:?}")).hint("use ext4, xfs or btrfs")),
+            _ => {
+                Err(DriverError::invalid(format!("unknown filesystem {text:?}"))
+                    .hint("use ext4, xfs or btrfs"))
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::error::{CallError, OrCall};
 
+const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The kernel's random id of this boot: what was recorded under another one is from before a restart.
@@ -16,6 +17,11 @@ pub fn hostname() -> Result<String, CallError> {
     nix::unistd::gethostname()
         .map(|name| name.to_string_lossy().into_owned())
         .or_call("gethostname", "this host")
+}
+
+/// A random UUID, made by the kernel.
+pub fn random_uuid() -> Result<String, CallError> {
+    fs::read_to_string(RANDOM_UUID).map(|id| id.trim().to_owned()).or_call("read", RANDOM_UUID)
 }
 
 #[cfg(test)]

@@ -24,6 +24,25 @@ pub fn save(path: &Path, content: &[u8]) -> Result<(), CallError> {
     result
 }
 
+/// Reads a file; nothing when it is not there.
+pub fn load(path: &Path) -> Result<Option<Vec<u8>>, CallError> {
+    match fs::read(path) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        content => content.or_call("read", path.display()).map(Some),
+    }
+}
+
+/// The names of the files in a folder, hidden ones left out; none when it is not there.
+pub fn names(folder: &Path) -> Result<Vec<String>, CallError> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.or_call("readdir", folder.display())?,
+    };
+    let entries = entries.collect::<io::Result<Vec<_>>>().or_call("readdir", folder.display())?;
+    let names = entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names.filter(|name| !name.starts_with('.')).collect())
+}
+
 /// Removes a file, durably; what is not there is success.
 pub fn forget(path: &Path) -> Result<(), CallError> {
     match fs::remove_file(path) {

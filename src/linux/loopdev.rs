@@ -96,18 +96,24 @@ pub fn attach(backing: &File, name: &Path, read_only: bool) -> Result<Attached, 
     Err(last)
 }
 
-/// The device a file is attached to.
-pub fn find(backing: Backing) -> Result<Option<Loop>, CallError> {
-    Ok(all()?.into_iter().find(|device| device.backing == backing))
+/// The device that a file of this name is attached to. Only devices whose backing file bears its last part are opened:
+/// an open delays the detaching of a device that somebody is just taking down.
+pub fn find(backing: Backing, name: &Path) -> Result<Option<Loop>, CallError> {
+    let found = scan(|seen| seen.as_os_str().is_empty() || seen.file_name() == name.file_name())?;
+    Ok(found.into_iter().find(|device| device.backing == backing))
 }
 
 /// All attached devices of this host. One that vanishes meanwhile is left out.
 pub fn all() -> Result<Vec<Loop>, CallError> {
+    scan(|_| true)
+}
+
+fn scan(wanted: impl Fn(&Path) -> bool) -> Result<Vec<Loop>, CallError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(SYSFS).or_call("readdir", SYSFS)? {
         let entry = entry.or_call("readdir", SYSFS)?;
         if entry.file_name().as_bytes().starts_with(b"loop") {
-            found.extend(look_at(&entry.path(), &Path::new("/dev").join(entry.file_name()))?);
+            found.extend(look_at(&entry.path(), &Path::new("/dev").join(entry.file_name()), &wanted)?);
         }
     }
     found.sort_by_key(|device| device.number);
@@ -200,13 +206,16 @@ fn status(device: &File, path: &Path) -> Result<Option<uapi::loop_info64>, CallE
     }
 }
 
-fn look_at(sysfs: &Path, path: &Path) -> Result<Option<Loop>, CallError> {
+fn look_at(sysfs: &Path, path: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Option<Loop>, CallError> {
     let Some(mut backing_path) = read_attribute(&sysfs.join("loop/backing_file"))? else { return Ok(None) };
-    let Some(file) = open_attached(path)? else { return Ok(None) };
-    let Some(info) = status(&file, path)? else { return Ok(None) };
     if let Some(live) = backing_path.strip_suffix(" (deleted)") {
         backing_path.truncate(live.len());
     }
+    if !wanted(Path::new(&backing_path)) {
+        return Ok(None);
+    }
+    let Some(file) = open_attached(path)? else { return Ok(None) };
+    let Some(info) = status(&file, path)? else { return Ok(None) };
     let rdev = file.metadata().or_call("fstat", path.display())?.rdev();
     Ok(Some(Loop {
         path: path.to_owned(),

@@ -15,4 +15,5 @@ pub mod loopdev;
 pub mod mount;
 pub mod mountinfo;
 pub mod probe;
+pub mod process;
 mod uapi;

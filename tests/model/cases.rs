@@ -74,10 +74,17 @@ fn a_pool_given_as_an_option_is_found_again_by_the_bare_name() {
     assert_eq!(rig.driver.get("p2/foo").unwrap().mountpoint, rig.driver.get("foo").unwrap().mountpoint);
     rig.driver.unmount("p2/foo", "x").unwrap();
     let e = create(&rig.driver, "foo", &[("pool", "p3")]).unwrap_err();
-    assert_eq!(e.to_string(), "\"foo\" is the volume p2/foo already; use the name p3/foo for the one in pool \"p3\"");
+    assert_eq!(
+        e.to_string(),
+        "\"foo\" is the volume p2/foo already; use the name p3/foo for the one in pool \"p3\""
+    );
     assert_eq!(kind(create(&rig.driver, "foo", &[("pool", "rbd")])), ErrorKind::AlreadyExists);
     create(&rig.driver, "rbd/foo", &[]).unwrap();
-    assert_eq!(names(&rig.driver), ["foo", "rbd/foo"], "the one in the default pool shows under its whole name");
+    assert_eq!(
+        names(&rig.driver),
+        ["foo", "rbd/foo"],
+        "the one in the default pool shows under its whole name"
+    );
     rig.driver.remove("foo").unwrap();
     assert_eq!(names(&rig.driver), ["foo"], "and under the bare one when that is free");
     assert_eq!(rig.driver.get("foo").unwrap().status["image"], "rbd/foo");
@@ -110,7 +117,11 @@ fn other_options_than_those_it_was_made_with_are_an_error() {
     create(&rig.driver, "foo", &[("size", "128M"), ("uid", "5")]).unwrap();
     create(&rig.driver, "foo", &[("size", "128")]).unwrap();
     let e = create(&rig.driver, "foo", &[("size", "256"), ("mode", "700")]).unwrap_err();
-    assert!(e.to_string().contains("exists with other options: mode is not set, not 0700, size is 128M, not 256M"), "{e}");
+    assert!(
+        e.to_string()
+            .contains("exists with other options: mode is not set, not 0700, size is 128M, not 256M"),
+        "{e}"
+    );
 }
 
 #[test]
@@ -176,7 +187,10 @@ fn images_of_others_are_usable_and_never_formatted_over() {
     rig.driver.mount("formatted", "x", None).unwrap();
     rig.driver.mount("blank", "x", None).unwrap();
     let e = rig.driver.mount("luks", "x", None).unwrap_err();
-    assert!(e.to_string().contains("holds crypto_LUKS, which is no filesystem that this plugin mounts"), "{e}");
+    assert!(
+        e.to_string().contains("holds crypto_LUKS, which is no filesystem that this plugin mounts"),
+        "{e}"
+    );
     let e = rig.driver.mount("raw", "x", None).unwrap_err();
     assert!(e.to_string().contains("has no filesystem, but was written to"), "{e}");
     assert_eq!(rig.read("formatted").as_deref(), Some("precious"));

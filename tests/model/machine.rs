@@ -183,7 +183,11 @@ impl Machine {
         self.rig.check();
         for (volume, expected) in &self.expected {
             assert_eq!(self.seen(volume), (expected.exists, expected.uses), "{volume}");
-            assert_eq!(self.rig.read(volume), expected.exists.then(|| expected.data.clone()), "{volume}: its data");
+            assert_eq!(
+                self.rig.read(volume),
+                expected.exists.then(|| expected.data.clone()),
+                "{volume}: its data"
+            );
         }
     }
 }
@@ -205,7 +209,8 @@ impl StateMachineTest for Machine {
         for volume in ["a", "b"] {
             for (id, count) in machine.rig.uses(volume) {
                 for _ in 0..count {
-                    machine.step(&Step { operation: Operation::Unmount(volume, leak(&id)), fault: Fault::None });
+                    machine
+                        .step(&Step { operation: Operation::Unmount(volume, leak(&id)), fault: Fault::None });
                 }
             }
             for id in ["x", "y"] {

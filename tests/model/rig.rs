@@ -56,7 +56,8 @@ fn open(world: &World, faults: &Arc<Faults>, removal: Removal, plugin: &str) -> 
     };
     let backend: Arc<dyn Backend> = sim.clone();
     let host: Arc<dyn Host> = sim;
-    Driver::open(settings, Arc::new(Faulty::new(faults, backend)), Arc::new(Faulty::new(faults, host))).unwrap()
+    Driver::open(settings, Arc::new(Faulty::new(faults, backend)), Arc::new(Faulty::new(faults, host)))
+        .unwrap()
 }
 
 impl Rig {
@@ -95,7 +96,8 @@ impl Rig {
 
     pub(crate) fn uses(&self, name: &str) -> Uses {
         let Ok(volume) = self.driver.get(name) else { return Uses::new() };
-        let counts = volume.status.get("mount-ids").and_then(|ids| ids.as_object()).cloned().unwrap_or_default();
+        let counts =
+            volume.status.get("mount-ids").and_then(|ids| ids.as_object()).cloned().unwrap_or_default();
         counts.into_iter().map(|(id, count)| (id, count.as_u64().unwrap())).collect()
     }
 
@@ -105,7 +107,9 @@ impl Rig {
         assert!(state.destroyed.is_empty(), "formatted over data: {:?}", state.destroyed);
         let mounted: Vec<ImageSpec> = {
             let root = PathBuf::from("/m/p1");
-            let of = |m: &rbd_docker_plugin::host::Mounted| ImageSpec::from_place(m.target.strip_prefix(&root).ok()?);
+            let of = |m: &rbd_docker_plugin::host::Mounted| {
+                ImageSpec::from_place(m.target.strip_prefix(&root).ok()?)
+            };
             state.mounts.iter().map(|m| of(m).unwrap_or_else(|| panic!("stray mount {m:?}"))).collect()
         };
         let mut sorted = mounted.clone();

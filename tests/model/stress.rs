@@ -56,7 +56,10 @@ fn of_two_plugins_one_wins_each_volume() {
     assert_eq!(won.iter().sum::<usize>(), 15, "each volume has exactly one winner: {won:?}");
     let e = [&rig.driver, &neighbour].map(|d| VolumeDriver::mount(&**d, "v0", "id2", None)).into_iter();
     let lost = e.filter_map(Result::err).next().unwrap();
-    assert!(lost.to_string().starts_with("Unable to get Exclusive Lock: rbd/v0 is in use by plugin"), "{lost}");
+    assert!(
+        lost.to_string().starts_with("Unable to get Exclusive Lock: rbd/v0 is in use by plugin"),
+        "{lost}"
+    );
 }
 
 #[test]

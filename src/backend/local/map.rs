@@ -44,8 +44,12 @@ impl Mapper for LocalBackend {
             if !busy {
                 return error;
             }
-            DriverError { kind: ErrorKind::InUse, message: format!("{spec}: its device is still open"), ..error }
-                .hint("another mount namespace may still have it mounted")
+            DriverError {
+                kind: ErrorKind::InUse,
+                message: format!("{spec}: its device is still open"),
+                ..error
+            }
+            .hint("another mount namespace may still have it mounted")
         })
     }
 

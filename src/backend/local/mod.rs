@@ -54,8 +54,8 @@ impl LocalBackend {
         let dir = dir.canonicalize().or_call("realpath", dir.display())?;
         let paths = Paths { dir };
         let marker = paths.marker();
-        match fs::read(&marker) {
-            Ok(content) => match serde_json::from_slice::<Marker>(&content) {
+        match files::load(&marker)? {
+            Some(content) => match serde_json::from_slice::<Marker>(&content) {
                 Ok(Marker { format: FORMAT }) => {}
                 Ok(Marker { format }) => {
                     return Err(DriverError::new(
@@ -65,15 +65,17 @@ impl LocalBackend {
                     .hint("use the version of the plugin that made it, or a newer one"));
                 }
                 Err(e) => {
-                    return Err(DriverError::new(ErrorKind::Config, format!("{} is damaged: {e}", marker.display()))
-                        .hint(format!("write {{\"format\":{FORMAT}}} to it if the folder is the right one")));
+                    return Err(DriverError::new(
+                        ErrorKind::Config,
+                        format!("{} is damaged: {e}", marker.display()),
+                    )
+                    .hint(format!("write {{\"format\":{FORMAT}}} to it if the folder is the right one")));
                 }
             },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            None => {
                 let content = serde_json::to_vec(&Marker { format: FORMAT }).unwrap_or_default();
                 files::save(&marker, &content)?;
             }
-            Err(e) => Err(e).or_call("read", marker.display())?,
         }
         Ok(Self { names: Names::new(&paths), paths, identity, held: Mutex::default() })
     }

@@ -47,19 +47,18 @@ impl Names {
     }
 
     fn read(&self) -> Result<Bindings> {
-        let content = match fs::read(&self.file) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Bindings::new()),
-            content => content.or_call("read", self.file.display())?,
-        };
-        serde_json::from_slice(&content)
-            .map_err(|e| DriverError::new(ErrorKind::Failed, format!("{} is damaged: {e}", self.file.display())))
+        let Some(content) = files::load(&self.file)? else { return Ok(Bindings::new()) };
+        serde_json::from_slice(&content).map_err(|e| {
+            DriverError::new(ErrorKind::Failed, format!("{} is damaged: {e}", self.file.display()))
+        })
     }
 
     pub(super) fn bind(&self, name: &str, spec: &ImageSpec) -> Result<()> {
         self.change(|bindings| match bindings.get(name) {
-            Some(bound) if bound != spec => {
-                Err(DriverError::new(ErrorKind::AlreadyExists, format!("{name:?} is the volume {bound} already")))
-            }
+            Some(bound) if bound != spec => Err(DriverError::new(
+                ErrorKind::AlreadyExists,
+                format!("{name:?} is the volume {bound} already"),
+            )),
             Some(_) => Ok(false),
             None => {
                 bindings.insert(name.to_owned(), spec.clone());

@@ -54,13 +54,17 @@ impl LocalBackend {
             return Ok(());
         }
         if owner.host != self.identity.host {
-            return Err(in_use(spec, owner).hint(format!("if that host is gone for good, remove {}", path.display())));
+            return Err(
+                in_use(spec, owner).hint(format!("if that host is gone for good, remove {}", path.display()))
+            );
         }
         if owner.boot_id == self.identity.boot_id
             && let Some(device) = self.mapping(spec)?
         {
-            return Err(in_use(spec, owner)
-                .hint(format!("that plugin is not running, but the image is on {}: start it", device.path.display())));
+            return Err(in_use(spec, owner).hint(format!(
+                "that plugin is not running, but the image is on {}: start it",
+                device.path.display()
+            )));
         }
         tracing::warn!(image = %spec, %owner, "taking over from an owner that is gone");
         Ok(())
@@ -98,8 +102,11 @@ fn lock_file(path: &Path) -> Result<File> {
                 let who = serde_json::from_slice::<Owner>(&content);
                 let who = who.map_or_else(|_| "somebody".to_owned(), |owner| owner.to_string());
                 let what = path.with_extension("img");
-                return Err(DriverError::new(ErrorKind::InUse, format!("{} is in use by {who}", what.display()))
-                    .hint("unmount the volume there"));
+                return Err(DriverError::new(
+                    ErrorKind::InUse,
+                    format!("{} is in use by {who}", what.display()),
+                )
+                .hint("unmount the volume there"));
             }
             Err(TryLockError::Error(e)) => Err(e).or_call("flock", path.display())?,
         }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,23 +12,15 @@ use nix::unistd::{Whence, lseek64};
 
 use super::LocalBackend;
 use crate::backend::{ImageInfo, ImageStore, Owner, Record};
-use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
+use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::files;
 use crate::name::ImageSpec;
 use crate::size::Size;
 
-/// The answer of a call that may say "not there".
-fn maybe<T>(answer: io::Result<T>, call: &'static str, path: &Path) -> Result<Option<T>, CallError> {
-    match answer {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        answer => answer.or_call(call, path.display()).map(Some),
-    }
-}
-
 impl LocalBackend {
     fn record(&self, spec: &ImageSpec) -> Result<Option<Record>> {
         let path = self.paths.record(spec);
-        let Some(content) = maybe(fs::read(&path), "read", &path)? else { return Ok(None) };
+        let Some(content) = files::load(&path)? else { return Ok(None) };
         serde_json::from_slice(&content).map(Some).map_err(|e| {
             DriverError::new(ErrorKind::Failed, format!("the record {} is damaged: {e}", path.display()))
                 .hint("repair it, or move it away to use the image as one that somebody else made")
@@ -45,7 +36,10 @@ impl LocalBackend {
 impl ImageStore for LocalBackend {
     fn info(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>> {
         let path = self.paths.image(spec);
-        let image = maybe(fs::metadata(&path), "stat", &path)?;
+        let image = match fs::metadata(&path) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
+            image => Some(image.or_call("stat", path.display())?),
+        };
         let record = self.record(spec)?;
         if image.is_none() && record.is_none() {
             return self.paths.is_there().map(|()| None);
@@ -74,8 +68,9 @@ impl ImageStore for LocalBackend {
     }
 
     fn write_record(&self, spec: &ImageSpec, record: &Record) -> Result<()> {
-        let content = serde_json::to_vec_pretty(record)
-            .map_err(|e| DriverError::new(ErrorKind::Failed, format!("cannot write the record of {spec}: {e}")))?;
+        let content = serde_json::to_vec_pretty(record).map_err(|e| {
+            DriverError::new(ErrorKind::Failed, format!("cannot write the record of {spec}: {e}"))
+        })?;
         Ok(files::save(&self.paths.record(spec), &content)?)
     }
 
@@ -125,8 +120,7 @@ impl ImageStore for LocalBackend {
     }
 
     fn owner(&self, spec: &ImageSpec) -> Result<Option<Owner>> {
-        let path = self.paths.owner(spec);
-        let content = maybe(fs::read(&path), "read", &path)?;
+        let content = files::load(&self.paths.owner(spec))?;
         Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
     }
 

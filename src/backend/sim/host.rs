@@ -6,14 +6,13 @@ use super::{Data, Image, Sim, State};
 use crate::backend::Device;
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::{
-    Checked, Content, Filesystem, Format, Host, MountFlags, Mounted, Process, Settle, Usage,
-};
+use crate::host::{Checked, Content, Filesystem, Format, Host, MountFlags, Mounted, Process, Settle, Usage};
 use crate::name::ImageSpec;
 
 impl State {
     fn image_on(&mut self, device: &Device) -> Result<(ImageSpec, &mut Image)> {
-        let gone = || DriverError::new(ErrorKind::Failed, format!("{}: no such device", device.path.display()));
+        let gone =
+            || DriverError::new(ErrorKind::Failed, format!("{}: no such device", device.path.display()));
         let spec = self.devices.get(&device.number.1).cloned().ok_or_else(gone)?;
         let image = self.images.get_mut(&spec).ok_or_else(gone)?;
         Ok((spec, image))
@@ -103,7 +102,13 @@ impl Host for Sim {
     }
 
     fn usage(&self, _target: &Path) -> Result<Usage> {
-        Ok(Usage { size: 1 << 20, used: 1 << 10, available: (1 << 20) - (1 << 10), inodes: 100, inodes_used: 1 })
+        Ok(Usage {
+            size: 1 << 20,
+            used: 1 << 10,
+            available: (1 << 20) - (1 << 10),
+            inodes: 100,
+            inodes_used: 1,
+        })
     }
 
     fn held_elsewhere(&self, device: &Device) -> Result<bool> {

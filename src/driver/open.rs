@@ -1,0 +1,90 @@
+//! From the plugin's settings to a driver that is ready to serve.
+
+use std::sync::Arc;
+
+use super::api::VolumeDriver;
+use super::{Driver, Settings};
+use crate::backend::local::LocalBackend;
+use crate::backend::sim::World;
+use crate::backend::{Backend, Owner};
+use crate::config::{self, Config};
+use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::host::Host;
+use crate::host::kernel::KernelHost;
+use crate::linux::boot;
+use crate::linux::exec::Programs;
+
+/// Opens the backend, recovers what an earlier life left, and begins to look after the volumes.
+pub fn open(config: &Config) -> Result<Arc<dyn VolumeDriver>> {
+    let boot_id = boot::boot_id()?;
+    let identity = Owner {
+        host: boot::hostname()?,
+        boot_id: boot_id.clone(),
+        plugin: config.name.clone(),
+        root: config.mount.join(&config.name),
+        since: 0,
+    };
+    let settings = Settings {
+        pool: config.pool.clone(),
+        create: config.create,
+        removal: config.remove,
+        size: config.size,
+        fs: config.fs,
+        root: identity.root.clone(),
+        state: config.state.join(&config.name),
+        scope: config.scope,
+        wait: config.wait,
+        orphan_grace: config.orphan_grace,
+        boot_id,
+    };
+    let (backend, host): (Arc<dyn Backend>, Arc<dyn Host>) = match &config.backend {
+        config::Backend::Local(dir) => {
+            let programs = Programs::find();
+            for program in programs.missing() {
+                tracing::debug!(program = program.name(), package = program.package(), "is not installed");
+            }
+            (Arc::new(LocalBackend::open(dir, identity)?), Arc::new(KernelHost::new(programs)))
+        }
+        config::Backend::Sim => {
+            let sim = World::new().plugin(identity);
+            (sim.clone(), sim)
+        }
+        config::Backend::Rbd => {
+            return Err(DriverError::new(ErrorKind::Config, "backend rbd: this build has no Ceph support")
+                .hint("to try the plugin without Ceph: --backend local --local-dir DIR"));
+        }
+    };
+    let driver = open_at_fault_points(settings, backend, host)?;
+    driver.look_after().or_call("clone", "the look-after thread")?;
+    Ok(driver)
+}
+
+#[cfg(not(feature = "fault-points"))]
+fn open_at_fault_points(
+    settings: Settings,
+    backend: Arc<dyn Backend>,
+    host: Arc<dyn Host>,
+) -> Result<Arc<Driver>> {
+    Driver::open(settings, backend, host)
+}
+
+/// The crash tests kill the plugin at a point that they choose by `RBD_FAULT_POINT`, counted from when it is ready.
+#[cfg(feature = "fault-points")]
+fn open_at_fault_points(
+    settings: Settings,
+    backend: Arc<dyn Backend>,
+    host: Arc<dyn Host>,
+) -> Result<Arc<Driver>> {
+    use crate::backend::fault::{Faults, Faulty, Plan};
+    let Some(point) = std::env::var("RBD_FAULT_POINT").ok().and_then(|point| point.parse().ok()) else {
+        return Driver::open(settings, backend, host);
+    };
+    let faults = Faults::new(Plan::Count);
+    let driver = Driver::open(
+        settings,
+        Arc::new(Faulty::new(&faults, backend)),
+        Arc::new(Faulty::new(&faults, host)),
+    )?;
+    faults.arm(Plan::Kill(point));
+    Ok(driver)
+}

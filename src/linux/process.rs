@@ -1,0 +1,51 @@
+//! Other processes, as `/proc` shows them.
+
+use std::fs;
+
+/// What tells a process from another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Its name, as the kernel cuts it.
+    pub name: String,
+    /// When it was started, in clock ticks since boot.
+    pub start: u64,
+}
+
+/// A process that is there, zombies included; `None` when it is not, or cannot be seen.
+pub fn stat(pid: i32) -> Option<Stat> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&String::from_utf8_lossy(&stat))
+}
+
+/// Parses `/proc/PID/stat`. The name, in parentheses, may itself hold blanks and parentheses.
+pub fn parse_stat(stat: &str) -> Option<Stat> {
+    let (before, after) = stat.rsplit_once(')')?;
+    let (_, name) = before.split_once('(')?;
+    // `after` begins with field 3; the start time is field 22.
+    let start = after.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    Some(Stat { name: name.to_owned(), start })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_ends_at_the_last_parenthesis() {
+        let tail = "S 1 2 3 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 9 0 123456 1 2 3";
+        for name in ["dockerd", "a) (b", ""] {
+            let stat = parse_stat(&format!("42 ({name}) {tail}")).unwrap();
+            assert_eq!((stat.name.as_str(), stat.start), (name, 123_456));
+        }
+        for broken in ["42 (dockerd) S 1", "42 dockerd", ""] {
+            assert_eq!(parse_stat(broken), None);
+        }
+    }
+
+    #[test]
+    fn this_process_has_a_start() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        assert!(stat(me).unwrap().start > 0);
+        assert_eq!(stat(-1), None);
+    }
+}
