@@ -176,6 +176,11 @@ impl From<CallError> for DriverError {
                 "the kernel refused the filesystem or a mount option",
                 Some("the kernel log (dmesg) names the reason"),
             ),
+            ("mount", Errno::EACCES | Errno::EROFS) => (
+                K::Failed,
+                "the device is read-only",
+                Some("mount the volume read-only, or make its image writable"),
+            ),
             ("mount", Errno::ENODEV) => {
                 (K::MissingTool, "the kernel does not know this filesystem", Some("load its kernel module"))
             }

@@ -83,8 +83,9 @@ pub fn mount(device: &Path, fstype: &str, target: &Path, options: &Options) -> R
 
 /// Unmounts what is mounted on top at a directory; whether something was. It never follows a symbolic link.
 pub fn unmount(target: &Path) -> Result<bool, CallError> {
-    let failed = match sys_mount::unmount(target, UnmountFlags::NOFOLLOW).or_call("umount2", target.display())
-    {
+    // The constant of this name in sys-mount 3.1 is that of open(2), and umount2(2) answers EINVAL to it.
+    let no_follow = UnmountFlags::from_bits_retain(libc::UMOUNT_NOFOLLOW);
+    let failed = match sys_mount::unmount(target, no_follow).or_call("umount2", target.display()) {
         Ok(()) => return Ok(true),
         Err(failed) => failed,
     };

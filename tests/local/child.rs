@@ -1,0 +1,84 @@
+//! The parts that a test plays in a process of its own, to be killed there.
+//!
+//! A part says `ready <what>` on its standard output when its work is done, and then waits to be killed.
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
+use std::{env, io};
+
+use rbd_docker_plugin::deadline::Deadline;
+use rbd_docker_plugin::linux::{exec, loopdev};
+
+const PART: &str = "LOCAL_TIER_PART";
+const OBJECT: &str = "LOCAL_TIER_OBJECT";
+
+/// Plays the part that the environment asks for, if any.
+pub(crate) fn run() -> Option<ExitCode> {
+    let part = env::var(PART).ok()?;
+    let object = env::var_os(OBJECT).unwrap_or_default();
+    let path = Path::new(&object);
+    match part.as_str() {
+        "attach" => {
+            let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+            let attached = loopdev::attach(&file, path, false).unwrap();
+            ready(&attached.path.display().to_string());
+        }
+        "namespace" => {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            ready("");
+        }
+        "exec" => {
+            println!("ready ");
+            io::stdout().flush().unwrap();
+            let script = format!("echo $$ > {}.new; mv {0}.new {0}; exec sleep 600", path.display());
+            let _ = exec::run(
+                Path::new("/bin/sh"),
+                exec::Program::E2fsck,
+                &["-c", &script],
+                Deadline::after(Duration::from_secs(600)),
+            );
+        }
+        other => panic!("no part {other}"),
+    }
+    Some(ExitCode::SUCCESS)
+}
+
+fn ready(what: &str) {
+    println!("ready {what}");
+    io::stdout().flush().unwrap();
+    // Ends when the test does.
+    let _ = io::stdin().read(&mut [0]);
+}
+
+/// A part played in another process; killed with SIGKILL when dropped.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) process: Child,
+    pub(crate) said: String,
+}
+
+impl Part {
+    pub(crate) fn play(part: &str, object: &Path) -> Self {
+        let mut process = Command::new(env::current_exe().unwrap())
+            .env(PART, part)
+            .env(OBJECT, object)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let said = line.strip_prefix("ready ").expect("the part fails").trim().to_owned();
+        Self { process, said }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}

@@ -1,0 +1,265 @@
+//! Loop devices, mounts, processes: what the kernel does with them.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+use nix::errno::Errno;
+use rbd_docker_plugin::backend::Device;
+use rbd_docker_plugin::deadline::Deadline;
+use rbd_docker_plugin::error::ErrorKind;
+use rbd_docker_plugin::host::{Content, Host, MountFlags};
+use rbd_docker_plugin::linux::{blkdev, loopdev, probe};
+
+use crate::child::Part;
+use crate::filesystems::made;
+use crate::rig::{Ready, Rig, trial};
+
+pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
+    let t = |name: &str, test: fn(&Rig)| trial(&format!("kernel::{name}"), ready, test);
+    vec![
+        t("loop_attach_find_detach", loop_attach_find_detach),
+        t("loop_read_only", loop_read_only),
+        t("loop_vanishes_with_its_holder", loop_vanishes_with_its_holder),
+        t("loop_killed_attacher_leaves_nothing", loop_killed_attacher_leaves_nothing),
+        t("loop_many_and_at_once", loop_many_and_at_once),
+        t("loop_detach_tells_who_is_not_done", loop_detach_tells_who_is_not_done),
+        t("loop_detach_spares_a_successor", loop_detach_spares_a_successor),
+        t("loop_odd_names", loop_odd_names),
+        t("ends_of_a_device", ends_of_a_device),
+        t("a_lost_device_is_an_error", a_lost_device_is_an_error),
+        t("unmount_is_idempotent", unmount_is_idempotent),
+        t("busy_unmount_names_the_holder", busy_unmount_names_the_holder),
+        t("mounts_in_other_namespaces", mounts_in_other_namespaces),
+        t("folders", folders),
+        t("a_killed_plugin_takes_its_program_along", a_killed_plugin_takes_its_program_along),
+    ]
+}
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(2))
+}
+
+fn backing(path: &Path) -> loopdev::Backing {
+    loopdev::Backing::from(&fs::metadata(path).unwrap())
+}
+
+/// Waits for what happens a moment after the event that causes it.
+fn eventually(what: &str, mut test: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !test() {
+        assert!(begin.elapsed() < Duration::from_secs(5), "never: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn loop_attach_find_detach(rig: &Rig) {
+    let image = rig.image("a", 4);
+    assert_eq!(loopdev::find(backing(&image)).unwrap(), None);
+    let device = rig.attach(&image, false);
+    let found = loopdev::find(backing(&image)).unwrap().unwrap();
+    assert_eq!((&found.path, found.number), (&device.path, device.number));
+    assert_eq!(found.backing_path, image);
+    assert!(found.autoclear && !found.read_only);
+    let file = blkdev::open(&device.path).unwrap();
+    assert_eq!(blkdev::size(&file, &device.path).unwrap(), 4 << 20);
+    drop((file, device));
+    loopdev::detach(&found.path, found.backing, soon()).unwrap();
+    loopdev::detach(&found.path, found.backing, soon()).unwrap();
+    assert_eq!(loopdev::find(backing(&image)).unwrap(), None);
+}
+
+fn loop_read_only(rig: &Rig) {
+    let image = rig.image("a", 4);
+    let device = rig.attach(&image, true);
+    assert!(loopdev::find(backing(&image)).unwrap().unwrap().read_only);
+    let file = blkdev::open(&device.path).unwrap();
+    assert!(blkdev::is_read_only(&file, &device.path).unwrap());
+    let written =
+        OpenOptions::new().write(true).open(&device.path).and_then(|file| file.write_all_at(b"x", 0));
+    assert!(written.is_err());
+}
+
+fn loop_vanishes_with_its_holder(rig: &Rig) {
+    let image = rig.image("a", 4);
+    drop(rig.attach(&image, false));
+    eventually("detached", || loopdev::find(backing(&image)).unwrap().is_none());
+}
+
+fn loop_killed_attacher_leaves_nothing(rig: &Rig) {
+    let image = rig.image("a", 4);
+    let part = Part::play("attach", &image);
+    assert_eq!(loopdev::find(backing(&image)).unwrap().unwrap().path, Path::new(&part.said));
+    drop(part);
+    eventually("detached", || loopdev::find(backing(&image)).unwrap().is_none());
+}
+
+fn loop_many_and_at_once(rig: &Rig) {
+    let images: Vec<_> = (0..72).map(|n| rig.image(&format!("i{n}"), 1)).collect();
+    let devices: Vec<Device> = thread::scope(|scope| {
+        let workers: Vec<_> = images
+            .chunks(9)
+            .map(|part| {
+                scope.spawn(move || part.iter().map(|image| rig.attach(image, false)).collect::<Vec<_>>())
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    assert_eq!(devices.iter().map(|d| &d.path).collect::<BTreeSet<_>>().len(), 72);
+    let begin = Instant::now();
+    let one_more = rig.device("one-more", 1);
+    assert!(begin.elapsed() < Duration::from_millis(250), "attaching must not look at the others");
+    assert_eq!(loopdev::find(backing(&images[40])).unwrap().unwrap().path, devices[40].path);
+    drop((one_more, devices));
+}
+
+fn loop_detach_tells_who_is_not_done(rig: &Rig) {
+    let image = rig.image("a", 4);
+    let device = rig.attach(&image, false);
+    let e = loopdev::detach(&device.path, backing(&image), Deadline::after(Duration::from_millis(100)))
+        .unwrap_err();
+    assert_eq!((e.call, e.errno), ("LOOP_CLR_FD", Errno::EBUSY));
+    drop(device.hold);
+    loopdev::detach(&device.path, backing(&image), soon()).unwrap();
+    assert_eq!(loopdev::find(backing(&image)).unwrap(), None);
+}
+
+fn loop_detach_spares_a_successor(rig: &Rig) {
+    let (old, new) = (rig.image("old", 4), rig.image("new", 4));
+    let device = rig.attach(&new, false);
+    loopdev::detach(&device.path, backing(&old), soon()).unwrap();
+    assert_eq!(loopdev::find(backing(&new)).unwrap().unwrap().path, device.path);
+}
+
+fn loop_odd_names(rig: &Rig) {
+    let long = format!("{}/{}", "d".repeat(200), "f".repeat(200));
+    fs::create_dir(rig.path(&"d".repeat(200))).unwrap();
+    for name in [&*long, "a b\n(deleted)", "gone (deleted)"] {
+        let image = rig.image(name, 1);
+        let identity = backing(&image);
+        let device = rig.attach(&image, false);
+        assert_eq!(loopdev::find(identity).unwrap().unwrap().path, device.path, "{name}");
+        fs::remove_file(&image).unwrap();
+        assert_eq!(loopdev::find(identity).unwrap().unwrap().path, device.path, "{name}, deleted");
+    }
+}
+
+fn ends_of_a_device(rig: &Rig) {
+    for (mib, offset, zero) in
+        [(1, 5_000, false), (3, 100, false), (3, (3 << 20) - 1, false), (3, 3 << 19, true)]
+    {
+        let image = rig.image("a", mib);
+        let device = rig.attach(&image, false);
+        let host = rig.host();
+        assert!(host.ends_are_zero(&device).unwrap());
+        assert_eq!(host.probe(&device).unwrap(), Content::Nothing);
+        OpenOptions::new().write(true).open(&device.path).unwrap().write_all_at(b"x", offset).unwrap();
+        assert_eq!(host.ends_are_zero(&device).unwrap(), zero, "a byte at {offset} of {mib} MiB");
+        assert_eq!(host.probe(&device).unwrap(), Content::Nothing);
+    }
+}
+
+fn a_lost_device_is_an_error(rig: &Rig) {
+    let image = rig.image("a", 4);
+    let path = rig.attach(&image, false).unheld().path;
+    eventually("detached", || loopdev::find(backing(&image)).unwrap().is_none());
+    // Another process of this machine may be given the number at any time.
+    if loopdev::all().unwrap().iter().all(|l| l.path != path) {
+        assert_eq!(probe::probe(&path).unwrap_err().errno, Errno::ENXIO);
+        assert_eq!(blkdev::ends_are_zero(&path).unwrap_err().errno, Errno::ENXIO);
+    }
+    assert_eq!(probe::probe(&image).unwrap_err().errno, Errno::ENOTBLK);
+    assert_eq!(probe::probe(&rig.path("none")).unwrap_err().errno, Errno::ENOENT);
+}
+
+fn unmount_is_idempotent(rig: &Rig) {
+    let host = rig.host();
+    let (device, fs) = made(rig, "a", 16);
+    let target = rig.folder("m n");
+    host.unmount(&target).unwrap();
+    host.unmount(&rig.path("missing")).unwrap();
+    host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+    host.mount(&device.unheld(), &fs, &target, &MountFlags::default()).expect_err("it is there already");
+    let mounted = host.mounts().unwrap().into_iter().find(|m| m.target == target).unwrap();
+    assert_eq!((mounted.number, mounted.read_only), (device.number, false));
+    assert_eq!((mounted.fstype.as_str(), Path::new(&mounted.source)), ("ext4", device.path.as_path()));
+    assert_eq!(host.remove_dir(&target).unwrap_err().kind, ErrorKind::InUse);
+    host.unmount(&target).unwrap();
+    host.unmount(&target).unwrap();
+}
+
+fn busy_unmount_names_the_holder(rig: &Rig) {
+    let host = rig.host();
+    let (device, fs) = made(rig, "a", 16);
+    let target = rig.folder("m");
+    host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+    let mut sleeper = Command::new("sleep").arg("600").current_dir(&target).spawn().unwrap();
+    let pid = sleeper.id();
+    eventually("the program runs", || {
+        fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().trim() == "sleep"
+    });
+    let e = host.unmount(&target).unwrap_err();
+    assert_eq!(e.kind, ErrorKind::InUse);
+    assert!(e.message.contains(&format!("sleep (pid {pid}, working directory)")), "{e}");
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+
+    let open = File::create(target.join("file")).unwrap();
+    let e = host.unmount(&target).unwrap_err();
+    assert!(e.message.contains(&format!("(pid {}, open {}", std::process::id(), target.display())), "{e}");
+    drop(open);
+
+    let inner = target.join("inner");
+    fs::create_dir(&inner).unwrap();
+    let (device, fs) = made(rig, "b", 16);
+    host.mount(&device, &fs, &inner, &MountFlags::default()).unwrap();
+    let e = host.unmount(&target).unwrap_err();
+    assert!(e.message.contains(&format!("a mount at {}", inner.display())), "{e}");
+    host.unmount(&inner).unwrap();
+    host.unmount(&target).unwrap();
+}
+
+fn mounts_in_other_namespaces(rig: &Rig) {
+    let host = rig.host();
+    let (device, fs) = made(rig, "a", 16);
+    let target = rig.folder("m");
+    assert!(!host.held_elsewhere(&device).unwrap());
+    host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+    assert!(!host.held_elsewhere(&device).unwrap(), "mounted here alone");
+    let part = Part::play("namespace", Path::new(""));
+    assert!(host.held_elsewhere(&device).unwrap(), "a copy");
+    // The copy of a private mount stays when ours goes.
+    host.unmount(&target).unwrap();
+    assert!(host.held_elsewhere(&device).unwrap(), "only the copy");
+    drop(part);
+    eventually("released", || !host.held_elsewhere(&device).unwrap());
+}
+
+fn folders(rig: &Rig) {
+    let host = rig.host();
+    let dir = rig.path("a/b/c");
+    host.make_dir(&dir).unwrap();
+    host.make_dir(&dir).unwrap();
+    assert_eq!(host.remove_dir(&rig.path("a")).unwrap_err().kind, ErrorKind::Failed);
+    host.remove_dir(&dir).unwrap();
+    host.remove_dir(&dir).unwrap();
+    host.save(&rig.path("a/state"), b"x").unwrap();
+    host.forget(&rig.path("a/state")).unwrap();
+}
+
+fn a_killed_plugin_takes_its_program_along(rig: &Rig) {
+    let note = rig.path("pid");
+    let part = Part::play("exec", &note);
+    eventually("the program runs", || note.exists());
+    let pid = fs::read_to_string(&note).unwrap().trim().to_owned();
+    drop(part);
+    eventually("the program is gone", || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    });
+}
