@@ -39,7 +39,7 @@ pub fn command() -> Command {
         .after_long_help(AFTER_LONG_HELP)
         .after_help("`--help` tells more: volume names and options, files, environment, signals, examples.")
         .override_usage("rbd-docker-plugin [--FLAG VALUE]...")
-        .max_term_width(110)
+        .max_term_width(100)
         .args_override_self(true)
         .args(KEYS.iter().map(argument))
 }
@@ -82,54 +82,68 @@ fn respell(argument: OsString) -> OsString {
 }
 
 const LONG_ABOUT: &str = "\
-rbd-docker-plugin is a Docker volume driver. It listens on <plugins>/<name>.sock, where Docker finds it as the driver
-<name>, and gives containers volumes that are images in a Ceph cluster (RBD) or, for trying it out, files of this host.
-A volume is created, formatted, checked, mounted and unmounted as containers need it; containers of one host share one
+rbd-docker-plugin is a Docker volume driver. It listens on <plugins>/<name>.sock, where Docker finds it as the driver \
+<name>, and gives containers volumes that are images in a Ceph cluster (RBD) or, for trying it out, files of this host. \
+A volume is created, formatted, checked, mounted and unmounted as containers need it; containers of one host share one \
 mount, and no two hosts mount one image at the same time.
 
 A flag may be written -x or --x, with its value after a blank or a '='.";
 
+/// Lines of 78 columns at most: clap would break longer ones without regard to the columns.
 const AFTER_LONG_HELP: &str = "\
 VOLUME NAMES
-  [pool/[namespace/]]image[@size]    Letters, digits, '-', '_' and '.'. Without a pool: --pool. The size, in MiB, only
-                                     matters when the image is created. `foo`, `rbd/foo` and `foo@1024` are one image.
+  [pool/[namespace/]]image[@size], made of letters, digits, '-', '_', '.'.
+  Without a pool it is in --pool. The size, in MiB, only matters when the
+  image is created: foo, rbd/foo and foo@1024 are one image.
 
 VOLUME OPTIONS (docker volume create -d rbd -o KEY=VALUE)
-  size=SIZE            Size of the image: MiB, or with K, M, G, T.
-  pool=POOL            Pool of the image; remembered for the bare name.
-  fstype=FS            ext4, xfs or btrfs.
-  mkfs-options=WORDS   Further options for mkfs, quoted as in a shell.
-  mount-options=LIST   Mount options as in fstab: noatime,discard.
-  uid=N, gid=N         Owner and group of the volume's root directory, set once when it is formatted.
-  mode=OCTAL           Its mode bits, set once when it is formatted.
-  read-only=BOOL       Always mount it read-only.
+  size=SIZE           Size of the image: MiB, or with K, M, G, T
+  pool=POOL           Pool of the image; remembered for the bare name
+  fstype=FS           ext4, xfs or btrfs
+  mkfs-options=WORDS  Further options for mkfs, quoted as in a shell
+  mount-options=LIST  Mount options as in fstab: noatime,discard
+  uid=N  gid=N        Owner and group of the volume's root directory
+  mode=OCTAL          Its mode bits; all three are set once, after mkfs
+  read-only=BOOL      Always mount it read-only
 
 FILES
-  /etc/docker/rbd-docker-plugin.conf   key=value lines, where a key is a flag without its dashes; # begins a comment.
-  <plugins>/<name>.sock                The socket, owned by root and --socket-group, mode 0660.
-  <plugins>/<name>.lock                Held while the plugin runs: a second one of the same name refuses to start.
-  <mount>/<name>/<pool>/<image>        The mountpoints.
-  <state>                              Mount IDs and names, for the next start.
-  <logdir>/<name>-docker-plugin.log    The log; stderr when it may not be written.
+  /etc/docker/rbd-docker-plugin.conf
+      key=value lines, where a key is a flag without its dashes; # begins a
+      comment.
+  <plugins>/<name>.sock
+      The socket, owned by root and --socket-group, mode 0660.
+  <plugins>/<name>.lock
+      Held while the plugin runs: a second one of this name does not start.
+  <mount>/<name>/<pool>/<image>
+      The mountpoints.
+  <state>
+      Mount IDs and names, for the next start.
+  <logdir>/<name>-docker-plugin.log
+      The log; stderr when it may not be written.
 
 ENVIRONMENT
-  RBD_DOCKER_PLUGIN_<FLAG>   Every flag has a twin, in capitals and with '_' for '-': RBD_DOCKER_PLUGIN_LOG_LEVEL=debug.
-  A flag wins over the environment, the environment over the file, the file over the default. An empty value counts
-  as not given. RUST_LOG is not read.
+  RBD_DOCKER_PLUGIN_<FLAG>
+      Every flag has a twin, in capitals and with '_' for '-', such as
+      RBD_DOCKER_PLUGIN_LOG_LEVEL=debug.
+  A flag wins over the environment, the environment over the file, the file
+  over the default. An empty value counts as not given. RUST_LOG is not read.
 
 SIGNALS
-  SIGTERM, SIGINT   Stop: finish what is running (60 s at most), remove the socket, leave volumes mounted. A second one
-                    stops at once.
-  SIGHUP            Open the log file again (for logrotate).
+  SIGTERM, SIGINT
+      Stop: finish what is running (60 s at most), remove the socket, leave
+      volumes mounted. A second one stops at once.
+  SIGHUP
+      Open the log file again (for logrotate).
 
 EXIT STATUS
   0 stopped as told, 1 failed, 2 wrong flag, variable or configuration file.
 
 EXAMPLES
   Try it without a Ceph cluster:
-    rbd-docker-plugin --backend local --local-dir /var/lib/rbd-images --create --fs ext4 --size 1G
+    rbd-docker-plugin --backend local --local-dir /var/lib/rbd-images \\
+        --create --fs ext4 --size 1G
     docker volume create -d rbd -o size=256M hello
-    docker run --rm -v hello:/data alpine sh -c 'date >> /data/log; cat /data/log'
+    docker run --rm -v hello:/data alpine sh -c 'date >> /data/log'
 
   As /etc/docker/rbd-docker-plugin.conf:
     create=true
@@ -214,5 +228,6 @@ mod tests {
             assert!(help.contains(&format!("--{}", key.name)), "{}", key.name);
         }
         assert!(!help.contains("go-ceph"));
+        assert_eq!(AFTER_LONG_HELP.lines().find(|line| line.len() > 78), None);
     }
 }

@@ -8,14 +8,15 @@
 //! * What has not begun when its client leaves does not begin.
 //! * Changing operations share a number of permits smaller than the number of blocking threads, so that reads (Get, List,
 //!   Path) always find a thread, however many Mounts are stuck.
-//! * A Get that the driver cannot answer for an outage is not answered: Docker forgets a volume's labels and options at any
-//!   answered error, but keeps them when the connection breaks.
-//! * A panic in the driver is a 500 and a line in the log.
+//! * A Get that fails otherwise than by "no such volume" is not answered: Docker forgets a volume's labels and options at
+//!   any answered error, but keeps them when the connection breaks.
+//! * A panic in the driver is an error like another, and a line in the log.
 //!
 //! The socket's life is in [`socket`], connections in [`server`], paths in `route`, bodies in [`proto`] and `reply`.
 //!
 //! [`VolumeDriver`]: crate::driver::api::VolumeDriver
 
+mod impatient;
 pub mod operations;
 mod peer;
 pub mod proto;

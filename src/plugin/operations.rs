@@ -1,6 +1,5 @@
 //! Running the driver: one closure on a blocking thread per operation, counted, and logged when it ends.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +14,7 @@ use super::proto::{CreateRequest, MountRequest, NameRequest};
 use super::reply;
 use crate::driver::api::VolumeDriver;
 use crate::error::{DriverError, ErrorKind, Result};
+use crate::telemetry::panic_text;
 
 /// A request that was understood.
 #[derive(Debug)]
@@ -60,8 +60,9 @@ impl Operations {
         let _ = self.running.subscribe().wait_for(|running| *running == 0).await;
     }
 
-    /// Runs a request to its end and answers with the body of the reply. Dropping this future leaves what has begun running.
-    pub(super) async fn run(&self, request: Request, peer: Arc<Peer>) -> Result<Bytes> {
+    /// Runs a request to its end and answers with the body of the reply; `None` when it must not be answered. Dropping
+    /// this future leaves what has begun running.
+    pub(super) async fn run(&self, request: Request, peer: Arc<Peer>) -> Option<Result<Bytes>> {
         let started = Instant::now();
         let span = self.span(&request);
         let permit = self.permit(&request).await;
@@ -73,12 +74,17 @@ impl Operations {
             span.in_scope(|| {
                 let result = guarded(|| request.perform(&*driver, &peer));
                 report(&request, &result, started.elapsed());
-                if answer.send(result).is_err_and(|unheard| unheard.is_ok()) {
+                let result = match result {
+                    Err(e) if request.must_not_fail_with(e.kind) => None,
+                    result => Some(result),
+                };
+                if answer.send(result).is_err_and(|unheard| matches!(unheard, Some(Ok(_)))) {
                     request.nobody_heard(&*driver);
                 }
             });
         });
-        answered.await.unwrap_or_else(|_| Err(DriverError::new(ErrorKind::Failed, "the plugin is stopping")))
+        // A closure that the runtime threw away at its end: the connection ends with it.
+        answered.await.unwrap_or(None)
     }
 
     async fn permit(&self, request: &Request) -> Option<OwnedSemaphorePermit> {
@@ -134,6 +140,12 @@ impl Request {
         matches!(self, Self::Create(_) | Self::Remove(_) | Self::Mount(_) | Self::Unmount(_))
     }
 
+    /// Docker takes any answered error of Get for "no such volume" and forgets the volume's labels and options, so only an
+    /// error that means it is answered.
+    fn must_not_fail_with(&self, kind: ErrorKind) -> bool {
+        matches!(self, Self::Get(_)) && !matches!(kind, ErrorKind::NotFound | ErrorKind::Invalid)
+    }
+
     fn perform(&self, driver: &dyn VolumeDriver, peer: &Peer) -> Result<Bytes> {
         match self {
             Self::Create(r) => driver.create(&r.name, &r.options).map(|()| reply::empty()),
@@ -187,14 +199,6 @@ fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        text
-    } else {
-        panic.downcast_ref::<String>().map_or("panic", String::as_str)
-    }
-}
-
 /// One line at the end of every operation.
 fn report(request: &Request, result: &Result<Bytes>, elapsed: Duration) {
     use ErrorKind as K;
@@ -205,10 +209,20 @@ fn report(request: &Request, result: &Result<Bytes>, elapsed: Duration) {
         Err(e) => {
             let result = tracing::field::debug(e.kind);
             match e.kind {
+                kind if request.must_not_fail_with(kind) => {
+                    tracing::error!(result, elapsed_ms, "not answered, so that Docker keeps what it knows: {e}");
+                }
                 // Docker asks for every volume before it creates it.
                 K::NotFound if !request.changes() => tracing::debug!(result, elapsed_ms, "{e}"),
                 K::NotFound | K::AlreadyExists | K::Invalid | K::NotAllowed | K::InUse | K::Busy => {
                     tracing::warn!(result, elapsed_ms, "{e}");
+                }
+                kind if request.must_not_fail_with(kind) => {
+                    tracing::error!(
+                        result,
+                        elapsed_ms,
+                        "not answered, so that Docker keeps what it knows: {e}"
+                    );
                 }
                 _ => tracing::error!(result, elapsed_ms, "{e}"),
             }

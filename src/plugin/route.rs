@@ -14,7 +14,6 @@ use super::peer::Peer;
 use super::proto::{self, BadBody};
 use super::reply::{self, Reply};
 use super::server::Limits;
-use crate::error::ErrorKind;
 
 /// A request that must not be answered: the connection breaks instead.
 #[derive(Debug, thiserror::Error)]
@@ -62,12 +61,10 @@ pub(super) async fn answer(
             return Ok(reply::error(StatusCode::BAD_REQUEST, &e.to_string()));
         }
     };
-    let is_get = matches!(request, Request::Get(_));
     match operations.run(request, peer).await {
-        Ok(body) => Ok(reply::ok(body)),
-        // Docker takes any answered error for "no such volume" and forgets the volume's labels and options.
-        Err(e) if is_get && e.kind == ErrorKind::Unreachable => Err(Unanswered),
-        Err(e) => Ok(reply::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string())),
+        Some(Ok(body)) => Ok(reply::ok(body)),
+        Some(Err(e)) => Ok(reply::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string())),
+        None => Err(Unanswered),
     }
 }
 

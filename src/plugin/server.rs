@@ -13,8 +13,9 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
+use super::impatient::Impatient;
 use super::operations::Operations;
 use super::peer::Peer;
 use super::route;
@@ -32,6 +33,8 @@ pub struct Limits {
     pub head_time: Duration,
     /// From the head to the end of the body.
     pub body_time: Duration,
+    /// How long a client may not take what is written to it.
+    pub write_time: Duration,
     /// How long a stop waits for what is running.
     pub drain: Duration,
     /// How long a stop waits for connections when nothing is running any more.
@@ -46,6 +49,7 @@ impl Default for Limits {
             body_bytes: 1 << 20,
             head_time: Duration::from_secs(60),
             body_time: Duration::from_secs(30),
+            write_time: Duration::from_secs(30),
             drain: Duration::from_secs(60),
             linger: Duration::from_secs(1),
         }
@@ -118,6 +122,7 @@ impl Connections {
     fn spawn(&mut self, stream: UnixStream, slot: Option<OwnedSemaphorePermit>) {
         let (operations, limits) = (Arc::clone(&self.operations), Arc::clone(&self.limits));
         let peer = Arc::new(Peer::new(stream.peer_cred().ok().and_then(|cred| cred.pid())));
+        let stream = Impatient::new(stream, limits.write_time);
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(limits.head_time).max_buf_size(limits.head_bytes);
         let service = service_fn(move |request| {
@@ -136,7 +141,8 @@ impl Connections {
 
     /// First the operations, each with its reply, within the drain time; then connections on which nothing happens are cut.
     async fn drain(mut self) -> usize {
-        let Limits { drain, linger, .. } = *self.limits;
+        let linger = self.limits.linger;
+        let end = Instant::now() + self.limits.drain;
         let quiet = async {
             self.operations.idle().await;
             sleep(linger).await;
@@ -144,11 +150,11 @@ impl Connections {
         tokio::select! {
             () = self.graceful.shutdown() => {}
             () = quiet => tracing::debug!("cutting connections that say nothing"),
-            () = sleep(drain) => {}
+            () = sleep_until(end) => {}
         }
         self.tasks.shutdown().await;
         // An operation whose client left has no connection.
-        let _ = timeout(drain, self.operations.idle()).await;
+        let _ = timeout_at(end, self.operations.idle()).await;
         self.operations.running()
     }
 }

@@ -74,7 +74,7 @@ pub fn start(options: &Options) -> Result<Log> {
     }
     std::panic::set_hook(Box::new(|panic| {
         let at = panic.location().map(ToString::to_string);
-        tracing::error!(at, "panic: {}", panic.payload_as_str().unwrap_or("no text"));
+        tracing::error!(at, "panic: {}", super::panic_text(panic.payload()));
     }));
     if let Some((path, e)) = denied {
         tracing::warn!("logging fallback to stderr: {}: {e}", path.display());

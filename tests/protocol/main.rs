@@ -1,0 +1,17 @@
+//! The real server over a real unix socket, in front of a fake driver. Needs no privilege.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::tests_outside_test_module,
+    unreachable_pub,
+    reason = "this whole crate is tests"
+)]
+
+mod fake;
+mod hostile;
+mod program;
+mod replies;
+mod rig;
+mod stopping;

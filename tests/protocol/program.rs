@@ -1,0 +1,143 @@
+//! The program itself: exit status, signals, files.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::rig::{post, read_reply};
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rbd-docker-plugin"));
+    command.env_clear().env("RBD_DOCKER_PLUGIN_CONF_FILE", "none").stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = program().args(args).output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap())
+}
+
+/// Polls until `done`, for a minute.
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    for _ in 0..6000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("waited in vain until {what}");
+}
+
+/// A daemon on the sim backend with all its files in one folder.
+struct Daemon {
+    child: Child,
+    folder: TempDir,
+}
+
+fn daemon(folder: &Path) -> Command {
+    let mut command = program();
+    for (flag, dir) in [("--plugins", "p"), ("--mount", "m"), ("--logdir", "l")] {
+        command.arg(flag).arg(folder.join(dir));
+    }
+    let gid = nix::unistd::getegid().to_string();
+    command.args(["--backend", "sim", "--name", "n", "--create", "--socket-group", &gid]);
+    command
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let child = daemon(folder.path()).stderr(Stdio::null()).spawn().unwrap();
+        let daemon = Self { child, folder };
+        wait_until("the socket is there", || daemon.socket().exists());
+        daemon
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("p/n.sock")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("l/n-docker-plugin.log")
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn exit_status_and_text() {
+    for (args, status, part) in [
+        (&["--version"][..], 0, "rbd-docker-plugin "),
+        (&["--help"], 0, "VOLUME OPTIONS"),
+        (&["--colour"], 2, "--colour"),
+        (&[], 2, "no Ceph support; to try the plugin without Ceph: --backend local --local-dir DIR"),
+        (&["--size=3Q"], 2, "size = \"3Q\" (from the flag --size): "),
+        (&["--conf-file", "/nonexistent/conf"], 2, "/nonexistent/conf"),
+        (&["-backend=sim", "-logdir=-", "-plugins=/dev/null/p"], 1, "ENOTDIR"),
+    ] {
+        let (code, text) = run(args);
+        assert_eq!(code, Some(status), "{args:?}: {text}");
+        assert!(text.contains(part), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn a_life() {
+    let mut daemon = Daemon::start();
+    let there = daemon.socket().metadata().unwrap();
+    assert_eq!(there.permissions().mode() & 0o777, 0o660);
+    assert_eq!(there.gid(), nix::unistd::getegid().as_raw());
+
+    let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+    stream.write_all(post("/Plugin.Activate", "").as_bytes()).unwrap();
+    assert!(read_reply(&mut stream).ends_with("{\"Implements\":[\"VolumeDriver\"]}\n"));
+
+    let second = crate::program::daemon(daemon.folder.path()).output().unwrap();
+    let text = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(second.status.code(), Some(1), "{text}");
+    assert!(text.contains(&format!("process {}", daemon.child.id())), "{text}");
+    assert!(UnixStream::connect(daemon.socket()).is_ok());
+
+    fs::rename(daemon.log(), daemon.folder.path().join("moved")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    wait_until("the log is there again", || daemon.log().exists());
+
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.child.wait().unwrap().code(), Some(0));
+    assert!(!daemon.socket().exists());
+    assert!(fs::read_to_string(daemon.log()).unwrap().contains("stopped; volumes stay mounted"));
+}
+
+#[test]
+fn after_a_kill_the_next_one_takes_the_socket_over() {
+    let mut daemon = Daemon::start();
+    daemon.signal(Signal::SIGKILL);
+    daemon.child.wait().unwrap();
+    assert!(daemon.socket().exists());
+    let stale = daemon.socket().metadata().unwrap().ino();
+    daemon.child = crate::program::daemon(daemon.folder.path()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the socket is another", || daemon.socket().metadata().is_ok_and(|m| m.ino() != stale));
+    let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+    stream.write_all(post("/VolumeDriver.List", "").as_bytes()).unwrap();
+    let mut first = [0; 15];
+    stream.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+}
