@@ -1,0 +1,71 @@
+# `make help` lists what there is. Everything runs unattended, on a machine with Rust and make.
+
+CARGO    ?= cargo
+SECONDS  ?= 30
+# One set of features for all tests: nothing is built twice.
+FEATURES := --features fault-points
+RUN      := $(CARGO) test $(FEATURES)
+# Loop devices and Docker need root. Without it, and without a sudo that asks nothing, those tests skip themselves and say so.
+AS_ROOT  := tools/as-root $(RUN)
+
+.DEFAULT_GOAL := build
+.PHONY: help setup build release demo test check test-unit test-local test-docker bench fuzz clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install the packages that building and testing need and this machine lacks
+	@tools/setup --tier all
+
+build: ## debug build
+	@tools/setup --tier build
+	$(CARGO) build
+
+release: ## target/release/rbd-docker-plugin
+	@tools/setup --tier build
+	$(CARGO) build --release
+
+demo: ## a volume's life on this machine, step by step: no Ceph needed, root is
+	@tools/setup --tier demo
+	$(CARGO) build --release
+	@tools/demo
+
+test: ## everything: format, lints, unit, protocol, model, loop devices, a real Docker engine
+	@tools/setup --tier all
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-local
+	@$(MAKE) --no-print-directory test-docker
+
+check: ## format and lints
+	@tools/headline "Format and lints"
+	@$(CARGO) fmt --check
+	@$(CARGO) clippy --all-targets $(FEATURES) -- -D warnings
+
+test-unit: ## unit, protocol and model tests: no root, no devices
+	@tools/setup --tier build
+	@tools/headline "Unit, protocol and model tests"
+	@$(RUN) --lib --bins --test protocol --test model
+
+test-local: ## the local backend on real loop devices
+	@tools/setup --tier local
+	@tools/headline "Local tier: real loop devices, real filesystems"
+	@$(AS_ROOT) --test local
+
+test-docker: ## a real Docker engine, started for the tests and apart from the host's
+	@tools/setup --tier docker
+	@tools/headline "Docker tier: a real Docker engine"
+	@$(AS_ROOT) --test docker
+
+bench: ## the table of speeds, each beside its floor
+	@tools/setup --tier local
+	@tools/headline "Speed"
+	@tools/as-root $(CARGO) bench --bench '*'
+
+fuzz: ## fuzz each target for SECONDS (30)
+	@tools/setup --tier fuzz
+	@tools/fuzz $(SECONDS)
+
+clean: ## remove what was built
+	$(CARGO) clean
+	rm -rf fuzz/target fuzz/corpus fuzz/artifacts

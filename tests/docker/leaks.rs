@@ -1,0 +1,149 @@
+//! What the kernel and the disk still hold: of one case, and of the whole run on the host.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpid, getppid};
+
+use crate::world::wait;
+
+/// The mountpoints at or below a folder, sorted, one entry per mount.
+pub(crate) fn mounts_under(dir: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo can be read");
+    let mut mounts: Vec<PathBuf> = text
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(PathBuf::from)
+        .filter(|target| target.starts_with(dir))
+        .collect();
+    mounts.sort();
+    mounts
+}
+
+/// The loop devices whose file is below a folder.
+pub(crate) fn loops_under(dir: &Path) -> Vec<PathBuf> {
+    let devices = fs::read_dir("/sys/block").expect("/sys/block can be read");
+    devices
+        .filter_map(Result::ok)
+        .filter(|device| {
+            let file = fs::read_to_string(device.path().join("loop/backing_file"));
+            file.is_ok_and(|file| Path::new(file.trim_end()).starts_with(dir))
+        })
+        .map(|device| Path::new("/dev").join(device.file_name()))
+        .collect()
+}
+
+/// The files below a folder whose name ends so.
+pub(crate) fn files_under(dir: &Path, ending: &str) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let mut files = Vec::new();
+    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        if path.is_dir() {
+            files.extend(files_under(&path, ending));
+        } else if path.to_string_lossy().ends_with(ending) {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// The processes of a case: its engine, the shims, its plugin, its containers; of all cases for the folder of them all.
+pub(crate) fn processes_of(dir: &Path) -> Vec<(Pid, String)> {
+    let case = dir.file_name().unwrap_or_default().to_string_lossy();
+    let (rig, container) = match case.as_ref() {
+        "docker" => ("/run/docker/rig/".to_owned(), "/tmp/docker/".to_owned()),
+        case => (format!("/run/docker/rig/{case}/"), format!("/tmp/docker/{case}/engine/containers/")),
+    };
+    let dir = format!("{}/", dir.display());
+    processes()
+        .filter(|&pid| pid != getpid())
+        .filter_map(|pid| {
+            let proc = PathBuf::from(format!("/proc/{pid}"));
+            let line = String::from_utf8_lossy(&fs::read(proc.join("cmdline")).ok()?).replace('\0', " ");
+            // A container has its hosts file from the engine's folder, whatever it runs.
+            let in_container = || {
+                let mounts = fs::read_to_string(proc.join("mountinfo")).unwrap_or_default();
+                mounts.lines().any(|line| line.contains(" /etc/hosts ") && line.contains(&container))
+            };
+            (line.contains(&dir) || line.contains(&rig) || in_container()).then_some((pid, line))
+        })
+        .collect()
+}
+
+fn processes() -> impl Iterator<Item = Pid> {
+    let entries = fs::read_dir("/proc").expect("/proc can be read");
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).map(Pid::from_raw)
+}
+
+/// Takes down by force what a failed case left: processes, mounts, loop devices.
+pub(crate) fn clear(dir: &Path) {
+    for _ in 0..50 {
+        let left = processes_of(dir);
+        if left.is_empty() {
+            break;
+        }
+        for (pid, _) in left {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    for target in mounts_under(dir).iter().rev() {
+        let _ = umount2(target, MntFlags::MNT_DETACH);
+    }
+    for device in loops_under(dir) {
+        let _ = Command::new("losetup").arg("-d").arg(device).status();
+    }
+}
+
+/// What of the host a run could leave changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    mounts: BTreeSet<String>,
+    loops: BTreeSet<String>,
+}
+
+impl Snapshot {
+    /// As it is now. The parent (cargo) is still in the host's mount namespace.
+    pub(crate) fn of_host() -> Self {
+        let parent = fs::read_to_string(format!("/proc/{}/mountinfo", getppid())).unwrap_or_default();
+        let ours = |line: &&str| line.contains(env!("CARGO_TARGET_TMPDIR")) || line.contains("/run/docker");
+        let loops = loops_under(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker"));
+        Self {
+            mounts: parent.lines().filter(ours).map(str::to_owned).collect(),
+            loops: loops.iter().map(|path| path.display().to_string()).collect(),
+        }
+    }
+
+    /// Asserts that mounts, loop devices, cgroups and processes are as they were, and that no socket and no mount is left.
+    pub(crate) fn compare(self) {
+        wait("the containers' cgroups to go", || cgroups().iter().all(|dir| remove_cgroup(dir)));
+        let after = Self::of_host();
+        assert_eq!(after.mounts, self.mounts, "mounts of the host");
+        assert_eq!(after.loops, self.loops, "loop devices");
+        let strays = processes_of(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker"));
+        assert!(strays.is_empty(), "processes of the tests: {strays:?}");
+        let mounts = mounts_under(Path::new(env!("CARGO_TARGET_TMPDIR")));
+        assert!(mounts.is_empty(), "mounts of the tests: {mounts:?}");
+    }
+}
+
+/// Removes a tree of cgroups; one with a process in it stays.
+fn remove_cgroup(dir: &Path) -> bool {
+    let below = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    for child in below.filter(|path| path.is_dir()) {
+        remove_cgroup(&child);
+    }
+    fs::remove_dir(dir).is_ok()
+}
+
+/// The parents of the containers' cgroups, v1 or v2.
+fn cgroups() -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let controllers = fs::read_dir(root).into_iter().flatten().flatten().map(|controller| controller.path());
+    let parents = controllers.chain([root.to_owned()]).map(|dir| dir.join(crate::engine::CGROUP));
+    parents.filter(|dir| dir.is_dir()).collect()
+}
