@@ -66,7 +66,7 @@ impl FromStr for Size {
             .ok_or_else(|| bad("too large"))?;
         match bytes {
             0 => Err(bad("a volume cannot be empty")),
-            b if b % 512 != 0 => Err(bad("not a multiple of the 512-byte sector")),
+            b if !b.is_multiple_of(512) => Err(bad("not a multiple of the 512-byte sector")),
             b => Ok(Self(b)),
         }
     }
@@ -77,7 +77,7 @@ impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (shift, unit) = [(40, "T"), (30, "G"), (20, "M"), (10, "K")]
             .into_iter()
-            .find(|(shift, _)| self.0 != 0 && self.0 % (1 << shift) == 0)
+            .find(|(shift, _)| self.0 != 0 && self.0.is_multiple_of(1 << shift))
             .unwrap_or((0, "B"));
         write!(f, "{}{unit}", self.0 >> shift)
     }

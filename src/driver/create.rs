@@ -32,7 +32,7 @@ impl Driver {
                 .hint("this plugin was started without --create, so it only uses images that are there"));
             }
             _ => {
-                asked.size = Some(asked.size.or(volume.size()).unwrap_or(self.settings.size));
+                asked.size = Some(asked.size.or_else(|| volume.size()).unwrap_or(self.settings.size));
                 asked.fstype = Some(asked.fstype.unwrap_or(self.settings.fs));
                 let record =
                     Record { stage: Stage::Creating, adopted: false, created: now(), options: asked };

@@ -14,7 +14,7 @@ use rbd_docker_plugin::backend::Device;
 use rbd_docker_plugin::deadline::Deadline;
 use rbd_docker_plugin::error::ErrorKind;
 use rbd_docker_plugin::host::{Content, Host, MountFlags};
-use rbd_docker_plugin::linux::{blkdev, loopdev, probe};
+use rbd_docker_plugin::linux::{blkdev, loopdev, loopdev::Backing, probe};
 
 use crate::child::Part;
 use crate::filesystems::made;
@@ -41,6 +41,11 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
     ]
 }
 
+/// The device of a backing file, among all there are: the look-up by name is for the backend, which knows the name.
+fn attached(backing: Backing) -> Result<Option<loopdev::Loop>, rbd_docker_plugin::error::CallError> {
+    Ok(loopdev::all()?.into_iter().find(|device| device.backing == backing))
+}
+
 fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(2))
 }
@@ -60,9 +65,9 @@ fn eventually(what: &str, mut test: impl FnMut() -> bool) {
 
 fn loop_attach_find_detach(rig: &Rig) {
     let image = rig.image("a", 4);
-    assert_eq!(loopdev::find(backing(&image)).unwrap(), None);
+    assert_eq!(attached(backing(&image)).unwrap(), None);
     let device = rig.attach(&image, false);
-    let found = loopdev::find(backing(&image)).unwrap().unwrap();
+    let found = attached(backing(&image)).unwrap().unwrap();
     assert_eq!((&found.path, found.number), (&device.path, device.number));
     assert_eq!(found.backing_path, image);
     assert!(found.autoclear && !found.read_only);
@@ -71,13 +76,13 @@ fn loop_attach_find_detach(rig: &Rig) {
     drop((file, device));
     loopdev::detach(&found.path, found.backing, soon()).unwrap();
     loopdev::detach(&found.path, found.backing, soon()).unwrap();
-    assert_eq!(loopdev::find(backing(&image)).unwrap(), None);
+    assert_eq!(attached(backing(&image)).unwrap(), None);
 }
 
 fn loop_read_only(rig: &Rig) {
     let image = rig.image("a", 4);
     let device = rig.attach(&image, true);
-    assert!(loopdev::find(backing(&image)).unwrap().unwrap().read_only);
+    assert!(attached(backing(&image)).unwrap().unwrap().read_only);
     let file = blkdev::open(&device.path).unwrap();
     assert!(blkdev::is_read_only(&file, &device.path).unwrap());
     let written =
@@ -88,15 +93,15 @@ fn loop_read_only(rig: &Rig) {
 fn loop_vanishes_with_its_holder(rig: &Rig) {
     let image = rig.image("a", 4);
     drop(rig.attach(&image, false));
-    eventually("detached", || loopdev::find(backing(&image)).unwrap().is_none());
+    eventually("detached", || attached(backing(&image)).unwrap().is_none());
 }
 
 fn loop_killed_attacher_leaves_nothing(rig: &Rig) {
     let image = rig.image("a", 4);
     let part = Part::play("attach", &image);
-    assert_eq!(loopdev::find(backing(&image)).unwrap().unwrap().path, Path::new(&part.said));
+    assert_eq!(attached(backing(&image)).unwrap().unwrap().path, Path::new(&part.said));
     drop(part);
-    eventually("detached", || loopdev::find(backing(&image)).unwrap().is_none());
+    eventually("detached", || attached(backing(&image)).unwrap().is_none());
 }
 
 fn loop_many_and_at_once(rig: &Rig) {
@@ -114,7 +119,7 @@ fn loop_many_and_at_once(rig: &Rig) {
     let begin = Instant::now();
     let one_more = rig.device("one-more", 1);
     assert!(begin.elapsed() < Duration::from_millis(250), "attaching must not look at the others");
-    assert_eq!(loopdev::find(backing(&images[40])).unwrap().unwrap().path, devices[40].path);
+    assert_eq!(attached(backing(&images[40])).unwrap().unwrap().path, devices[40].path);
     drop((one_more, devices));
 }
 
@@ -126,14 +131,14 @@ fn loop_detach_tells_who_is_not_done(rig: &Rig) {
     assert_eq!((e.call, e.errno), ("LOOP_CLR_FD", Errno::EBUSY));
     drop(device.hold);
     loopdev::detach(&device.path, backing(&image), soon()).unwrap();
-    assert_eq!(loopdev::find(backing(&image)).unwrap(), None);
+    assert_eq!(attached(backing(&image)).unwrap(), None);
 }
 
 fn loop_detach_spares_a_successor(rig: &Rig) {
     let (old, new) = (rig.image("old", 4), rig.image("new", 4));
     let device = rig.attach(&new, false);
     loopdev::detach(&device.path, backing(&old), soon()).unwrap();
-    assert_eq!(loopdev::find(backing(&new)).unwrap().unwrap().path, device.path);
+    assert_eq!(attached(backing(&new)).unwrap().unwrap().path, device.path);
 }
 
 fn loop_odd_names(rig: &Rig) {
@@ -143,9 +148,9 @@ fn loop_odd_names(rig: &Rig) {
         let image = rig.image(name, 1);
         let identity = backing(&image);
         let device = rig.attach(&image, false);
-        assert_eq!(loopdev::find(identity).unwrap().unwrap().path, device.path, "{name}");
+        assert_eq!(attached(identity).unwrap().unwrap().path, device.path, "{name}");
         fs::remove_file(&image).unwrap();
-        assert_eq!(loopdev::find(identity).unwrap().unwrap().path, device.path, "{name}, deleted");
+        assert_eq!(attached(identity).unwrap().unwrap().path, device.path, "{name}, deleted");
     }
 }
 
@@ -167,7 +172,7 @@ fn ends_of_a_device(rig: &Rig) {
 fn a_lost_device_is_an_error(rig: &Rig) {
     let image = rig.image("a", 4);
     let path = rig.attach(&image, false).unheld().path;
-    eventually("detached", || loopdev::find(backing(&image)).unwrap().is_none());
+    eventually("detached", || attached(backing(&image)).unwrap().is_none());
     // Another process of this machine may be given the number at any time.
     if loopdev::all().unwrap().iter().all(|l| l.path != path) {
         assert_eq!(probe::probe(&path).unwrap_err().errno, Errno::ENXIO);
