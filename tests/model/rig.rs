@@ -124,7 +124,11 @@ impl Rig {
         let mut folders: Vec<ImageSpec> = state
             .folders
             .iter()
-            .map(|f| ImageSpec::from_place(f.strip_prefix("/m/p1").unwrap()).unwrap())
+            .filter(|f| !["/m/.state/p1", "/m/.state/p1/refs"].iter().any(|kept| **f == PathBuf::from(kept)))
+            .map(|f| {
+                ImageSpec::from_place(f.strip_prefix("/m/p1").unwrap_or(f))
+                    .unwrap_or_else(|| panic!("stray folder {f:?}"))
+            })
             .collect();
         folders.sort();
         assert_eq!(folders, sorted, "mountpoints are those of mounted volumes");
