@@ -5,6 +5,9 @@
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod child;
+mod crash;
+#[path = "../common/daemon.rs"]
+mod daemon;
 mod filesystems;
 mod kernel;
 mod rig;
@@ -23,5 +26,6 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let mut trials = kernel::trials(&ready);
     trials.extend(filesystems::trials(&ready));
+    trials.extend(crash::trials(&ready));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

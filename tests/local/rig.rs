@@ -159,7 +159,7 @@ impl Rig {
     }
 }
 
-fn mounts() -> BTreeSet<PathBuf> {
+pub(crate) fn mounts() -> BTreeSet<PathBuf> {
     mountinfo::read(Path::new(mountinfo::OWN)).unwrap().into_iter().map(|m| m.target).collect()
 }
 
