@@ -210,7 +210,11 @@ fn report(request: &Request, result: &Result<Bytes>, elapsed: Duration) {
             let result = tracing::field::debug(e.kind);
             match e.kind {
                 kind if request.must_not_fail_with(kind) => {
-                    tracing::error!(result, elapsed_ms, "not answered, so that Docker keeps what it knows: {e}");
+                    tracing::error!(
+                        result,
+                        elapsed_ms,
+                        "not answered, so that Docker keeps what it knows: {e}"
+                    );
                 }
                 // Docker asks for every volume before it creates it.
                 K::NotFound if !request.changes() => tracing::debug!(result, elapsed_ms, "{e}"),
