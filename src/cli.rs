@@ -1,4 +1,4 @@
-//! The command line: clap definitions made from the table of [`keys`](crate::config::keys), and the tolerance of old spellings.
+//! The command line: clap definitions made from the table of [`keys`], and the tolerance of old spellings.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
