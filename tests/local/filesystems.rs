@@ -38,6 +38,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("mount_failure_is_diagnosed", mount_failure_is_diagnosed),
         t("mkfs_dies_at_the_deadline", mkfs_dies_at_the_deadline),
         t("missing_program", missing_program),
+        t("full_store", full_store),
     ]
 }
 
@@ -352,4 +353,20 @@ fn missing_program(rig: &Rig) {
     assert_eq!(e.kind, ErrorKind::MissingTool);
     assert!(e.to_string().contains("e2fsprogs"), "{e}");
     assert!(host.ends_are_zero(&device).unwrap());
+}
+
+fn full_store(rig: &Rig) {
+    let host = rig.host();
+    let store = rig.folder("store");
+    let (size, none) = (Some("size=8m"), None::<&str>);
+    nix::mount::mount(none, &store, Some("tmpfs"), nix::mount::MsFlags::empty(), size).unwrap();
+    fs::write(store.join("ballast"), vec![1; (8 << 20) - (128 << 10)]).unwrap();
+    let device = rig.device("store/a", 256);
+    let e = host.format(&device, &plan(FsKind::Ext4), later()).unwrap_err();
+    assert_eq!(e.kind, ErrorKind::NoSpace, "{e}");
+    assert!(e.message.contains(&store.display().to_string()), "{e}");
+    fs::remove_file(store.join("ballast")).unwrap();
+    host.format(&device, &plan(FsKind::Ext4), later()).unwrap();
+    drop(device);
+    crate::kernel::eventually("the store is free", || host.unmount(&store).is_ok());
 }

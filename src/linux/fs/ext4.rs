@@ -81,6 +81,10 @@ pub(super) fn check(
         Some(8..16) if said().contains(" in use") || said().contains("is mounted") => {
             Err(DriverError::new(ErrorKind::InUse, format!("e2fsck: {}", said())))
         }
+        Some(4..16) if said().contains("Input/output error") => Err(DriverError::new(
+            ErrorKind::Unreachable,
+            format!("the storage does not answer: e2fsck: {}", said()),
+        )),
         Some(4..16) => Err(damaged(path, FsKind::Ext4, &said())),
         _ => {
             Err(ExecError::Failed { program: Program::E2fsck, status: output.status, stderr: said() }.into())

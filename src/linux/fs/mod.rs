@@ -13,8 +13,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use super::blkdev;
+use nix::errno::Errno;
+
 use super::exec::{ExecError, Program, Programs};
+use super::{backing, blkdev};
 use crate::deadline::Deadline;
 use crate::error::{CallError, DriverError, ErrorKind, Result};
 use crate::host::{Checked, Filesystem, Format, FsKind};
@@ -66,8 +68,21 @@ pub fn format(programs: &Programs, path: &Path, plan: &Format, deadline: Deadlin
     };
     let mut argv: Vec<OsString> = argv.drain(..).map(OsString::from).collect();
     argv.push(path.into());
-    programs.run(program, &argv, deadline)?.success(program)?;
-    Ok(())
+    programs.run(program, &argv, deadline)?.success(program).map(drop).map_err(|e| explain(path, e.into()))
+}
+
+/// An I/O error of the device is a full disk when the store of its image is full.
+pub fn explain(path: &Path, error: DriverError) -> DriverError {
+    let io_error = error.source.as_ref().is_some_and(|cause| cause.errno == Errno::EIO)
+        || error.message.contains("Input/output error");
+    match backing::full_store(path).filter(|_| io_error) {
+        None => error,
+        Some(folder) => {
+            let message = format!("no space left in {}: {}", folder.display(), error.message);
+            DriverError { kind: ErrorKind::NoSpace, message, ..error }
+                .hint("free some space there and try again")
+        }
+    }
 }
 
 /// The smallest device that the mkfs of today accepts.
