@@ -128,7 +128,7 @@ fn user_options_reach_mkfs(rig: &Rig) {
     for (kind, mib, words) in [
         (FsKind::Ext4, 16, "-b 1024 -N 512 -E stride=4 -O ^metadata_csum"),
         (FsKind::Xfs, 320, "-s size=4096 -m reflink=0"),
-        (FsKind::Btrfs, 64, "-M --nodesize 4096 --csum xxhash"),
+        (FsKind::Btrfs, 64, "-qM --nodesize 4096 --csum xxhash"),
     ] {
         let device = rig.device("a", mib);
         let options = words.split(' ').map(str::to_owned).collect();

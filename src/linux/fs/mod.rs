@@ -46,7 +46,7 @@ enum State {
 
 /// Runs mkfs with our words, then the user's, then the device. The device must be blank.
 pub fn format(programs: &Programs, path: &Path, plan: &Format, deadline: Deadline) -> Result<()> {
-    check_options(plan.kind, &plan.options)?;
+    let options = options::parse(plan.kind, &plan.options)?;
     let size = {
         let device = blkdev::open(path)?;
         blkdev::size(&device, path)?
@@ -62,9 +62,9 @@ pub fn format(programs: &Programs, path: &Path, plan: &Format, deadline: Deadlin
         .hint("choose a larger size, or ext4"));
     }
     let (program, mut argv) = match plan.kind {
-        FsKind::Ext4 => (Program::MkfsExt4, ext4::mkfs(&plan.uuid, &plan.options)),
-        FsKind::Xfs => (Program::MkfsXfs, xfs::mkfs(&plan.uuid, &plan.options)),
-        FsKind::Btrfs => (Program::MkfsBtrfs, btrfs::mkfs(&plan.uuid, &plan.options)),
+        FsKind::Ext4 => (Program::MkfsExt4, ext4::mkfs(&plan.uuid, options)),
+        FsKind::Xfs => (Program::MkfsXfs, xfs::mkfs(&plan.uuid, options)),
+        FsKind::Btrfs => (Program::MkfsBtrfs, btrfs::mkfs(&plan.uuid, options)),
     };
     let mut argv: Vec<OsString> = argv.drain(..).map(OsString::from).collect();
     argv.push(path.into());
@@ -91,9 +91,15 @@ pub fn minimum(kind: FsKind, options: &[String]) -> u64 {
     match kind {
         FsKind::Ext4 => 2 * MIB,
         FsKind::Xfs => 300 * MIB,
-        FsKind::Btrfs if options.iter().any(|word| word == "-M" || word == "--mixed") => 16 * MIB,
+        FsKind::Btrfs if is_mixed(options) => 16 * MIB,
         FsKind::Btrfs => 109 * MIB,
     }
+}
+
+/// Whether btrfs is to keep data and metadata together, which small devices need.
+fn is_mixed(options: &[String]) -> bool {
+    let given = options::parse(FsKind::Btrfs, options).unwrap_or_default();
+    given.iter().any(|given| given.option == "-M" || given.option == "--mixed")
 }
 
 /// Checks a filesystem before a mount, when its superblock calls for it.
