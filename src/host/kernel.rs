@@ -46,6 +46,7 @@ impl Host for KernelHost {
 
     fn check(&self, device: &Device, fs: &Filesystem, deadline: Deadline) -> Result<Checked> {
         filesystem::check(&self.programs, &device.path, fs, deadline)
+            .map_err(|e| filesystem::explain(&device.path, e))
     }
 
     fn mount(&self, device: &Device, fs: &Filesystem, target: &Path, flags: &MountFlags) -> Result<()> {
@@ -65,7 +66,7 @@ impl Host for KernelHost {
         } else {
             None
         };
-        Err(diagnosis.unwrap_or_else(|| cause.into()))
+        Err(diagnosis.unwrap_or_else(|| filesystem::explain(&device.path, cause.into())))
     }
 
     fn settle(&self, root: &Path, settle: &Settle) -> Result<()> {

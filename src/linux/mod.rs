@@ -5,6 +5,7 @@
 //! judges a filesystem returns a [`DriverError`](crate::error::DriverError), because no errno tells what it has to say.
 //! `unsafe` lives in this folder alone, one operation per block.
 
+pub mod backing;
 pub mod blkdev;
 pub mod boot;
 pub mod exec;

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
@@ -17,7 +18,6 @@ use rbd_docker_plugin::linux::exec::Programs;
 
 use crate::rig::{Ready, Rig, trial};
 
-const UUID: &str = "5b0dd4b4-6d4c-4a08-9f3e-0d1c9a6b7e21";
 const KINDS: [(FsKind, u64); 3] = [(FsKind::Ext4, 16), (FsKind::Xfs, 300), (FsKind::Btrfs, 109)];
 
 pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
@@ -38,6 +38,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("mount_failure_is_diagnosed", mount_failure_is_diagnosed),
         t("mkfs_dies_at_the_deadline", mkfs_dies_at_the_deadline),
         t("missing_program", missing_program),
+        t("full_store", full_store),
     ]
 }
 
@@ -45,8 +46,12 @@ fn later() -> Deadline {
     Deadline::after(Duration::from_secs(60))
 }
 
+/// With a new UUID each: mkfs.btrfs looks at all block devices of the machine and refuses one that any of them has.
 fn plan(kind: FsKind) -> Format {
-    Format { kind, uuid: UUID.to_owned(), options: Vec::new() }
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    let uuid = format!("{:08x}-6d4c-4a08-9f3e-0d1c{number:08x}", std::process::id());
+    Format { kind, uuid, options: Vec::new() }
 }
 
 fn found(host: &KernelHost, device: &Device) -> Filesystem {
@@ -59,8 +64,10 @@ fn found(host: &KernelHost, device: &Device) -> Filesystem {
 fn make(rig: &Rig, name: &str, kind: FsKind, mib: u64) -> (Device, Filesystem) {
     let host = rig.host();
     let device = rig.device(name, mib);
-    host.format(&device, &plan(kind), later()).unwrap();
+    let plan = plan(kind);
+    host.format(&device, &plan, later()).unwrap();
     let fs = found(&host, &device);
+    assert_eq!(fs, Filesystem { kind, type_name: kind.name().to_owned(), uuid: Some(plan.uuid) });
     (device, fs)
 }
 
@@ -98,7 +105,6 @@ fn made_found_mounted_settled(rig: &Rig) {
     let host = rig.host();
     for (kind, mib) in KINDS {
         let (device, fs) = make(rig, kind.name(), kind, mib);
-        assert_eq!(fs, Filesystem { kind, type_name: kind.name().to_owned(), uuid: Some(UUID.to_owned()) });
         assert!(!host.ends_are_zero(&device).unwrap());
         assert_eq!(host.check(&device, &fs, later()).unwrap(), Checked::NotNeeded);
         let target = rig.folder("m");
@@ -127,7 +133,7 @@ fn user_options_reach_mkfs(rig: &Rig) {
     for (kind, mib, words) in [
         (FsKind::Ext4, 16, "-b 1024 -N 512 -E stride=4 -O ^metadata_csum"),
         (FsKind::Xfs, 320, "-s size=4096 -m reflink=0"),
-        (FsKind::Btrfs, 64, "-M --nodesize 4096 --csum xxhash"),
+        (FsKind::Btrfs, 64, "-qM --nodesize 4096 --csum xxhash"),
     ] {
         let device = rig.device("a", mib);
         let options = words.split(' ').map(str::to_owned).collect();
@@ -352,4 +358,20 @@ fn missing_program(rig: &Rig) {
     assert_eq!(e.kind, ErrorKind::MissingTool);
     assert!(e.to_string().contains("e2fsprogs"), "{e}");
     assert!(host.ends_are_zero(&device).unwrap());
+}
+
+fn full_store(rig: &Rig) {
+    let host = rig.host();
+    let store = rig.folder("store");
+    let (size, none) = (Some("size=8m"), None::<&str>);
+    nix::mount::mount(none, &store, Some("tmpfs"), nix::mount::MsFlags::empty(), size).unwrap();
+    fs::write(store.join("ballast"), vec![1; (8 << 20) - (128 << 10)]).unwrap();
+    let device = rig.device("store/a", 256);
+    let e = host.format(&device, &plan(FsKind::Ext4), later()).unwrap_err();
+    assert_eq!(e.kind, ErrorKind::NoSpace, "{e}");
+    assert!(e.message.contains(&store.display().to_string()), "{e}");
+    fs::remove_file(store.join("ballast")).unwrap();
+    host.format(&device, &plan(FsKind::Ext4), later()).unwrap();
+    drop(device);
+    crate::kernel::eventually("the store is free", || host.unmount(&store).is_ok());
 }

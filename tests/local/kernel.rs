@@ -55,7 +55,7 @@ fn backing(path: &Path) -> loopdev::Backing {
 }
 
 /// Waits for what happens a moment after the event that causes it.
-fn eventually(what: &str, mut test: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut test: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !test() {
         assert!(begin.elapsed() < Duration::from_secs(5), "never: {what}");

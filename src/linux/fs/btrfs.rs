@@ -1,5 +1,6 @@
 //! btrfs. The superblock is 4 KiB at 64 KiB, little-endian, its checksum first.
 
+use super::options::Given;
 use super::{State, bytes_at, crc32c};
 use crate::linux::uapi;
 
@@ -10,9 +11,9 @@ const MAGIC: usize = 0x40;
 const CHECKSUM_TYPE: usize = 0xc4;
 
 /// No discard of a blank image.
-pub(super) fn mkfs(uuid: &str, options: &[String]) -> Vec<String> {
+pub(super) fn mkfs(uuid: &str, options: Vec<Given>) -> Vec<String> {
     let ours = ["-q", "-K", "-U", uuid].map(str::to_owned);
-    ours.into_iter().chain(options.iter().cloned()).collect()
+    ours.into_iter().chain(options.into_iter().flat_map(Given::argv)).collect()
 }
 
 /// btrfs is always consistent on disk: only a superblock that the kernel would refuse calls for the checker. Of the checksums

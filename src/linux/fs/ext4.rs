@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use super::options::Given;
 use super::{State, bytes_at, crc32c, damaged};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
@@ -27,16 +28,14 @@ const INCOMPAT_RECOVER: u32 = 4;
 const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
 
 /// No reserved blocks (nobody's root daemon lives there), no discard of a blank image, inode tables zeroed by the kernel later.
-pub(super) fn mkfs(uuid: &str, options: &[String]) -> Vec<String> {
+pub(super) fn mkfs(uuid: &str, options: Vec<Given>) -> Vec<String> {
     let mut extended = "nodiscard,lazy_itable_init=1,lazy_journal_init=1".to_owned();
     let mut rest = Vec::new();
-    let mut words = options.iter();
-    // mke2fs takes only the last -E: the user's go into ours.
-    while let Some(word) = words.next() {
-        match word.strip_prefix("-E") {
-            Some("") => extended.extend(words.next().map(|value| format!(",{value}"))),
-            Some(value) => extended.extend([",", value]),
-            None => rest.push(word.clone()),
+    for given in options {
+        match given.value {
+            // mke2fs takes only the last -E: the user's go into ours.
+            Some(value) if given.option == "-E" => extended.extend([",", &value]),
+            _ => rest.extend(given.argv()),
         }
     }
     let ours = ["-q", "-m", "0", "-U", uuid, "-E", &extended].map(str::to_owned);
@@ -81,6 +80,10 @@ pub(super) fn check(
         Some(8..16) if said().contains(" in use") || said().contains("is mounted") => {
             Err(DriverError::new(ErrorKind::InUse, format!("e2fsck: {}", said())))
         }
+        Some(4..16) if said().contains("Input/output error") => Err(DriverError::new(
+            ErrorKind::Unreachable,
+            format!("the storage does not answer: e2fsck: {}", said()),
+        )),
         Some(4..16) => Err(damaged(path, FsKind::Ext4, &said())),
         _ => {
             Err(ExecError::Failed { program: Program::E2fsck, status: output.status, stderr: said() }.into())
@@ -90,6 +93,7 @@ pub(super) fn check(
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::parse;
     use super::*;
 
     fn superblock(marks: u16, compat: u32, incompat: u32) -> [u8; SIZE] {
@@ -130,8 +134,10 @@ mod tests {
     #[test]
     fn extended_options_are_merged() {
         let words = |list: &[&str]| list.iter().map(|&w| w.to_owned()).collect::<Vec<_>>();
-        let argv = mkfs("u", &words(&["-b", "4096", "-E", "stride=8", "-Estripe_width=16"]));
+        let given =
+            parse(FsKind::Ext4, &words(&["-b", "4096", "-qE", "stride=8", "-Estripe_width=16"])).unwrap();
+        let argv = mkfs("u", given);
         let extended = "nodiscard,lazy_itable_init=1,lazy_journal_init=1,stride=8,stripe_width=16";
-        assert_eq!(argv, words(&["-q", "-m", "0", "-U", "u", "-E", extended, "-b", "4096"]));
+        assert_eq!(argv, words(&["-q", "-m", "0", "-U", "u", "-E", extended, "-b", "4096", "-q"]));
     }
 }

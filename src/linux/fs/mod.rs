@@ -13,8 +13,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use super::blkdev;
+use nix::errno::Errno;
+
 use super::exec::{ExecError, Program, Programs};
+use super::{backing, blkdev};
 use crate::deadline::Deadline;
 use crate::error::{CallError, DriverError, ErrorKind, Result};
 use crate::host::{Checked, Filesystem, Format, FsKind};
@@ -44,7 +46,7 @@ enum State {
 
 /// Runs mkfs with our words, then the user's, then the device. The device must be blank.
 pub fn format(programs: &Programs, path: &Path, plan: &Format, deadline: Deadline) -> Result<()> {
-    check_options(plan.kind, &plan.options)?;
+    let options = options::parse(plan.kind, &plan.options)?;
     let size = {
         let device = blkdev::open(path)?;
         blkdev::size(&device, path)?
@@ -60,14 +62,27 @@ pub fn format(programs: &Programs, path: &Path, plan: &Format, deadline: Deadlin
         .hint("choose a larger size, or ext4"));
     }
     let (program, mut argv) = match plan.kind {
-        FsKind::Ext4 => (Program::MkfsExt4, ext4::mkfs(&plan.uuid, &plan.options)),
-        FsKind::Xfs => (Program::MkfsXfs, xfs::mkfs(&plan.uuid, &plan.options)),
-        FsKind::Btrfs => (Program::MkfsBtrfs, btrfs::mkfs(&plan.uuid, &plan.options)),
+        FsKind::Ext4 => (Program::MkfsExt4, ext4::mkfs(&plan.uuid, options)),
+        FsKind::Xfs => (Program::MkfsXfs, xfs::mkfs(&plan.uuid, options)),
+        FsKind::Btrfs => (Program::MkfsBtrfs, btrfs::mkfs(&plan.uuid, options)),
     };
     let mut argv: Vec<OsString> = argv.drain(..).map(OsString::from).collect();
     argv.push(path.into());
-    programs.run(program, &argv, deadline)?.success(program)?;
-    Ok(())
+    programs.run(program, &argv, deadline)?.success(program).map(drop).map_err(|e| explain(path, e.into()))
+}
+
+/// An I/O error of the device is a full disk when the store of its image is full.
+pub fn explain(path: &Path, error: DriverError) -> DriverError {
+    let io_error = error.source.as_ref().is_some_and(|cause| cause.errno == Errno::EIO)
+        || error.message.contains("Input/output error");
+    match backing::full_store(path).filter(|_| io_error) {
+        None => error,
+        Some(folder) => {
+            let message = format!("no space left in {}: {}", folder.display(), error.message);
+            DriverError { kind: ErrorKind::NoSpace, message, ..error }
+                .hint("free some space there and try again")
+        }
+    }
 }
 
 /// The smallest device that the mkfs of today accepts.
@@ -76,9 +91,15 @@ pub fn minimum(kind: FsKind, options: &[String]) -> u64 {
     match kind {
         FsKind::Ext4 => 2 * MIB,
         FsKind::Xfs => 300 * MIB,
-        FsKind::Btrfs if options.iter().any(|word| word == "-M" || word == "--mixed") => 16 * MIB,
+        FsKind::Btrfs if is_mixed(options) => 16 * MIB,
         FsKind::Btrfs => 109 * MIB,
     }
+}
+
+/// Whether btrfs is to keep data and metadata together, which small devices need.
+fn is_mixed(options: &[String]) -> bool {
+    let given = options::parse(FsKind::Btrfs, options).unwrap_or_default();
+    given.iter().any(|given| given.option == "-M" || given.option == "--mixed")
 }
 
 /// Checks a filesystem before a mount, when its superblock calls for it.

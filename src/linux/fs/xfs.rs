@@ -1,5 +1,6 @@
 //! XFS. The superblock is the first sector, big-endian, its checksum little-endian.
 
+use super::options::Given;
 use super::{State, bytes_at, crc32c};
 use crate::linux::uapi;
 
@@ -16,9 +17,9 @@ const CHECKSUM: usize = 224;
 const INCOMPAT_NEEDS_REPAIR: u32 = 1 << 4;
 
 /// No discard of a blank image.
-pub(super) fn mkfs(uuid: &str, options: &[String]) -> Vec<String> {
+pub(super) fn mkfs(uuid: &str, options: Vec<Given>) -> Vec<String> {
     let ours = ["-q".to_owned(), "-K".to_owned(), "-m".to_owned(), format!("uuid={uuid}")];
-    ours.into_iter().chain(options.iter().cloned()).collect()
+    ours.into_iter().chain(options.into_iter().flat_map(Given::argv)).collect()
 }
 
 /// XFS does not note whether it was unmounted: the kernel looks into the log.
