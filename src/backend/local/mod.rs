@@ -1,8 +1,8 @@
 //! Images as sparse files, mapped through loop devices. No cluster is needed.
 //!
 //! ```text
-//! DIR/.rbd-docker-plugin.json     says that DIR is ours, and that it is there (see `Paths::is_there`)
-//! DIR/names.json                  bare names bound with `-o pool=`
+//! DIR/.rbd-docker-plugin          says that DIR is ours, and that it is there (see `Paths::is_there`)
+//! DIR/.names                      bare names bound with `-o pool=`
 //! DIR/<pool>/<image>.img          the image
 //! DIR/<pool>/<image>.json         our record of it
 //! DIR/<pool>/<image>.owner        who may use it; locked by flock(2) while its plugin lives
@@ -95,7 +95,7 @@ struct Paths {
 
 impl Paths {
     fn marker(&self) -> PathBuf {
-        self.dir.join(".rbd-docker-plugin.json")
+        self.dir.join(".rbd-docker-plugin")
     }
 
     fn folder(&self, spec: &ImageSpec) -> PathBuf {

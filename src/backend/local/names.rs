@@ -26,7 +26,7 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn new(paths: &Paths) -> Self {
-        Self { file: paths.dir.join("names.json"), paths: paths.clone(), cached: Mutex::default() }
+        Self { file: paths.dir.join(".names"), paths: paths.clone(), cached: Mutex::default() }
     }
 
     pub(super) fn all(&self) -> Result<Arc<Bindings>> {
@@ -78,7 +78,7 @@ impl Names {
     }
 
     fn change(&self, change: impl FnOnce(&mut Bindings) -> Result<bool>) -> Result<()> {
-        let path = self.paths.dir.join("names.lock");
+        let path = self.paths.dir.join(".names.lock");
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let lock: File = options.open(&path).or_call("open", path.display())?;
