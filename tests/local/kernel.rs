@@ -136,9 +136,16 @@ fn loop_detach_tells_who_is_not_done(rig: &Rig) {
 
 fn loop_detach_spares_a_successor(rig: &Rig) {
     let (old, new) = (rig.image("old", 4), rig.image("new", 4));
-    let device = rig.attach(&new, false);
-    loopdev::detach(&device.path, backing(&old), soon()).unwrap();
-    assert_eq!(attached(backing(&new)).unwrap().unwrap().path, device.path);
+    // Attached the usual way, it stays without being held: a wrong LOOP_CLR_FD would show.
+    let output = Command::new("losetup").args(["-f", "--show"]).arg(&new).output().unwrap();
+    let device = String::from_utf8(output.stdout).unwrap();
+    let device = Path::new(device.trim());
+    let found = attached(backing(&new)).unwrap().unwrap();
+    assert_eq!((found.path.as_path(), found.autoclear), (device, false));
+    loopdev::detach(device, backing(&old), soon()).unwrap();
+    assert_eq!(attached(backing(&new)).unwrap(), Some(found));
+    loopdev::detach(device, backing(&new), soon()).unwrap();
+    assert_eq!(attached(backing(&new)).unwrap(), None);
 }
 
 fn loop_odd_names(rig: &Rig) {
