@@ -120,7 +120,7 @@ impl Snapshot {
 
     /// Asserts that mounts, loop devices, cgroups and processes are as they were, and that no socket and no mount is left.
     pub(crate) fn compare(self) {
-        wait("the containers' cgroups to go", || cgroups().iter().all(|dir| remove_cgroup(dir)));
+        wait("the containers' cgroups to go", remove_cgroups);
         let after = Self::of_host();
         assert_eq!(after.mounts, self.mounts, "mounts of the host");
         assert_eq!(after.loops, self.loops, "loop devices");
@@ -129,6 +129,11 @@ impl Snapshot {
         let mounts = mounts_under(Path::new(env!("CARGO_TARGET_TMPDIR")));
         assert!(mounts.is_empty(), "mounts of the tests: {mounts:?}");
     }
+}
+
+/// Removes the containers' cgroups and their parents; whether all are gone.
+pub(crate) fn remove_cgroups() -> bool {
+    cgroups().iter().filter(|dir| !remove_cgroup(dir)).count() == 0
 }
 
 /// Removes a tree of cgroups; one with a process in it stays.
