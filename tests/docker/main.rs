@@ -35,12 +35,17 @@ use nix::sys::wait::{WaitStatus, wait};
 /// A case: its name, which also names its plugin, and what it does.
 type Case = (&'static str, fn(&str));
 
-/// Set in the process that runs the cases.
+/// Set in the process that runs the cases, to the process id of its parent.
 const INNER: &str = "RBD_DOCKER_PLUGIN_TESTS_INNER";
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
     if args.list || std::env::var_os(INNER).is_some() { cases(args) } else { reaper() }
+}
+
+/// Tells this run from others on the same machine.
+fn run_id() -> String {
+    std::env::var(INNER).unwrap_or_else(|_| std::process::id().to_string())
 }
 
 /// Runs the cases in a child and collects what they orphan: containerd of a killed engine must not stay a zombie, the next
@@ -49,8 +54,11 @@ fn main() -> ExitCode {
 fn reaper() -> ExitCode {
     set_child_subreaper(true).expect("to be a reaper of orphans");
     let mut inner = Command::new("/proc/self/exe");
-    let inner =
-        inner.args(std::env::args_os().skip(1)).env(INNER, "1").spawn().expect("to start again as a child");
+    let inner = inner
+        .args(std::env::args_os().skip(1))
+        .env(INNER, run_id())
+        .spawn()
+        .expect("to start again as a child");
     let inner = i32::try_from(inner.id()).expect("a process id");
     loop {
         match wait() {
@@ -59,6 +67,8 @@ fn reaper() -> ExitCode {
             }
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == inner => {
                 eprintln!("the docker tests were ended by {signal}");
+                leaks::clear(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker"), None);
+                leaks::remove_cgroups();
                 return ExitCode::FAILURE;
             }
             Ok(_) | Err(Errno::EINTR) => {}
