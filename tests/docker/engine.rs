@@ -11,11 +11,15 @@ use nix::unistd::{Pid, geteuid};
 
 use crate::world::{tail, wait};
 
-/// The cgroup that all containers of the tests are in.
-pub(crate) const CGROUP: &str = "rbd-docker-plugin-tests";
+/// The cgroup that all containers of this run are in, one below it per case.
+pub(crate) fn cgroup() -> String {
+    format!("rbd-docker-plugin-tests-{}", crate::run_id())
+}
 
-/// Sockets have short paths, to fit 108 bytes: a folder per case.
-pub(crate) const RIG: &str = "/run/docker/rig";
+/// Sockets have short paths, to fit 108 bytes. One folder per case in it; its name tells the processes of this run from another's.
+pub(crate) fn rig() -> PathBuf {
+    PathBuf::from(format!("/run/docker/rig{}", crate::run_id()))
+}
 
 /// Starts dockerd in a mount namespace where only this case's plugin is in `/run/docker/plugins`: an engine asks every plugin it
 /// finds. What the plugin mounts is propagated there, as on a host whose engine runs with `MountFlags=slave`.
@@ -48,6 +52,7 @@ fn search_path() -> String {
 
 /// A running, stopped or killed engine.
 pub(crate) struct Engine {
+    case: String,
     dir: PathBuf,
     run: PathBuf,
     flags: Vec<String>,
@@ -57,11 +62,11 @@ pub(crate) struct Engine {
 impl Engine {
     /// Starts an engine and gives it the images `bb` (nothing at `/vol`), `bb-seeded` and `bb-empty`.
     pub(crate) fn start(case: &str, dir: &Path, flags: &[&str]) -> Self {
-        let run = Path::new(RIG).join(case);
+        let run = rig().join(case);
         fs::create_dir_all(&run).expect("a folder for the engine's sockets");
         fs::write(dir.join("daemon.json"), "{}").expect("the engine's settings can be written");
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut engine = Self { dir: dir.to_owned(), run, flags, child: None };
+        let mut engine = Self { case: case.to_owned(), dir: dir.to_owned(), run, flags, child: None };
         engine.up();
         engine.import();
         engine
@@ -86,7 +91,8 @@ impl Engine {
             .arg("--host")
             .arg(format!("unix://{}", self.socket().display()))
             .args(["--bridge=none", "--iptables=false", "--ip-masq=false", "--storage-driver=vfs"])
-            .args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", CGROUP])
+            .args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent"])
+            .arg(format!("/{}/{}", cgroup(), self.case))
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle of the log"))

@@ -101,7 +101,8 @@ fn engine_and_plugin_killed(case: &str) {
 fn kill_containers(w: &World) {
     let plugin = w.plugin.pid();
     wait("containers and shims to be gone", || {
-        let others = leaks::processes_of(&w.dir).into_iter().filter(|(pid, _)| Some(*pid) != plugin);
+        let others =
+            leaks::processes_of(Some(&w.plugin.name)).into_iter().filter(|(pid, _)| Some(*pid) != plugin);
         let others: Vec<_> = others.collect();
         for (pid, _) in &others {
             let _ = nix::sys::signal::kill(*pid, Signal::SIGKILL);

@@ -9,6 +9,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid, getppid};
 
+use crate::engine;
 use crate::world::wait;
 
 /// The mountpoints at or below a folder, sorted, one entry per mount.
@@ -51,25 +52,20 @@ pub(crate) fn files_under(dir: &Path, ending: &str) -> Vec<PathBuf> {
     files
 }
 
-/// The processes of a case: its engine, the shims, its plugin, its containers; of all cases for the folder of them all.
-pub(crate) fn processes_of(dir: &Path) -> Vec<(Pid, String)> {
-    let case = dir.file_name().unwrap_or_default().to_string_lossy();
-    let (rig, container) = match case.as_ref() {
-        "docker" => ("/run/docker/rig/".to_owned(), "/tmp/docker/".to_owned()),
-        case => (format!("/run/docker/rig/{case}/"), format!("/tmp/docker/{case}/engine/containers/")),
-    };
-    let dir = format!("{}/", dir.display());
+/// The processes of a case, or of this whole run: engines, shims, plugins, containers. Another run beside it is none of ours.
+pub(crate) fn processes_of(case: Option<&str>) -> Vec<(Pid, String)> {
+    let case = case.map_or_else(String::new, |case| format!("{case}/"));
+    // Command lines name the sockets' folder; a container's does not, but it is in the case's cgroup.
+    let rig = format!("{}/{case}", engine::rig().display());
+    let cgroup = format!("/{}/{case}", engine::cgroup());
     processes()
         .filter(|&pid| pid != getpid())
         .filter_map(|pid| {
             let proc = PathBuf::from(format!("/proc/{pid}"));
             let line = String::from_utf8_lossy(&fs::read(proc.join("cmdline")).ok()?).replace('\0', " ");
-            // A container has its hosts file from the engine's folder, whatever it runs.
-            let in_container = || {
-                let mounts = fs::read_to_string(proc.join("mountinfo")).unwrap_or_default();
-                mounts.lines().any(|line| line.contains(" /etc/hosts ") && line.contains(&container))
-            };
-            (line.contains(&dir) || line.contains(&rig) || in_container()).then_some((pid, line))
+            let contained =
+                || fs::read_to_string(proc.join("cgroup")).is_ok_and(|text| text.contains(&cgroup));
+            (!line.is_empty() && (line.contains(&rig) || contained())).then_some((pid, line))
         })
         .collect()
 }
@@ -79,10 +75,10 @@ fn processes() -> impl Iterator<Item = Pid> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).map(Pid::from_raw)
 }
 
-/// Takes down by force what a failed case left: processes, mounts, loop devices.
-pub(crate) fn clear(dir: &Path) {
+/// Takes down by force what a failed case left, or a whole run that was killed: processes, mounts, loop devices.
+pub(crate) fn clear(dir: &Path, case: Option<&str>) {
     for _ in 0..50 {
-        let left = processes_of(dir);
+        let left = processes_of(case);
         if left.is_empty() {
             break;
         }
@@ -120,15 +116,20 @@ impl Snapshot {
 
     /// Asserts that mounts, loop devices, cgroups and processes are as they were, and that no socket and no mount is left.
     pub(crate) fn compare(self) {
-        wait("the containers' cgroups to go", || cgroups().iter().all(|dir| remove_cgroup(dir)));
+        wait("the containers' cgroups to go", remove_cgroups);
         let after = Self::of_host();
         assert_eq!(after.mounts, self.mounts, "mounts of the host");
         assert_eq!(after.loops, self.loops, "loop devices");
-        let strays = processes_of(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker"));
+        let strays = processes_of(None);
         assert!(strays.is_empty(), "processes of the tests: {strays:?}");
         let mounts = mounts_under(Path::new(env!("CARGO_TARGET_TMPDIR")));
         assert!(mounts.is_empty(), "mounts of the tests: {mounts:?}");
     }
+}
+
+/// Removes the containers' cgroups and their parents; whether all are gone.
+pub(crate) fn remove_cgroups() -> bool {
+    cgroups().iter().filter(|dir| !remove_cgroup(dir)).count() == 0
 }
 
 /// Removes a tree of cgroups; one with a process in it stays.
@@ -144,6 +145,6 @@ fn remove_cgroup(dir: &Path) -> bool {
 fn cgroups() -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let controllers = fs::read_dir(root).into_iter().flatten().flatten().map(|controller| controller.path());
-    let parents = controllers.chain([root.to_owned()]).map(|dir| dir.join(crate::engine::CGROUP));
+    let parents = controllers.chain([root.to_owned()]).map(|dir| dir.join(engine::cgroup()));
     parents.filter(|dir| dir.is_dir()).collect()
 }

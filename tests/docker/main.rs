@@ -1,9 +1,9 @@
 //! The docker tier: a real Docker engine, the real plugin, loop devices.
 //!
-//! Everything runs in a mount namespace of its own, with empty `/run/docker`, `/run/containerd` and `/etc/docker`: an engine that this
-//! host may run neither sees the plugins under test nor is seen by them. Inside, mounts are shared, as on a host with
-//! systemd. Every case has an engine and a plugin of its own, and fails when it leaves a mount, a loop device, an
-//! owner file or a socket behind; the last case looks for what the whole run left on the host.
+//! Everything runs in a mount namespace of its own, with empty `/run/docker`, `/run/containerd` and `/etc/docker`: an engine
+//! that this host may run neither sees the plugins under test nor is seen by them. Inside, mounts are shared, as on a
+//! host with systemd. Every case has an engine and a plugin of its own, and fails when it leaves a mount, a loop device,
+//! an owner file, a process or a socket behind; the last case looks for what the whole run left on the host.
 
 // A harness of its own is no `#[test]`, so clippy.toml's leave for tests does not reach it.
 #![allow(clippy::expect_used, clippy::panic)]
@@ -35,12 +35,17 @@ use nix::sys::wait::{WaitStatus, wait};
 /// A case: its name, which also names its plugin, and what it does.
 type Case = (&'static str, fn(&str));
 
-/// Set in the process that runs the cases.
+/// Set in the process that runs the cases, to the process id of its parent.
 const INNER: &str = "RBD_DOCKER_PLUGIN_TESTS_INNER";
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
     if args.list || std::env::var_os(INNER).is_some() { cases(args) } else { reaper() }
+}
+
+/// Tells this run from others on the same machine.
+fn run_id() -> String {
+    std::env::var(INNER).unwrap_or_else(|_| std::process::id().to_string())
 }
 
 /// Runs the cases in a child and collects what they orphan: containerd of a killed engine must not stay a zombie, the next
@@ -49,8 +54,11 @@ fn main() -> ExitCode {
 fn reaper() -> ExitCode {
     set_child_subreaper(true).expect("to be a reaper of orphans");
     let mut inner = Command::new("/proc/self/exe");
-    let inner =
-        inner.args(std::env::args_os().skip(1)).env(INNER, "1").spawn().expect("to start again as a child");
+    let inner = inner
+        .args(std::env::args_os().skip(1))
+        .env(INNER, run_id())
+        .spawn()
+        .expect("to start again as a child");
     let inner = i32::try_from(inner.id()).expect("a process id");
     loop {
         match wait() {
@@ -59,6 +67,8 @@ fn reaper() -> ExitCode {
             }
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == inner => {
                 eprintln!("the docker tests were ended by {signal}");
+                leaks::clear(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker"), None);
+                leaks::remove_cgroups();
                 return ExitCode::FAILURE;
             }
             Ok(_) | Err(Errno::EINTR) => {}
@@ -123,6 +133,7 @@ fn cases(mut args: Arguments) -> ExitCode {
         }
     }));
     let conclusion = libtest_mimic::run(&args, trials);
+    leaks::remove_cgroups();
     for dir in made.iter().rev() {
         let _ = umount2(*dir, MntFlags::MNT_DETACH);
         let _ = std::fs::remove_dir(dir);
@@ -146,13 +157,10 @@ fn private_namespace() -> nix::Result<Vec<&'static Path>> {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SHARED, NONE)?;
     let mut made = Vec::new();
-    for dir in ["/run/docker", "/run/containerd", "/etc/docker", "/var/lib/docker"].map(Path::new) {
-        let exists = dir.exists();
-        if !exists && dir.starts_with("/run") {
+    for dir in ["/run/docker", "/run/containerd", "/etc/docker"].map(Path::new) {
+        if !dir.exists() {
             std::fs::create_dir(dir).expect("a folder to mount over");
             made.push(dir);
-        } else if !exists {
-            continue; // nothing to hide
         }
         mount(Some("rbd-docker-plugin-tests"), dir, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
     }

@@ -99,7 +99,7 @@ impl Plugin {
 
     /// The folder that its engine sees as `/run/docker/plugins`.
     fn sockets(&self) -> PathBuf {
-        Path::new(crate::engine::RIG).join(&self.name).join("plugins")
+        crate::engine::rig().join(&self.name).join("plugins")
     }
 
     /// One request as Docker sends it; status and body of the answer.

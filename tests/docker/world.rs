@@ -168,7 +168,7 @@ impl World {
         }
         self.engine.stop();
         self.plugin.stop();
-        let left = leaks::processes_of(&self.dir);
+        let left = leaks::processes_of(Some(&self.plugin.name));
         assert!(left.is_empty(), "processes left: {left:?}");
         self.finished = true;
         fs::remove_dir_all(&self.dir).expect("the folder of the case can be removed");
@@ -184,6 +184,6 @@ impl Drop for World {
         eprintln!("{}\n{}", tail(&self.engine.log()), tail(&self.plugin.log()));
         self.engine.force_down();
         self.plugin.force_down();
-        leaks::clear(&self.dir);
+        leaks::clear(&self.dir, Some(&self.plugin.name));
     }
 }
