@@ -52,13 +52,7 @@ impl Driver {
 
     fn use_again(&self, mounted: &MountedVolume, id: &str, client: Option<Client>) -> Result<PathBuf> {
         let mut volume = mounted.clone();
-        if !volume.refs.uses.iter().all(|u| u.client.is_none_or(|c| self.host.is_alive(c)))
-            && !self.host.held_elsewhere(&volume.device)?
-        {
-            // The engine died without a word and its successor comes with the IDs it has kept.
-            let dropped = volume.refs.drop_orphans(|c| self.host.is_alive(c));
-            tracing::info!(image = %volume.refs.spec, dropped, "dropped the uses of an engine that is gone");
-        }
+        self.drop_stale(&mut volume.refs, &volume.device, id, client)?;
         volume.refs.add(id, client);
         if let Err(e) = self.save_refs(&volume.refs) {
             // Docker will not unmount what failed to mount, so the use must not be on disk.
@@ -70,6 +64,23 @@ impl Driver {
         let mountpoint = volume.refs.mountpoint.clone();
         self.table.put(volume);
         Ok(mountpoint)
+    }
+
+    /// Drops uses that nobody will ever give back: Docker comes with an ID that it has mounted already, or after an engine that
+    /// died, while no container has the device. `docker cp` does the former too, but then the container has it. Only an engine
+    /// that we know keeps to these rules.
+    fn drop_stale(&self, refs: &mut Refs, device: &Device, id: &str, client: Option<Client>) -> Result<()> {
+        let again = client.is_some() && refs.uses.iter().any(|u| u.id == id);
+        let orphans = refs.clients().any(|c| !self.host.is_alive(c));
+        if (again || orphans) && !self.host.held_elsewhere(device)? {
+            let before = refs.total();
+            refs.drop_orphans(|c| self.host.is_alive(c));
+            if again {
+                refs.uses.retain(|u| u.id != id);
+            }
+            tracing::warn!(image = %refs.spec, dropped = before - refs.total(), "dropped uses that Docker has forgotten");
+        }
+        Ok(())
     }
 
     fn mount_fresh(

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, fchmod};
@@ -17,6 +19,10 @@ use crate::deadline::Deadline;
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 use crate::linux::exec::Programs;
 use crate::linux::{blkdev, files, fs as filesystem, holders, mount, mountinfo, probe, process};
+
+/// How long an unmount is tried again on EBUSY. The kernel answers it also while another mount namespace that has received a copy
+/// of the mount is being set up or torn down (a container that is just starting): umount(2) takes all copies or none.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The kernel and the programs of this host, for real.
 #[derive(Debug, Clone)]
@@ -90,10 +96,16 @@ impl Host for KernelHost {
     }
 
     fn unmount(&self, target: &Path) -> Result<()> {
-        match mount::unmount(target) {
-            Ok(_) => Ok(()),
-            Err(cause) if cause.errno == Errno::EBUSY => Err(busy(target, cause)),
-            Err(cause) => Err(cause.into()),
+        let patience = Deadline::after(UNMOUNT_PATIENCE);
+        let mut step = Duration::from_millis(1);
+        loop {
+            match mount::unmount(target) {
+                Ok(_) => return Ok(()),
+                Err(cause) if cause.errno != Errno::EBUSY => return Err(cause.into()),
+                Err(cause) if patience.left().is_zero() => return Err(busy(target, cause)),
+                Err(_) => sleep(step),
+            }
+            step = (step * 2).min(Duration::from_millis(100));
         }
     }
 

@@ -86,23 +86,36 @@ pub fn mounts_below(target: &Path) -> Result<Vec<PathBuf>, CallError> {
         .collect())
 }
 
-/// Whether a device that is not (or no more) mounted here is still mounted in another mount namespace.
+/// Whether a device has another mount than the one we know of: in a container, mostly.
 ///
 /// The kernel answers first: a device that it has given to no filesystem is mounted nowhere, and `/proc` is not read at all.
-/// Otherwise the namespaces of all processes are searched. A service with a private mount tree (systemd's `PrivateMounts=`,
-/// `ProtectSystem=` …) that was started while the volume was mounted has inherited a copy of the mount and counts too: it does
-/// hold the filesystem, until it is restarted. A device that is claimed, but neither mounted here nor in any namespace we can
-/// see, counts as held: a namespace may live on without processes.
+/// Otherwise the namespaces of all processes are searched. A copy of our mount that the kernel propagated to another namespace
+/// (of a service with slave mounts, systemd's `PrivateTmp=` and the like) does not count: it goes when ours goes. A copy that is
+/// private to its namespace does count: it does hold the filesystem, until that service is restarted. A device that is claimed,
+/// but mounted in no namespace that we can see, counts as held: a namespace may live on without processes.
 pub fn held_elsewhere(path: &Path, number: (u32, u32)) -> Result<bool, CallError> {
     if !blkdev::is_claimed(path)? {
         return Ok(false);
     }
-    let here = mountinfo::read(Path::new(mountinfo::OWN))?.iter().any(|m| is_of(m, path, number));
-    Ok(!here || !elsewhere(path, number)?.is_empty())
+    let here = mountinfo::read(Path::new(mountinfo::OWN))?;
+    match here.iter().filter(|m| is_of(m, path, number)).collect::<Vec<_>>()[..] {
+        [ours] => Ok(!elsewhere(path, number, Some(ours))?.is_empty()),
+        _ => Ok(true),
+    }
 }
 
-/// One process of each other mount namespace that has the device mounted.
-pub fn elsewhere(path: &Path, number: (u32, u32)) -> Result<Vec<Holder>, CallError> {
+/// Whether a mount of another namespace goes when ours goes.
+fn follows(theirs: &mountinfo::Entry, ours: &mountinfo::Entry) -> bool {
+    let groups = [theirs.group, theirs.master];
+    theirs.target == ours.target && ours.group.is_some() && groups.contains(&ours.group)
+}
+
+/// One process of each other mount namespace that has the device mounted, copies that follow ours left out.
+pub fn elsewhere(
+    path: &Path,
+    number: (u32, u32),
+    ours: Option<&mountinfo::Entry>,
+) -> Result<Vec<Holder>, CallError> {
     let own = "/proc/self/ns/mnt";
     let mut seen = BTreeSet::from([fs::read_link(own).or_call("readlink", own)?]);
     let mut found = Vec::new();
@@ -114,7 +127,9 @@ pub fn elsewhere(path: &Path, number: (u32, u32)) -> Result<Vec<Holder>, CallErr
         }
         let Ok(mounts) = mountinfo::read(Path::new(&format!("/proc/{pid}/mountinfo"))) else { continue };
         seen.insert(namespace);
-        if let Some(mount) = mounts.into_iter().find(|m| is_of(m, path, number)) {
+        let counts =
+            |m: &mountinfo::Entry| is_of(m, path, number) && !ours.is_some_and(|ours| follows(m, ours));
+        if let Some(mount) = mounts.into_iter().find(counts) {
             found.push(Holder { pid, comm: comm(pid), how: How::Mount(mount.target) });
         }
     }
@@ -164,6 +179,23 @@ mod tests {
         assert_eq!(mine.how, How::File(path.clone()));
         assert!(mine.to_string().contains(&format!("(pid {me}, open {})", path.display())), "{mine}");
         assert_eq!(of(&dir.path().join("other"), None), []);
+    }
+
+    #[test]
+    fn only_propagated_copies_of_our_own_mount_follow_it() {
+        let entry = |fields: &str| {
+            mountinfo::parse(format!("1 2 7:3 / {fields} - ext4 /dev/loop3 rw").as_bytes()).remove(0)
+        };
+        let ours = entry("/m rw shared:7");
+        assert!(follows(&entry("/m rw shared:7"), &ours));
+        assert!(follows(&entry("/m rw shared:9 master:7"), &ours));
+        for other in ["/m rw", "/m rw shared:9", "/data rw master:7", "/m rw master:77"] {
+            assert!(!follows(&entry(other), &ours), "{other}");
+        }
+        assert!(
+            !follows(&entry("/m rw"), &entry("/m rw")),
+            "two private mounts have nothing to do with each other"
+        );
     }
 
     #[test]

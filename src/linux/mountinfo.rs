@@ -29,6 +29,10 @@ pub struct Entry {
     pub target: PathBuf,
     /// Options of this mount.
     pub options: String,
+    /// The peer group that it shares mounts with (`shared:`).
+    pub group: Option<u64>,
+    /// The peer group that it receives mounts and unmounts from (`master:`).
+    pub master: Option<u64>,
     /// Type of the filesystem.
     pub fstype: String,
     /// What was mounted: a device's path, as the mounting process spelled it.
@@ -60,12 +64,33 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     let target = path(fields.next()?);
     let options = text(fields.next()?);
     // Any number of optional fields, up to a lone dash.
-    fields.by_ref().find(|&field| field == b"-")?;
+    let (mut group, mut master) = (None, None);
+    loop {
+        match fields.next()? {
+            b"-" => break,
+            field => {
+                group = group.or_else(|| number(field.strip_prefix(b"shared:")?));
+                master = master.or_else(|| number(field.strip_prefix(b"master:")?));
+            }
+        }
+    }
     let fstype = text(fields.next()?);
     let source = text(fields.next()?);
     let of_filesystem = fields.next().unwrap_or_default();
     let read_only = has_word(options.as_bytes(), b"ro") || has_word(of_filesystem, b"ro");
-    Some(Entry { id, parent, number: device, root, target, options, fstype, source, read_only })
+    Some(Entry {
+        id,
+        parent,
+        number: device,
+        root,
+        target,
+        options,
+        group,
+        master,
+        fstype,
+        source,
+        read_only,
+    })
 }
 
 fn has_word(list: &[u8], word: &[u8]) -> bool {

@@ -8,6 +8,8 @@ pub(crate) const CASES: &[Case] = &[
     ("plugin-down", plugin_down),
     ("full-volume", full_volume),
     ("image-gone", image_gone),
+    ("store-away", store_away),
+    ("stopped-while-plugin-is-down", stopped_while_plugin_is_down),
 ];
 
 /// The container does not start after its volume was mounted.
@@ -68,6 +70,44 @@ fn image_gone(case: &str) {
     std::fs::remove_file(w.plugin.image("data")).expect("the image can be deleted");
     let error = w.engine.fails(&["start", "main"]);
     assert!(error.contains("data"), "{error}");
+    w.wait_mounted(&[]);
+    // The name can be used again.
+    w.engine.ok(&["rm", "main"]);
+    w.create("data", &[]);
+    w.finish();
+}
+
+/// Docker keeps a volume's labels while the store is away, and the plugin says what is wrong.
+fn store_away(case: &str) {
+    let mut w = World::new(case);
+    w.engine.ok(&["volume", "create", "-d", &w.plugin.name, "--label", "team=db", "data"]);
+    let (here, away) = (w.plugin.images(), w.dir.join("away"));
+    std::fs::rename(&here, &away).expect("the store can be taken away");
+    let labels = ["volume", "inspect", "-f", "{{.Labels.team}} {{.Status.health}}", "data"];
+    assert_eq!(w.engine.ok(&labels), "db degraded\n");
+    assert_eq!(w.engine.ok(&["volume", "ls", "-q"]), "data\n");
+    let error = w.run_fails(&["-v", "data:/vol", "bb"], "true");
+    assert!(error.contains("is not there"), "{error}");
+    // An engine that is started meanwhile asks for all volumes that it knows, and forgets those that are not found.
+    w.engine.end_with(nix::sys::signal::Signal::SIGTERM);
+    w.engine.up();
+    std::fs::rename(&away, &here).expect("the store can be brought back");
+    assert_eq!(w.engine.ok(&labels), "db ok\n");
+    w.run(&["-v", "data:/vol", "bb"], "echo there > /vol/file");
+    w.finish();
+}
+
+/// Docker cannot unmount while the plugin is away, and mounts the same ID again later: that is one use, not two.
+fn stopped_while_plugin_is_down(case: &str) {
+    let mut w = World::new(case);
+    w.start_writer("main", "data");
+    w.plugin.stop();
+    // Docker gives up on the plugin after some seconds of trying, and says that all is well.
+    w.engine.ok(&["stop", "main"]);
+    w.plugin.up();
+    w.engine.ok(&["start", "main"]);
+    w.still_writes("main");
+    w.engine.ok(&["stop", "main"]);
     w.wait_mounted(&[]);
     w.finish();
 }

@@ -79,12 +79,12 @@ fn pool_option(case: &str) {
     let other = w.plugin.images().join("other");
     fs::create_dir_all(&other).expect("another pool");
     w.create("data", &["pool=other"]);
-    assert!(other.join("v.img").exists(), "the image is in the other pool");
+    assert!(other.join("data.img").exists(), "the image is in the other pool");
     w.run(&["-v", "data:/vol", "bb"], "echo there > /vol/file");
     assert_eq!(w.run(&["-v", "data:/vol", "bb"], "cat /vol/file"), "there\n");
     assert!(!w.plugin.image("data").exists(), "and not in the default pool");
     w.engine.ok(&["volume", "rm", "data"]);
-    assert!(!other.join("v.img").exists());
+    assert!(!other.join("data.img").exists());
     w.finish();
 }
 
