@@ -1,4 +1,5 @@
 //! The plugin under test as a process: started, asked as Docker asks, stopped, killed, started again.
+#![allow(dead_code, reason = "each tier uses a part of it")]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -55,6 +56,17 @@ impl Daemon {
 
     /// The same with an environment.
     pub(crate) fn start_with(&mut self, environment: &[(&str, String)]) {
+        self.spawn(environment);
+        wait("the plugin to answer", || {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+                panic!("the plugin ended with {status}\n{}", self.logs());
+            }
+            UnixStream::connect(self.socket()).is_ok()
+        });
+    }
+
+    /// Starts it and does not wait.
+    pub(crate) fn spawn(&mut self, environment: &[(&str, String)]) {
         fs::create_dir_all(self.dir.join("log")).unwrap();
         let output = File::options().create(true).append(true).open(self.dir.join("log/stderr")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_rbd-docker-plugin"));
@@ -68,12 +80,6 @@ impl Daemon {
         command.args(&self.flags).envs(environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
         self.child = Some(command.spawn().unwrap());
-        wait("the plugin to answer", || {
-            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
-                panic!("the plugin ended with {status}\n{}", self.logs());
-            }
-            UnixStream::connect(self.socket()).is_ok()
-        });
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -127,7 +133,6 @@ impl Daemon {
     }
 
     /// A request that must fail; the error text.
-    #[expect(dead_code)]
     pub(crate) fn error(&self, endpoint: &str, body: &Value) -> String {
         match self.ask(endpoint, body) {
             Some((500, answer)) => answer["Err"].as_str().unwrap().to_owned(),

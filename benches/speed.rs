@@ -1,0 +1,191 @@
+//! `make bench`: what the plugin costs, each figure beside the floor of the same work done bare, in the same run on the same
+//! images. Timings are medians; only the ratios mean something on another machine.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+#[path = "../tests/common/daemon.rs"]
+mod daemon;
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use daemon::Daemon;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use rbd_docker_plugin::deadline::Deadline;
+use rbd_docker_plugin::linux::loopdev::{self, Backing};
+use rbd_docker_plugin::linux::mount as kernel;
+use serde_json::json;
+
+/// Rounds of a bare and a served mount.
+const ROUNDS: usize = 60;
+/// Volumes that are mounted at once.
+const AT_ONCE: usize = 64;
+/// Rounds of that.
+const PARALLEL_ROUNDS: usize = 5;
+/// Volumes that List shows.
+const LISTED: usize = 10_000;
+
+fn main() {
+    // `cargo test --benches` and the like ask for nothing to be measured.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+        println!("skipped: measuring mounts needs root and loop devices");
+        return;
+    }
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut daemon = Daemon::new("bench", dir.path(), &["--wait", "100"]);
+    println!("| what | measured | floor | ratio or limit |\n|---|---|---|---|");
+    ready(dir.path());
+    daemon.start();
+    row("idle memory", &format!("{:.1} MB", memory(&daemon)), "", "at most 20 MB");
+    for n in 0..AT_ONCE {
+        daemon.ok("Create", &json!({"Name": format!("v{n}"), "Opts": {"size": "16M"}}));
+    }
+    requests(&daemon);
+    mounts(&daemon, dir.path());
+    parallel(&daemon, dir.path());
+    listing(&daemon, dir.path());
+    daemon.stop();
+}
+
+fn row(what: &str, measured: &str, floor: &str, limit: &str) {
+    println!("| {what} | {measured} | {floor} | {limit} |");
+}
+
+fn compared(what: &str, measured: Duration, floor: Duration, limit: &str) {
+    let ratio = measured.as_secs_f64() / floor.as_secs_f64();
+    row(what, &shown(measured), &shown(floor), &format!("{ratio:.2} × (at most {limit} ×)"));
+}
+
+fn shown(time: Duration) -> String {
+    format!("{:.3} ms", time.as_secs_f64() * 1e3)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn timed(work: impl FnOnce()) -> Duration {
+    let begin = Instant::now();
+    work();
+    begin.elapsed()
+}
+
+fn memory(daemon: &Daemon) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_ascii_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+}
+
+/// From exec to a served connection; the floor is a program that does nothing.
+fn ready(dir: &Path) {
+    let (mut ours, mut floor) = (Vec::new(), Vec::new());
+    for n in 0..20 {
+        floor.push(timed(|| drop(std::process::Command::new("/bin/true").status().unwrap())));
+        let mut daemon = Daemon::new(&format!("ready{n}"), dir, &[]);
+        ours.push(timed(|| {
+            daemon.spawn(&[]);
+            while UnixStream::connect(daemon.socket()).is_err() {
+                std::hint::spin_loop();
+            }
+            daemon.ok("Capabilities", &json!({}));
+        }));
+        daemon.stop();
+    }
+    row(
+        "ready to answer, from exec",
+        &shown(median(ours)),
+        &format!("{} (/bin/true)", shown(median(floor))),
+        "at most 50 ms",
+    );
+}
+
+/// Each request on a connection of its own.
+fn requests(daemon: &Daemon) {
+    for endpoint in ["Get", "Path", "Capabilities"] {
+        let body = json!({"Name": "v0"});
+        let times = (0..1000).map(|_| timed(|| drop(daemon.ok(endpoint, &body)))).collect();
+        row(&format!("{endpoint}, p50"), &shown(median(times)), "", "at most 1 ms");
+    }
+}
+
+/// An image attached and mounted by hand, without any of the plugin's care.
+struct Bare {
+    device: loopdev::Attached,
+    backing: Backing,
+    target: std::path::PathBuf,
+}
+
+impl Bare {
+    fn mount(image: &Path, target: &Path) -> Self {
+        let file = OpenOptions::new().read(true).write(true).open(image).unwrap();
+        let backing = Backing::from(&file.metadata().unwrap());
+        let device = loopdev::attach(&file, image, false).unwrap();
+        kernel::mount(&device.path, "ext4", target, &kernel::parse("").unwrap()).unwrap();
+        Self { device, backing, target: target.to_owned() }
+    }
+
+    fn unmount(self) {
+        assert!(kernel::unmount(&self.target).unwrap());
+        drop(self.device.hold);
+        loopdev::detach(&self.device.path, self.backing, Deadline::after(Duration::from_secs(60))).unwrap();
+    }
+}
+
+fn mounts(daemon: &Daemon, dir: &Path) {
+    let (image, target) = (daemon.file("v0", "img"), dir.join("bare"));
+    fs::create_dir_all(&target).unwrap();
+    let (mut ours, mut floor) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        floor.push(timed(|| Bare::mount(&image, &target).unmount()));
+        ours.push(timed(|| {
+            daemon.mount("v0", "id");
+            daemon.unmount("v0", "id");
+        }));
+    }
+    compared("Mount + Unmount", median(ours), median(floor), "1.2");
+}
+
+fn parallel(daemon: &Daemon, dir: &Path) {
+    let (mut ours, mut floor) = (Vec::new(), Vec::new());
+    let targets: Vec<_> = (0..AT_ONCE).map(|n| dir.join(format!("bare{n}"))).collect();
+    targets.iter().for_each(|target| fs::create_dir_all(target).unwrap());
+    for _ in 0..PARALLEL_ROUNDS {
+        let mut mounted = Vec::new();
+        floor.push(timed(|| {
+            mounted = at_once(|n| Bare::mount(&daemon.file(&format!("v{n}"), "img"), &targets[n]));
+        }));
+        mounted.into_iter().for_each(Bare::unmount);
+        ours.push(timed(|| drop(at_once(|n| daemon.mount(&format!("v{n}"), "id")))));
+        (0..AT_ONCE).for_each(|n| daemon.unmount(&format!("v{n}"), "id"));
+    }
+    compared(&format!("{AT_ONCE} volumes mounted at once"), median(ours), median(floor), "3");
+}
+
+fn at_once<T: Send>(work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = (0..AT_ONCE).map(|n| scope.spawn(move || work(n))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+fn listing(daemon: &Daemon, dir: &Path) {
+    for n in 0..LISTED - AT_ONCE {
+        File::create(dir.join(format!("images/rbd/listed{n}.img"))).unwrap();
+    }
+    let count = daemon.ok("List", &json!({}))["Volumes"].as_array().unwrap().len();
+    assert_eq!(count, LISTED);
+    let times = (0..20).map(|_| timed(|| drop(daemon.ok("List", &json!({}))))).collect();
+    row(&format!("List of {LISTED} volumes"), &shown(median(times)), "", "at most 100 ms");
+    row("memory after that", &format!("{:.1} MB", memory(daemon)), "", "");
+}
