@@ -6,6 +6,7 @@
 mod daemon;
 
 use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -41,6 +42,9 @@ fn main() {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
 
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    // The default folder of the socket is on one, too.
+    fs::create_dir(dir.path().join("run")).unwrap();
+    mount(Some("tmpfs"), &dir.path().join("run"), Some("tmpfs"), MsFlags::empty(), none).unwrap();
     let mut daemon = Daemon::new("bench", dir.path(), &["--wait", "100"]);
     println!("| what | measured | floor | ratio or limit |\n|---|---|---|---|");
     ready(dir.path());
@@ -90,7 +94,7 @@ fn memory(daemon: &Daemon) -> f64 {
 fn ready(dir: &Path) {
     let (mut ours, mut floor) = (Vec::new(), Vec::new());
     for n in 0..20 {
-        floor.push(timed(|| drop(std::process::Command::new("/bin/true").status().unwrap())));
+        floor.push(timed(|| assert!(std::process::Command::new("/bin/true").status().unwrap().success())));
         let mut daemon = Daemon::new(&format!("ready{n}"), dir, &[]);
         ours.push(timed(|| {
             daemon.spawn(&[]);
@@ -109,11 +113,38 @@ fn ready(dir: &Path) {
     );
 }
 
-/// Each request on a connection of its own.
+/// A connection that is kept, as Docker's are.
+struct Session(BufReader<UnixStream>);
+
+impl Session {
+    fn new(daemon: &Daemon) -> Self {
+        Self(BufReader::new(UnixStream::connect(daemon.socket()).unwrap()))
+    }
+
+    /// A request that must succeed; the length of the answer.
+    fn ask(&mut self, endpoint: &str, body: &str) -> usize {
+        let head = format!("POST /VolumeDriver.{endpoint} HTTP/1.1\r\nHost: plugin.moby.localhost\r\n");
+        let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        self.0.get_mut().write_all(request.as_bytes()).unwrap();
+        let (mut length, mut line) = (0, String::new());
+        while line != "\r\n" {
+            line.clear();
+            self.0.read_line(&mut line).unwrap();
+            assert!(!line.starts_with("HTTP/") || line.contains(" 200 "), "{endpoint} {body}: {line}");
+            if let Some(value) = line.strip_prefix("content-length: ") {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        std::io::copy(&mut self.0.by_ref().take(length), &mut std::io::sink()).unwrap();
+        usize::try_from(length).unwrap()
+    }
+}
+
 fn requests(daemon: &Daemon) {
+    let mut session = Session::new(daemon);
     for endpoint in ["Get", "Path", "Capabilities"] {
-        let body = json!({"Name": "v0"});
-        let times = (0..1000).map(|_| timed(|| drop(daemon.ok(endpoint, &body)))).collect();
+        let times =
+            (0..1000).map(|_| timed(|| assert!(session.ask(endpoint, r#"{"Name":"v0"}"#) > 0))).collect();
         row(&format!("{endpoint}, p50"), &shown(median(times)), "", "at most 1 ms");
     }
 }
@@ -144,15 +175,27 @@ impl Bare {
 fn mounts(daemon: &Daemon, dir: &Path) {
     let (image, target) = (daemon.file("v0", "img"), dir.join("bare"));
     fs::create_dir_all(&target).unwrap();
-    let (mut ours, mut floor) = (Vec::new(), Vec::new());
+    let mut session = Session::new(daemon);
+    let (mut ours, mut floor, mut crates) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         floor.push(timed(|| Bare::mount(&image, &target).unmount()));
+        crates.push(timed(|| with_the_loopdev_crate(&image, &target)));
         ours.push(timed(|| {
-            daemon.mount("v0", "id");
-            daemon.unmount("v0", "id");
+            session.ask("Mount", r#"{"Name":"v0","ID":"id"}"#);
+            session.ask("Unmount", r#"{"Name":"v0","ID":"id"}"#);
         }));
     }
-    compared("Mount + Unmount", median(ours), median(floor), "1.2");
+    compared("Mount + Unmount", median(ours.clone()), median(floor), "1.2");
+    compared("Mount + Unmount, floor with the loopdev crate", median(ours), median(crates), "1.2");
+}
+
+/// The same in two ioctls, as the loopdev crates and the losetup of most distributions attach: the second one freezes the device.
+fn with_the_loopdev_crate(image: &Path, target: &Path) {
+    let device = ::loopdev::LoopControl::open().unwrap().next_free().unwrap();
+    device.with().attach(image).unwrap();
+    kernel::mount(&device.path().unwrap(), "ext4", target, &kernel::parse("").unwrap()).unwrap();
+    assert!(kernel::unmount(target).unwrap());
+    device.detach().unwrap();
 }
 
 fn parallel(daemon: &Daemon, dir: &Path) {
@@ -185,7 +228,8 @@ fn listing(daemon: &Daemon, dir: &Path) {
     }
     let count = daemon.ok("List", &json!({}))["Volumes"].as_array().unwrap().len();
     assert_eq!(count, LISTED);
-    let times = (0..20).map(|_| timed(|| drop(daemon.ok("List", &json!({}))))).collect();
+    let mut session = Session::new(daemon);
+    let times = (0..20).map(|_| timed(|| assert!(session.ask("List", "{}") > LISTED))).collect();
     row(&format!("List of {LISTED} volumes"), &shown(median(times)), "", "at most 100 ms");
     row("memory after that", &format!("{:.1} MB", memory(daemon)), "", "");
 }

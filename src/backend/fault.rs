@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Backend, Device, ImageInfo, ImageStore, Mapper, Owner, Record};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::{Checked, Content, Filesystem, Format, Host, MountFlags, Mounted, Process, Settle, Usage};
+use crate::host::{
+    Checked, Content, Filesystem, Format, FsKind, Host, MountFlags, Mounted, Process, Settle, Usage,
+};
 use crate::name::ImageSpec;
 use crate::size::Size;
 
@@ -159,13 +161,14 @@ impl Backend for Faulty<dyn Backend> {
 
 impl Host for Faulty<dyn Host> {
     through! {
-        probe(device: &Device) -> Content;
+        probe(device: &Device, expected: Option<FsKind>) -> Content;
         ends_are_zero(device: &Device) -> bool;
         format(device: &Device, plan: &Format, deadline: Deadline) -> ();
         check(device: &Device, fs: &Filesystem, deadline: Deadline) -> Checked;
         mount(device: &Device, fs: &Filesystem, target: &Path, flags: &MountFlags) -> ();
         settle(root: &Path, settle: &Settle) -> ();
         unmount(target: &Path) -> ();
+        mounted_at(target: &Path) -> Option<Mounted>;
         mounts() -> Vec<Mounted>;
         make_dir(dir: &Path) -> ();
         remove_dir(dir: &Path) -> ();

@@ -80,7 +80,9 @@ pub struct Settings {
     pub fs: FsKind,
     /// Volumes are mounted at `<root>/<pool>/<image>`.
     pub root: PathBuf,
-    /// Mount IDs and the cache are kept here.
+    /// Mount IDs are kept here: what is true until the host is restarted.
+    pub refs: PathBuf,
+    /// The cache is kept here: what should survive a restart of the host.
     pub state: PathBuf,
     /// What Capabilities answers.
     pub scope: Scope,
@@ -127,8 +129,8 @@ impl Driver {
             unsettled: Mutex::default(),
             orphaned: Mutex::default(),
         };
-        for folder in [driver.settings.state.clone(), driver.settings.state.join("refs")] {
-            driver.host.make_dir(&folder)?;
+        for folder in [&driver.settings.state, &driver.settings.refs] {
+            driver.host.make_dir(folder)?;
         }
         driver.recover()?;
         Ok(Arc::new(driver))
@@ -149,7 +151,7 @@ impl Driver {
     }
 
     fn refs_file(&self, spec: &ImageSpec) -> PathBuf {
-        self.settings.state.join("refs").join(format!("{}.json", spec.file_name()))
+        self.settings.refs.join(format!("{}.json", spec.file_name()))
     }
 
     /// Rolls an operation on a volume back.

@@ -46,8 +46,8 @@ impl Driver {
 
     /// The kernel's word on a mount that we remember.
     fn is_still_mounted(&self, mounted: &MountedVolume) -> Result<bool> {
-        let mounts = self.host.mounts()?;
-        Ok(mounts.iter().any(|m| m.target == mounted.refs.mountpoint && m.is_of(&mounted.device)))
+        let there = self.host.mounted_at(&mounted.refs.mountpoint)?;
+        Ok(there.is_some_and(|mount| mount.is_of(&mounted.device)))
     }
 
     fn use_again(&self, mounted: &MountedVolume, id: &str, client: Option<Client>) -> Result<PathBuf> {
@@ -152,7 +152,7 @@ impl Driver {
         self.host.check(&device, &filesystem, deadline)?;
         deadline.check("checking the filesystem took too long")?;
         let flags = MountFlags { options: options.0.unwrap_or_default(), read_only: options.1 };
-        if let Some(other) = self.host.mounts()?.iter().find(|m| m.target == *mountpoint) {
+        if let Some(other) = self.host.mounted_at(mountpoint)? {
             return Err(DriverError::new(
                 ErrorKind::InUse,
                 format!("{} is mounted at {} already", other.source, mountpoint.display()),
@@ -184,7 +184,8 @@ impl Driver {
             options: ImageOptions::default(),
         });
         let kept = (record.options.mount_options.clone(), record.options.read_only);
-        let blank = match self.host.probe(&device)? {
+        let expected = record.options.fstype.filter(|_| record.stage == Stage::Ready);
+        let blank = match self.host.probe(&device, expected)? {
             Content::Filesystem(found) => match &record.stage {
                 // The mkfs of an adoption that died: never given out, so made anew.
                 Stage::Formatting { uuid } if found.uuid.as_ref() == Some(uuid) => false,

@@ -31,6 +31,8 @@ pub fn open(config: &Config) -> Result<Arc<dyn VolumeDriver>> {
         size: config.size,
         fs: config.fs,
         root: identity.root.clone(),
+        // Beside the socket: usually a tmpfs that lives as long as the mounts do, and one folder for one plugin.
+        refs: config.plugins.join(format!("{}.mounts", config.name)),
         state: config.state.join(&config.name),
         scope: config.scope,
         wait: config.wait,

@@ -45,7 +45,7 @@ impl Driver {
         self.backend.write_record(spec, record)?;
         let format = Format { kind, uuid: uuid.clone(), options: record.options.mkfs_options.clone() };
         self.host.format(device, &format, deadline)?;
-        let filesystem = match self.host.probe(device)? {
+        let filesystem = match self.host.probe(device, None)? {
             Content::Filesystem(found) if found.kind == kind && found.uuid.as_ref() == Some(&uuid) => found,
             found => {
                 return Err(DriverError::new(
@@ -64,7 +64,7 @@ impl Driver {
 
     /// Law 5, on the device itself.
     fn refuse_unless_blank(&self, spec: &ImageSpec, device: &Device) -> Result<()> {
-        let content = self.host.probe(device)?;
+        let content = self.host.probe(device, None)?;
         if content == Content::Nothing && self.host.ends_are_zero(device)? {
             return Ok(());
         }
@@ -124,7 +124,7 @@ impl Driver {
             Stage::Creating => return refuse("data"),
             Stage::Formatting { uuid } => {
                 let device = self.backend.map(spec)?;
-                let content = self.host.probe(&device);
+                let content = self.host.probe(&device, None);
                 self.backend.unmap(spec, device)?;
                 match content? {
                     Content::Nothing => {}

@@ -31,7 +31,7 @@ impl Driver {
             Ok(owned) => specs.extend(owned),
             Err(e) => tracing::error!(error = %e, "cannot see which images this plugin owns"),
         }
-        let refs = self.host.files(&self.settings.state.join("refs"))?;
+        let refs = self.host.files(&self.settings.refs)?;
         specs.extend(refs.iter().filter_map(|file| ImageSpec::from_file_name(file.strip_suffix(".json")?)));
         let staging = self.settings.state.join("staging");
         specs.extend(self.host.mounts()?.iter().filter_map(|mount| {

@@ -13,7 +13,9 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 
-use super::{Checked, Content, Filesystem, Format, Host, MountFlags, Mounted, Process, Settle, Usage};
+use super::{
+    Checked, Content, Filesystem, Format, FsKind, Host, MountFlags, Mounted, Process, Settle, Usage,
+};
 use crate::backend::Device;
 use crate::deadline::Deadline;
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
@@ -38,7 +40,12 @@ impl KernelHost {
 }
 
 impl Host for KernelHost {
-    fn probe(&self, device: &Device) -> Result<Content> {
+    fn probe(&self, device: &Device, expected: Option<FsKind>) -> Result<Content> {
+        if let Some(kind) = expected
+            && let Some(found) = probe::expect(&device.path, kind)?
+        {
+            return Ok(Content::Filesystem(found));
+        }
         Ok(probe::probe(&device.path)?)
     }
 
@@ -109,6 +116,13 @@ impl Host for KernelHost {
         }
     }
 
+    fn mounted_at(&self, target: &Path) -> Result<Option<Mounted>> {
+        if mount::is_mount_root(target)? == Some(false) {
+            return Ok(None);
+        }
+        Ok(self.mounts()?.into_iter().rfind(|mounted| mounted.target == target))
+    }
+
     fn mounts(&self) -> Result<Vec<Mounted>> {
         let entries = mountinfo::read(Path::new(mountinfo::OWN))?;
         let mounts = entries.into_iter().map(|entry| Mounted {
@@ -150,7 +164,7 @@ impl Host for KernelHost {
     }
 
     fn save(&self, path: &Path, content: &[u8]) -> Result<()> {
-        Ok(files::save(path, content)?)
+        Ok(files::replace(path, content)?)
     }
 
     fn load(&self, path: &Path) -> Result<Option<Vec<u8>>> {
@@ -166,7 +180,7 @@ impl Host for KernelHost {
     }
 
     fn forget(&self, path: &Path) -> Result<()> {
-        Ok(files::forget(path)?)
+        Ok(files::remove(path)?)
     }
 }
 

@@ -17,8 +17,8 @@ use crate::error::{DriverError, Result};
 
 /// The kernel and the programs of this host.
 pub trait Host: fmt::Debug + Send + Sync {
-    /// What the device holds, by its signatures.
-    fn probe(&self, device: &Device) -> Result<Content>;
+    /// What the device holds, by its signatures. A filesystem that is expected is looked for first, and nothing else if it is there.
+    fn probe(&self, device: &Device, expected: Option<FsKind>) -> Result<Content>;
 
     /// Whether the first and the last MiB read as zeros.
     fn ends_are_zero(&self, device: &Device) -> Result<bool>;
@@ -39,6 +39,9 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Unmounts what is mounted on top at the directory; nothing mounted is success. `InUse` names who holds it.
     fn unmount(&self, target: &Path) -> Result<()>;
 
+    /// What is mounted on top at the directory.
+    fn mounted_at(&self, target: &Path) -> Result<Option<Mounted>>;
+
     /// The mounts of this mount namespace.
     fn mounts(&self) -> Result<Vec<Mounted>>;
 
@@ -54,7 +57,7 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Whether any other mount namespace of this host (a container) has the device mounted.
     fn held_elsewhere(&self, device: &Device) -> Result<bool>;
 
-    /// Replaces a file: write, fsync, rename, fsync of the folder.
+    /// Replaces a file of this boot: write, fsync, rename. After a power failure it may be the old one.
     fn save(&self, path: &Path, content: &[u8]) -> Result<()>;
 
     /// Reads a file; `None` when it is not there.

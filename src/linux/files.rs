@@ -10,13 +10,17 @@ use nix::errno::Errno;
 
 use crate::error::{CallError, OrCall};
 
-/// Replaces a file (mode 0600): write beside it, fsync, rename over it, fsync the folder. Killed at any point it leaves the
-/// old file, and at most one `.<name>.tmp` that the next call overwrites. Two calls for one path must not overlap.
+/// Replaces a file, durably: [`replace`], and fsync of the folder.
 pub fn save(path: &Path, content: &[u8]) -> Result<(), CallError> {
+    replace(path, content).and_then(|()| sync_folder(path))
+}
+
+/// Replaces a file (mode 0600): write beside it, fsync, rename over it. Killed at any point it leaves the old file, and at most
+/// one `.<name>.tmp` that the next call overwrites. Two calls for one path must not overlap.
+pub fn replace(path: &Path, content: &[u8]) -> Result<(), CallError> {
     let temporary = beside(path)?;
     let result = write(&temporary, content)
-        .and_then(|()| fs::rename(&temporary, path).or_call("rename", path.display()))
-        .and_then(|()| sync_folder(path));
+        .and_then(|()| fs::rename(&temporary, path).or_call("rename", path.display()));
     if result.is_err() {
         // The first failure is the one to tell; what stays here is overwritten by the next call.
         let _ = fs::remove_file(&temporary);
@@ -45,9 +49,14 @@ pub fn names(folder: &Path) -> Result<Vec<String>, CallError> {
 
 /// Removes a file, durably; what is not there is success.
 pub fn forget(path: &Path) -> Result<(), CallError> {
+    remove(path).and_then(|()| sync_folder(path))
+}
+
+/// Removes a file; what is not there is success.
+pub fn remove(path: &Path) -> Result<(), CallError> {
     match fs::remove_file(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed.or_call("unlink", path.display()).and_then(|()| sync_folder(path)),
+        removed => removed.or_call("unlink", path.display()),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::error::{CallError, OrCall};
 
 const CONTROL: &str = "/dev/loop-control";
 const SYSFS: &str = "/sys/block";
+const PARTITIONS: &str = "/proc/partitions";
 
 /// How often a free number may be snatched away, or its node be late, before we give up: about three seconds in all.
 const ATTEMPTS: u64 = 120;
@@ -109,12 +110,12 @@ pub fn all() -> Result<Vec<Loop>, CallError> {
 }
 
 fn scan(wanted: impl Fn(&Path) -> bool) -> Result<Vec<Loop>, CallError> {
+    // One read names the devices that have a size; sysfs has a folder for every device that was ever used.
+    let partitions = fs::read_to_string(PARTITIONS).or_call("read", PARTITIONS)?;
+    let names = partitions.lines().filter_map(|line| line.split_ascii_whitespace().nth(3));
     let mut found = Vec::new();
-    for entry in fs::read_dir(SYSFS).or_call("readdir", SYSFS)? {
-        let entry = entry.or_call("readdir", SYSFS)?;
-        if entry.file_name().as_bytes().starts_with(b"loop") {
-            found.extend(look_at(&entry.path(), &Path::new("/dev").join(entry.file_name()), &wanted)?);
-        }
+    for name in names.filter(|name| is_loop(name)) {
+        found.extend(look_at(&Path::new(SYSFS).join(name), &Path::new("/dev").join(name), &wanted)?);
     }
     found.sort_by_key(|device| device.number);
     Ok(found)
@@ -204,6 +205,11 @@ fn status(device: &File, path: &Path) -> Result<Option<uapi::loop_info64>, CallE
         Err(Errno::ENXIO) => Ok(None),
         Err(errno) => Err(CallError::new("LOOP_GET_STATUS64", path.display(), errno)),
     }
+}
+
+/// `loop3`, but not its partition `loop3p1`.
+fn is_loop(name: &str) -> bool {
+    name.strip_prefix("loop").is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn look_at(sysfs: &Path, path: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Option<Loop>, CallError> {

@@ -2,7 +2,10 @@
 //!
 //! A mount always names its filesystem type: trying every driver of the kernel on a device that somebody else wrote is an attack
 //! surface. An unmount is never lazy: a lazy one reports success while the device stays in use.
+#![allow(unsafe_code)]
 
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -95,6 +98,27 @@ pub fn unmount(target: &Path) -> Result<bool, CallError> {
         Errno::EINVAL if !is_mountpoint(target)? => Ok(false),
         _ => Err(failed),
     }
+}
+
+/// Whether something is mounted at a path, asked of the path alone; `None` where the kernel (before 5.8) does not tell. What is
+/// not there is no mount.
+pub fn is_mount_root(target: &Path) -> Result<Option<bool>, CallError> {
+    let path = CString::new(target.as_os_str().as_bytes())
+        .map_err(|_| CallError::new("statx", target.display(), Errno::EINVAL))?;
+    let mut answer = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC;
+    // SAFETY: the path ends with a zero byte and the kernel writes one `statx` to the answer; both outlive the call.
+    let result = unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, 0, answer.as_mut_ptr()) };
+    match Errno::result(result) {
+        Ok(_) => {}
+        Err(Errno::ENOENT) => return Ok(Some(false)),
+        Err(Errno::ENOSYS) => return Ok(None),
+        Err(errno) => return Err(CallError::new("statx", target.display(), errno)),
+    }
+    // SAFETY: all bits of a `statx` may be zero, and the kernel has filled it.
+    let answer = unsafe { answer.assume_init() };
+    let bit = u64::try_from(libc::STATX_ATTR_MOUNT_ROOT).unwrap_or_default();
+    Ok((answer.stx_attributes_mask & bit != 0).then_some(answer.stx_attributes & bit != 0))
 }
 
 fn is_mountpoint(target: &Path) -> Result<bool, CallError> {

@@ -7,22 +7,37 @@
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use libblkid_rs::{BlkidErr, BlkidProbe, BlkidSafeprobeRet, BlkidSublks, BlkidSublksFlags};
+use libblkid_rs::{BlkidErr, BlkidFltr, BlkidProbe, BlkidSafeprobeRet, BlkidSublks, BlkidSublksFlags};
 use nix::errno::Errno;
 
 use super::blkdev;
 use crate::error::CallError;
 use crate::host::{Content, Filesystem, FsKind};
 
+/// Whether the device holds the filesystem that is expected on it: a few reads, where [`probe`] reads all over the device.
+pub fn expect(path: &Path, kind: FsKind) -> Result<Option<Filesystem>, CallError> {
+    let names: &[&str] = match kind {
+        FsKind::Ext4 => &["ext2", "ext3", "ext4"],
+        FsKind::Xfs => &["xfs"],
+        FsKind::Btrfs => &["btrfs"],
+    };
+    match ask(path, |probe| {
+        probe.enable_superblocks(true)?;
+        probe.filter_superblock_type(BlkidFltr::Onlyin, names)?;
+        look(probe)
+    })? {
+        Content::Filesystem(found) => Ok(Some(found)),
+        _ => Ok(None),
+    }
+}
+
 /// Looks for filesystems, LUKS, LVM, RAID, swap and partition tables.
 pub fn probe(path: &Path) -> Result<Content, CallError> {
-    let device = blkdev::open(path)?;
-    blkdev::size(&device, path)?;
-    let found = {
-        let mut probe = BlkidProbe::new().map_err(|e| failed("blkid_new_probe", path, &e))?;
-        probe.set_device(device.as_raw_fd(), 0, 0).map_err(|e| failed("blkid_probe_set_device", path, &e))?;
-        look(&mut probe).map_err(|e| failed("blkid_do_safeprobe", path, &e))?
-    };
+    let found = ask(path, |probe| {
+        probe.enable_superblocks(true)?;
+        probe.enable_partitions(true)?;
+        look(probe)
+    })?;
     if found == Content::Nothing {
         // libblkid gives up on a part it cannot read, and some versions do not say so.
         blkdev::ends_are_zero(path)?;
@@ -30,11 +45,20 @@ pub fn probe(path: &Path) -> Result<Content, CallError> {
     Ok(found)
 }
 
+fn ask(
+    path: &Path,
+    question: impl FnOnce(&mut BlkidProbe) -> Result<Content, BlkidErr>,
+) -> Result<Content, CallError> {
+    let device = blkdev::open(path)?;
+    blkdev::size(&device, path)?;
+    let mut probe = BlkidProbe::new().map_err(|e| failed("blkid_new_probe", path, &e))?;
+    probe.set_device(device.as_raw_fd(), 0, 0).map_err(|e| failed("blkid_probe_set_device", path, &e))?;
+    question(&mut probe).map_err(|e| failed("blkid_do_safeprobe", path, &e))
+}
+
 fn look(probe: &mut BlkidProbe) -> Result<Content, BlkidErr> {
     use BlkidSublks as F;
-    probe.enable_superblocks(true)?;
     probe.set_superblock_flags(BlkidSublksFlags::new(vec![F::Type, F::Uuid, F::Badcsum]))?;
-    probe.enable_partitions(true)?;
     match probe.do_safeprobe()? {
         BlkidSafeprobeRet::None => Ok(Content::Nothing),
         BlkidSafeprobeRet::Ambiguous => Ok(Content::Foreign("ambivalent: several signatures".to_owned())),

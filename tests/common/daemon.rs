@@ -96,6 +96,11 @@ impl Daemon {
         self.dir.join("mnt").join(&self.name).join("rbd").join(image)
     }
 
+    /// The folder of its mount IDs.
+    pub(crate) fn refs(&self) -> PathBuf {
+        self.dir.join("run").join(format!("{}.mounts", self.name))
+    }
+
     /// The folder of its state.
     pub(crate) fn state(&self) -> PathBuf {
         self.dir.join("mnt/.state").join(&self.name)

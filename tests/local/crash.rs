@@ -86,7 +86,7 @@ fn accounted_for(daemon: &Daemon, point: u32) {
     assert_eq!(mapped, usize::from(mounted), "{}", at("its loop devices"));
     assert_eq!(daemon.file("v", "owner").exists(), mounted, "{}", at("its owner record"));
     assert_eq!(daemon.mountpoint("v").exists(), mounted, "{}", at("its mountpoint"));
-    assert_eq!(daemon.state().join("refs/rbd@v.json").exists(), mounted, "{}", at("its mount IDs"));
+    assert_eq!(daemon.refs().join("rbd@v.json").exists(), mounted, "{}", at("its mount IDs"));
     assert_eq!(image.exists(), daemon.file("v", "json").exists(), "{}", at("its image and its record"));
     let staging = daemon.state().join("staging");
     let staged = fs::read_dir(staging).map_or(0, Iterator::count);

@@ -55,7 +55,7 @@ fn plan(kind: FsKind) -> Format {
 }
 
 fn found(host: &KernelHost, device: &Device) -> Filesystem {
-    match host.probe(device).unwrap() {
+    match host.probe(device, None).unwrap() {
         Content::Filesystem(fs) => fs,
         other => panic!("{other:?}"),
     }
@@ -193,15 +193,15 @@ fn foreign_signatures(rig: &Rig) {
     {
         let device = rig.device("a", 16);
         write_at(&device.path, &bytes, 0);
-        assert_eq!(rig.host().probe(&device).unwrap(), Content::Foreign(name.to_owned()));
+        assert_eq!(rig.host().probe(&device, None).unwrap(), Content::Foreign(name.to_owned()));
     }
     let (device, _) = made(rig, "b", 16);
     write_at(&device.path, &vfat(), 0);
-    let content = rig.host().probe(&device).unwrap();
+    let content = rig.host().probe(&device, None).unwrap();
     assert_eq!(content, Content::Foreign("ambivalent: several signatures".to_owned()));
     let (device, _) = made(rig, "c", 16);
     write_at(&device.path, &luks, 0);
-    let Content::Foreign(name) = rig.host().probe(&device).unwrap() else {
+    let Content::Foreign(name) = rig.host().probe(&device, None).unwrap() else {
         panic!("LUKS before ext4 is not ext4")
     };
     assert!(name.contains("LUKS") || name.contains("ambivalent"), "{name}");
@@ -323,7 +323,7 @@ fn superblock_damage(rig: &Rig) {
         let (device, fs) = make(rig, kind.name(), kind, mib);
         damage(&device, offset);
         // Still recognised as what it was, so that nobody takes it for blank.
-        assert_ne!(host.probe(&device).unwrap(), Content::Nothing, "{kind}");
+        assert_ne!(host.probe(&device, None).unwrap(), Content::Nothing, "{kind}");
         match (kind, host.check(&device, &fs, later())) {
             // e2fsck restores a superblock from its backups without asking, where it can.
             (FsKind::Ext4, Ok(Checked::Clean)) => {}

@@ -169,10 +169,10 @@ fn ends_of_a_device(rig: &Rig) {
         let device = rig.attach(&image, false);
         let host = rig.host();
         assert!(host.ends_are_zero(&device).unwrap());
-        assert_eq!(host.probe(&device).unwrap(), Content::Nothing);
+        assert_eq!(host.probe(&device, None).unwrap(), Content::Nothing);
         OpenOptions::new().write(true).open(&device.path).unwrap().write_all_at(b"x", offset).unwrap();
         assert_eq!(host.ends_are_zero(&device).unwrap(), zero, "a byte at {offset} of {mib} MiB");
-        assert_eq!(host.probe(&device).unwrap(), Content::Nothing);
+        assert_eq!(host.probe(&device, None).unwrap(), Content::Nothing);
     }
 }
 

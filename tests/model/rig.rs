@@ -48,6 +48,7 @@ fn open(world: &World, faults: &Arc<Faults>, removal: Removal, plugin: &str) -> 
         size: Size::mib(64),
         fs: FsKind::Ext4,
         root: PathBuf::from("/m").join(plugin),
+        refs: PathBuf::from("/m/.state").join(plugin).join("refs"),
         state: PathBuf::from("/m/.state").join(plugin),
         scope: Scope::Global,
         wait: Duration::from_secs(60),

@@ -13,6 +13,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::LocalBackend;
+use nix::errno::Errno;
+
 use crate::backend::{Mapper, Owner};
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::lock;
@@ -33,9 +35,14 @@ impl LocalBackend {
         if lock(&self.held).contains_key(spec) {
             return Ok(());
         }
-        self.paths.make_folder(spec)?;
         let path = self.paths.owner(spec);
-        let file = lock_file(&path)?;
+        let file = match lock_file(&path) {
+            Err(e) if e.source.as_ref().is_some_and(|call| call.errno == Errno::ENOENT) => {
+                self.paths.make_folder(spec)?;
+                lock_file(&path)?
+            }
+            file => file?,
+        };
         let content = read(&file, &path)?;
         if let Ok(owner) = serde_json::from_slice::<Owner>(&content) {
             self.may_follow(spec, &owner, &path)?;

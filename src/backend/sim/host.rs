@@ -6,7 +6,9 @@ use super::{Data, Image, Sim, State};
 use crate::backend::Device;
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::{Checked, Content, Filesystem, Format, Host, MountFlags, Mounted, Process, Settle, Usage};
+use crate::host::{
+    Checked, Content, Filesystem, Format, FsKind, Host, MountFlags, Mounted, Process, Settle, Usage,
+};
 use crate::name::ImageSpec;
 
 impl State {
@@ -20,7 +22,7 @@ impl State {
 }
 
 impl Host for Sim {
-    fn probe(&self, device: &Device) -> Result<Content> {
+    fn probe(&self, device: &Device, _expected: Option<FsKind>) -> Result<Content> {
         let mut state = self.world.look();
         Ok(match &state.image_on(device)?.1.data {
             Data::Filesystem(found, _) => Content::Filesystem(found.clone()),
@@ -81,6 +83,10 @@ impl Host for Sim {
             state.mounts.remove(at);
         }
         Ok(())
+    }
+
+    fn mounted_at(&self, target: &Path) -> Result<Option<Mounted>> {
+        Ok(self.world.look().mounts.iter().rfind(|mounted| mounted.target == target).cloned())
     }
 
     fn mounts(&self) -> Result<Vec<Mounted>> {
