@@ -116,8 +116,10 @@ FILES
       Held while the plugin runs: a second one of this name does not start.
   <mount>/<name>/<pool>/<image>
       The mountpoints.
-  <state>
-      Mount IDs and names, for the next start.
+  <plugins>/<name>.mounts/
+      Who uses what is mounted: for the next start, not for the next boot.
+  <state>/<name>/
+      The names of the volumes, for when the backend is away.
   <logdir>/<name>-docker-plugin.log
       The log; stderr when it may not be written.
 

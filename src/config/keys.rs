@@ -112,7 +112,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         heading: PLACES,
-        help: "Folder for what must survive a restart [default: <mount>/.state]",
+        help: "Folder for what should survive a restart of the host [default: <mount>/.state]",
         ..key("state", "", "DIR")
     },
     Key {
