@@ -9,6 +9,7 @@
     reason = "this whole crate is tests"
 )]
 
+mod docs;
 mod fake;
 mod hostile;
 mod program;

@@ -1,0 +1,21 @@
+//! The README names every flag and every option there is.
+
+use rbd_docker_plugin::config::keys::KEYS;
+
+const README: &str = include_str!("../../README.md");
+
+#[test]
+fn the_readme_names_every_flag() {
+    for key in KEYS.iter().filter(|key| key.heading.is_some()) {
+        let flag = format!("`--{}`", key.name);
+        assert!(README.contains(&flag), "{flag} is not in the README");
+    }
+}
+
+#[test]
+fn the_readme_names_every_option() {
+    for option in rbd_docker_plugin::driver::options::VALID.split(">, ") {
+        let (key, _) = option.split_once('=').unwrap();
+        assert!(README.contains(&format!("`{key}=")), "{key} is not in the README");
+    }
+}
