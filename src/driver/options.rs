@@ -33,7 +33,9 @@ impl Options {
             if let Some(other) = seen.insert(canonical, key) {
                 return Err(bad(format!("options {other:?} and {key:?} mean the same")));
             }
-            options.set(canonical, value).map_err(|e| bad(format!("option {key}={value}: {}", e.message)))?;
+            options.set(canonical, value).map_err(|e| {
+                bad(format!("option {key}={}: {}", value.replace(char::is_control, "?"), e.message))
+            })?;
         }
         Ok(options)
     }
@@ -185,6 +187,7 @@ mod tests {
             (&[("mode", "9")], "option mode=9: not octal"),
             (&[("mode", "17777")], "option mode=17777"),
             (&[("read-only", "maybe")], "neither true nor false"),
+            (&[("mode", "9\n7")], "option mode=9?7: not octal"),
             (&[("mkfs-options", "'open")], "option mkfs-options='open"),
             (&[("mkfs-options", "-q"), ("mkfsOptions", "-q")], "mean the same"),
         ] {
