@@ -127,7 +127,6 @@ impl Daemon {
     }
 
     /// A request that must fail; the error text.
-    #[expect(dead_code)]
     pub(crate) fn error(&self, endpoint: &str, body: &Value) -> String {
         match self.ask(endpoint, body) {
             Some((500, answer)) => answer["Err"].as_str().unwrap().to_owned(),

@@ -8,9 +8,15 @@ mod child;
 mod crash;
 #[path = "../common/daemon.rs"]
 mod daemon;
+mod driver;
 mod filesystems;
+mod images;
 mod kernel;
+mod options;
 mod rig;
+mod sharing;
+mod trouble;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -27,5 +33,8 @@ fn main() -> ExitCode {
     let mut trials = kernel::trials(&ready);
     trials.extend(filesystems::trials(&ready));
     trials.extend(crash::trials(&ready));
+    for more in [driver::trials, options::trials, images::trials, sharing::trials, trouble::trials] {
+        trials.extend(more(&ready));
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
