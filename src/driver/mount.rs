@@ -34,14 +34,15 @@ impl Driver {
             tracing::warn!(image = %spec, "was unmounted behind our back, mounting it again");
             self.restore(&spec)?;
         }
-        let info = match self.backend.info(&spec)? {
-            Some(info) if !info.is_half_made() => info,
-            _ => {
-                return Err(DriverError::new(ErrorKind::NotFound, format!("Image {name} does not exist"))
-                    .hint("create it with docker volume create"));
-            }
-        };
-        self.mount_fresh(&spec, info, id, client, deadline)
+        self.mountable(name, &spec)?;
+        self.mount_fresh(name, &spec, id, client, deadline)
+    }
+
+    fn mountable(&self, name: &str, spec: &ImageSpec) -> Result<ImageInfo> {
+        self.existing(name, spec).map_err(|e| match e.kind {
+            ErrorKind::NotFound => e.hint("create it with docker volume create"),
+            _ => e,
+        })
     }
 
     /// The kernel's word on a mount that we remember.
@@ -85,8 +86,8 @@ impl Driver {
 
     fn mount_fresh(
         &self,
+        name: &str,
         spec: &ImageSpec,
-        info: ImageInfo,
         id: &str,
         client: Option<Client>,
         deadline: Deadline,
@@ -98,6 +99,8 @@ impl Driver {
             undo.push("release the image", || self.backend.release(spec));
             let unable = |e: DriverError| e.context("Unable to get Exclusive Lock");
             self.backend.claim(spec).map_err(unable)?;
+            // Only now nobody else changes it.
+            let info = self.mountable(name, spec)?;
             let device = match self.backend.mapping(spec)? {
                 None => {
                     undo.push("unmap the image", || self.unmap_whatever(spec));

@@ -1,29 +1,22 @@
 //! The life of a volume, through the plugin as a process: made, used, removed; its names; what it tells of itself.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
 
 use libtest_mimic::Trial;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::daemon::{Daemon, wait};
+use crate::daemon::Daemon;
 use crate::rig::{Ready, Rig, mounts, trial};
+use crate::strace::{self, Strace};
 use crate::volumes::{
     at_rest, create, create_error, devices, get, gone, list, mount_error, mount_line, plugin, remove,
     remove_error,
 };
 
-const STRACE: &str = "/usr/bin/strace";
-
 pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
     let t = |name: &str, test: fn(&Rig)| trial(&format!("driver::{name}"), ready, test);
-    let strace = if fs::exists(STRACE).unwrap() { Ok(()) } else { Err(format!("there is no {STRACE}")) };
-    let strace = ready.clone().and(strace);
     vec![
         t("a_life_on_each_filesystem", a_life_on_each_filesystem),
         t("names_and_pools", names_and_pools),
@@ -34,7 +27,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("refused_before_anything_is_made", refused_before_anything_is_made),
         t("what_a_person_needs_is_told", what_a_person_needs_is_told),
         t("sixty_four_at_once", sixty_four_at_once),
-        trial("driver::no_program_but_mkfs", &strace, no_program_but_mkfs),
+        trial("driver::no_program_but_mkfs", &strace::ready(ready), no_program_but_mkfs),
     ]
 }
 
@@ -264,30 +257,14 @@ fn sixty_four_at_once(rig: &Rig) {
 
 fn no_program_but_mkfs(rig: &Rig) {
     let daemon = plugin(rig, "traced", &["--size", "16"]);
-    let trace = rig.path("trace");
-    let mut strace = Command::new(STRACE)
-        .args(["-f", "-e", "trace=execve,execveat", "-p", &daemon.pid().to_string(), "-o"])
-        .arg(&trace)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = String::new();
-    // It speaks of every thread that it follows: the pipe stays open.
-    let mut stderr = BufReader::new(strace.stderr.take().unwrap());
-    stderr.read_line(&mut said).unwrap();
-    if !said.contains("attached") {
-        strace.wait().unwrap();
-        panic!("{said}");
-    }
+    let strace = Strace::attach(&daemon, &["-e", "trace=execve,execveat"], rig.path("trace"));
     create(&daemon, "v", &json!({}));
     daemon.mount("v", "a");
     daemon.unmount("v", "a");
     daemon.mount("v", "b");
     daemon.unmount("v", "b");
     remove(&daemon, "v");
-    kill(Pid::from_raw(i32::try_from(strace.id()).unwrap()), Signal::SIGINT).unwrap();
-    wait("strace to end", || strace.try_wait().unwrap().is_some());
-    let trace = fs::read_to_string(trace).unwrap();
+    let trace = strace.end();
     let executed: Vec<&str> = trace.lines().filter(|line| line.contains("exec")).collect();
     assert_eq!(executed.len(), 1, "{trace}");
     assert!(executed[0].contains("execve(\"/usr/sbin/mkfs.ext4\""), "{trace}");

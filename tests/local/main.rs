@@ -13,8 +13,10 @@ mod filesystems;
 mod images;
 mod kernel;
 mod options;
+mod races;
 mod rig;
 mod sharing;
+mod strace;
 mod trouble;
 mod volumes;
 
@@ -33,7 +35,9 @@ fn main() -> ExitCode {
     let mut trials = kernel::trials(&ready);
     trials.extend(filesystems::trials(&ready));
     trials.extend(crash::trials(&ready));
-    for more in [driver::trials, options::trials, images::trials, sharing::trials, trouble::trials] {
+    for more in
+        [driver::trials, options::trials, images::trials, sharing::trials, races::trials, trouble::trials]
+    {
         trials.extend(more(&ready));
     }
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -89,7 +89,7 @@ fn mount_ids_survive_restarts(rig: &Rig) {
 }
 
 /// Two plugins over the folder of the first.
-fn two(rig: &Rig) -> [Daemon; 2] {
+pub(crate) fn two(rig: &Rig) -> [Daemon; 2] {
     let one = plugin(rig, "one", &["--size", "4"]);
     let images = rig.path("one/images");
     let other = plugin(rig, "two", &["--size", "4", "--local-dir", images.to_str().unwrap()]);
