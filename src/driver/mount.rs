@@ -11,6 +11,7 @@ use crate::backend::{Device, ImageInfo, ImageOptions, Record, Stage};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::host::{Content, Filesystem, MountFlags};
+use crate::linux::mount;
 use crate::lock;
 use crate::name::{ImageSpec, VolumeName};
 use crate::time::{now, seconds};
@@ -155,6 +156,7 @@ impl Driver {
         self.host.check(&device, &filesystem, deadline)?;
         deadline.check("checking the filesystem took too long")?;
         let flags = MountFlags { options: options.0.unwrap_or_default(), read_only: options.1 };
+        let read_only = flags.read_only || mount::parse(&flags.options)?.read_only();
         if let Some(other) = self.host.mounts()?.iter().find(|m| m.target == *mountpoint) {
             return Err(DriverError::new(
                 ErrorKind::InUse,
@@ -166,7 +168,6 @@ impl Driver {
         self.host.make_dir(mountpoint)?;
         undo.push("unmount the volume", || self.host.unmount(mountpoint));
         self.host.mount(&device, &filesystem, mountpoint, &flags)?;
-        let read_only = flags.read_only || flags.options.split(',').any(|o| o == "ro");
         Ok((device.unheld(), filesystem, read_only))
     }
 

@@ -80,6 +80,11 @@ fn read_only(rig: &Rig) {
     assert!(mount_line(&at).0.starts_with("ro,noatime,"), "{:?}", mount_line(&at));
     assert_eq!(get(&daemon, "ro")["Status"]["read-only"], true);
     daemon.unmount("ro", "a");
+    // Of two words the later one counts, for the kernel and for what is told.
+    create(&daemon, "rw", &json!({"size": "16M", "mount-options": "ro,rw"}));
+    File::create(daemon.mount("rw", "a").join("file")).unwrap();
+    assert_eq!(get(&daemon, "rw")["Status"]["read-only"], false);
+    daemon.unmount("rw", "a");
 }
 
 fn mount_options(rig: &Rig) {
