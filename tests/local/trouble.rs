@@ -185,7 +185,7 @@ fn an_unmount_while_the_store_is_away(rig: &Rig) {
     gone(&daemon, "mounted");
 }
 
-/// The folder is made at a start, and so it is not "away" but another one: nothing is lost by that.
+/// A start makes the folder, and so takes an absent store for an empty one; what is mounted is left alone, and adopted later.
 fn a_start_while_the_store_is_away(rig: &Rig) {
     let (mut daemon, at) = with_two_volumes(rig);
     daemon.stop();
