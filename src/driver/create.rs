@@ -17,12 +17,11 @@ impl Driver {
     pub(super) fn create(&self, name: &str, options: &BTreeMap<String, String>) -> Result<()> {
         let (until, deadline) = self.deadlines(LONG);
         let volume: VolumeName = name.parse()?;
-        let Options { pool, image: mut asked } = Options::parse(options)?;
+        let Options { pool, image: asked } = Options::parse(options)?;
         let (spec, bind) = self.target(&volume, pool.as_deref())?;
         let _guard = self.guards.lock(&spec, until)?;
         self.restore_if_unsettled(&spec)?;
-        let found = self.backend.info(&spec)?;
-        match &found {
+        match &self.backend.info(&spec)? {
             Some(info) if !info.is_half_made() => self.accept(name, &spec, info, asked)?,
             _ if !self.settings.create => {
                 return Err(DriverError::new(
@@ -32,13 +31,19 @@ impl Driver {
                 .hint("this plugin was started without --create, so it only uses images that are there"));
             }
             _ => {
-                asked.size = Some(asked.size.or_else(|| volume.size()).unwrap_or(self.settings.size));
-                asked.fstype = Some(asked.fstype.unwrap_or(self.settings.fs));
-                let record =
-                    Record { stage: Stage::Creating, adopted: false, created: now(), options: asked };
+                let options = ImageOptions {
+                    size: Some(asked.size.or_else(|| volume.size()).unwrap_or(self.settings.size)),
+                    fstype: Some(asked.fstype.unwrap_or(self.settings.fs)),
+                    ..asked.clone()
+                };
+                let record = Record { stage: Stage::Creating, adopted: false, created: now(), options };
                 self.check_format(&record)?;
-                let _shown_later = Making::begin(self, &spec);
-                self.make(&spec, record, found, deadline)?;
+                let shown_later = Making::begin(self, &spec);
+                let made_meanwhile = self.make(&spec, record, deadline)?;
+                drop(shown_later);
+                if let Some(info) = made_meanwhile {
+                    self.accept(name, &spec, &info, asked)?;
+                }
             }
         }
         if let Some(bare) = bind {
@@ -57,8 +62,11 @@ impl Driver {
             )
             .hint("leave the options out, or choose another name")
         };
+        let compare = |record: &Record| {
+            record.options.conflict(&asked).map_or(Ok(()), |conflict| Err(differs(&conflict)))
+        };
         if let Some(record) = &info.record {
-            return record.options.conflict(&asked).map_or(Ok(()), |conflict| Err(differs(&conflict)));
+            return compare(record);
         }
         if let (Some(asked), Some(size)) = (asked.size, info.size)
             && asked != size
@@ -68,7 +76,7 @@ impl Driver {
         if asked == ImageOptions::default() {
             return Ok(());
         }
-        let options = ImageOptions { size: info.size, ..asked };
+        let options = ImageOptions { size: info.size, ..asked.clone() };
         let record =
             Record { stage: Stage::Creating, adopted: true, created: seconds(info.created), options };
         self.check_format(&record)?;
@@ -76,27 +84,30 @@ impl Driver {
         let result = (|| {
             undo.push("release the image", || self.backend.release(spec));
             self.backend.claim(spec)?;
-            self.backend.write_record(spec, &record)?;
+            // Another host may have adopted it since we looked.
+            match self.backend.info(spec)?.and_then(|info| info.record) {
+                Some(theirs) => compare(&theirs)?,
+                None => self.backend.write_record(spec, &record)?,
+            }
             self.backend.release(spec)
         })();
         result.map_err(|e| self.undo(spec, undo, e))
     }
 
-    /// Makes the image; what a Create that died has left of it goes first.
-    fn make(
-        &self,
-        spec: &ImageSpec,
-        mut record: Record,
-        left: Option<ImageInfo>,
-        deadline: Deadline,
-    ) -> Result<()> {
+    /// Makes the image; what a Create that died has left of it goes first. One that another host has made since we looked is left
+    /// alone, and answered.
+    fn make(&self, spec: &ImageSpec, mut record: Record, deadline: Deadline) -> Result<Option<ImageInfo>> {
         let mut undo = Undo::default();
         let result = (|| {
             undo.push("release the image", || self.backend.release(spec));
             self.backend.claim(spec)?;
-            if let Some(ImageInfo { record: Some(mut half), size, .. }) = left {
-                tracing::warn!(image = %spec, stage = ?half.stage, "clearing what a Create left half made");
-                self.clear_half_made(spec, &mut half, size.is_some())?;
+            match self.backend.info(spec)? {
+                Some(info) if !info.is_half_made() => return Ok(Some(info)),
+                Some(ImageInfo { record: Some(mut half), size, .. }) => {
+                    tracing::warn!(image = %spec, stage = ?half.stage, "clearing what a Create left half made");
+                    self.clear_half_made(spec, &mut half, size.is_some())?;
+                }
+                _ => {}
             }
             let size = record.options.size.unwrap_or(self.settings.size);
             undo.push("remove the image", || self.backend.remove(spec));
@@ -108,10 +119,14 @@ impl Driver {
             let unheld = device.unheld();
             drop(device);
             provisioned?;
-            self.backend.unmap(spec, unheld)
+            self.backend.unmap(spec, unheld)?;
+            Ok(None)
         })();
         match result {
-            Ok(()) => self.backend.release(spec).inspect_err(|_| self.mark_unsettled(spec)),
+            Ok(there) => {
+                self.backend.release(spec).inspect_err(|_| self.mark_unsettled(spec))?;
+                Ok(there)
+            }
             Err(e) => Err(self.undo(spec, undo, e)),
         }
     }

@@ -11,6 +11,7 @@ use crate::backend::{Device, ImageInfo, ImageOptions, Record, Stage};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::host::{Content, Filesystem, MountFlags};
+use crate::linux::mount;
 use crate::lock;
 use crate::name::{ImageSpec, VolumeName};
 use crate::time::{now, seconds};
@@ -34,14 +35,15 @@ impl Driver {
             tracing::warn!(image = %spec, "was unmounted behind our back, mounting it again");
             self.restore(&spec)?;
         }
-        let info = match self.backend.info(&spec)? {
-            Some(info) if !info.is_half_made() => info,
-            _ => {
-                return Err(DriverError::new(ErrorKind::NotFound, format!("Image {name} does not exist"))
-                    .hint("create it with docker volume create"));
-            }
-        };
-        self.mount_fresh(&spec, info, id, client, deadline)
+        self.mountable(name, &spec)?;
+        self.mount_fresh(name, &spec, id, client, deadline)
+    }
+
+    fn mountable(&self, name: &str, spec: &ImageSpec) -> Result<ImageInfo> {
+        self.existing(name, spec).map_err(|e| match e.kind {
+            ErrorKind::NotFound => e.hint("create it with docker volume create"),
+            _ => e,
+        })
     }
 
     /// The kernel's word on a mount that we remember.
@@ -85,8 +87,8 @@ impl Driver {
 
     fn mount_fresh(
         &self,
+        name: &str,
         spec: &ImageSpec,
-        info: ImageInfo,
         id: &str,
         client: Option<Client>,
         deadline: Deadline,
@@ -98,6 +100,8 @@ impl Driver {
             undo.push("release the image", || self.backend.release(spec));
             let unable = |e: DriverError| e.context("Unable to get Exclusive Lock");
             self.backend.claim(spec).map_err(unable)?;
+            // Only now nobody else changes it.
+            let info = self.mountable(name, spec)?;
             let device = match self.backend.mapping(spec)? {
                 None => {
                     undo.push("unmap the image", || self.unmap_whatever(spec));
@@ -152,6 +156,7 @@ impl Driver {
         self.host.check(&device, &filesystem, deadline)?;
         deadline.check("checking the filesystem took too long")?;
         let flags = MountFlags { options: options.0.unwrap_or_default(), read_only: options.1 };
+        let read_only = flags.read_only || mount::parse(&flags.options)?.read_only();
         if let Some(other) = self.host.mounted_at(mountpoint)? {
             return Err(DriverError::new(
                 ErrorKind::InUse,
@@ -163,7 +168,6 @@ impl Driver {
         self.host.make_dir(mountpoint)?;
         undo.push("unmount the volume", || self.host.unmount(mountpoint));
         self.host.mount(&device, &filesystem, mountpoint, &flags)?;
-        let read_only = flags.read_only || flags.options.split(',').any(|o| o == "ro");
         Ok((device.unheld(), filesystem, read_only))
     }
 

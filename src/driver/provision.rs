@@ -76,7 +76,8 @@ impl Driver {
             .hint("format it yourself, or remove it, if that data is not needed"))
     }
 
-    /// Mounts the fresh filesystem out of sight, with the volume's own mount options, so that a wrong one shows now.
+    /// Mounts the fresh filesystem out of sight, with the volume's own mount options, so that a wrong one shows now; but writable,
+    /// whatever they say.
     fn set_up(
         &self,
         spec: &ImageSpec,
@@ -90,8 +91,8 @@ impl Driver {
         let result = (|| {
             undo.push("remove the staging folder", || self.host.remove_dir(&staging));
             self.host.make_dir(&staging)?;
-            let flags =
-                MountFlags { options: options.mount_options.clone().unwrap_or_default(), read_only: false };
+            let words: Vec<&str> = options.mount_options.as_deref().into_iter().chain(["rw"]).collect();
+            let flags = MountFlags { options: words.join(","), read_only: false };
             undo.push("unmount the staging folder", || self.host.unmount(&staging));
             self.host.mount(device, filesystem, &staging, &flags)?;
             self.host.settle(&staging, &Settle { uid: options.uid, gid: options.gid, mode: options.mode })?;

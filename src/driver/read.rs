@@ -79,7 +79,8 @@ impl Driver {
         Ok(volumes)
     }
 
-    fn existing(&self, name: &str, spec: &ImageSpec) -> Result<ImageInfo> {
+    /// The image, if it is a volume.
+    pub(super) fn existing(&self, name: &str, spec: &ImageSpec) -> Result<ImageInfo> {
         match self.backend.info(spec)? {
             Some(info) if !info.is_half_made() => Ok(info),
             _ => Err(DriverError::new(ErrorKind::NotFound, format!("Image {name} does not exist"))),

@@ -25,10 +25,10 @@ impl Driver {
             tracing::info!(image = %spec, "not removed: the plugin was started with --remove ignore");
             return Ok(());
         }
-        let Some(info) = info else {
+        if info.is_none() {
             tracing::info!(image = %spec, "does not exist, nothing to remove");
             return self.unbind(&spec);
-        };
+        }
         let mut undo = Undo::default();
         let result = (|| {
             undo.push("release the image", || self.backend.release(&spec));
@@ -38,8 +38,10 @@ impl Driver {
                 let how = format!("mapped to {}, not by this plugin", device.path.display());
                 return Err(in_use(name, &how).hint("unmap it"));
             }
-            match self.settings.removal {
-                Removal::Rename if !info.is_half_made() => self.rename_away(&spec)?,
+            // Another host may have finished or removed it since we looked.
+            match (self.backend.info(&spec)?, self.settings.removal) {
+                (None, _) => {}
+                (Some(info), Removal::Rename) if !info.is_half_made() => self.rename_away(&spec)?,
                 _ => self.backend.remove(&spec)?,
             }
             self.unbind(&spec)?;

@@ -3,14 +3,14 @@
 use super::table::MountedVolume;
 use super::{Driver, SHORT};
 use crate::error::Result;
-use crate::name::VolumeName;
+use crate::name::{ImageSpec, VolumeName};
 
 impl Driver {
     /// See [`VolumeDriver::unmount`](super::api::VolumeDriver::unmount).
     pub(super) fn unmount(&self, name: &str, id: &str) -> Result<()> {
         let (until, _) = self.deadlines(SHORT);
         let volume: VolumeName = name.parse()?;
-        let spec = self.resolve(&volume)?;
+        let spec = self.resolve(&volume).or_else(|e| self.used_by(&volume, id).ok_or(e))?;
         let _guard = self.guards.lock(&spec, until)?;
         let Some(mounted) = self.table.get(&spec) else {
             tracing::warn!(image = %spec, "is not mounted, ignoring the request to unmount it");
@@ -21,6 +21,19 @@ impl Driver {
             tracing::warn!(image = %spec, "this mount ID does not use the volume, ignoring the request to unmount it");
         }
         self.after_drop(volume)
+    }
+
+    /// The mounted volume of this name that the mount ID uses, for when the registry of names cannot be read: Docker asks once, and
+    /// a use that stayed would stay for good.
+    fn used_by(&self, name: &VolumeName, id: &str) -> Option<ImageSpec> {
+        let mounted = self.table.all();
+        let mut found = mounted.iter().map(|volume| &volume.refs).filter(|refs| {
+            refs.spec.image() == name.image() && refs.uses.iter().any(|one_use| one_use.id == id)
+        });
+        match (found.next(), found.next()) {
+            (Some(refs), None) => Some(refs.spec.clone()),
+            _ => None,
+        }
     }
 
     /// A volume has fewer uses than before: remembers that, or takes it down after the last.

@@ -8,9 +8,17 @@ mod child;
 mod crash;
 #[path = "../common/daemon.rs"]
 mod daemon;
+mod driver;
 mod filesystems;
+mod images;
 mod kernel;
+mod options;
+mod races;
 mod rig;
+mod sharing;
+mod strace;
+mod trouble;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -27,5 +35,10 @@ fn main() -> ExitCode {
     let mut trials = kernel::trials(&ready);
     trials.extend(filesystems::trials(&ready));
     trials.extend(crash::trials(&ready));
+    for more in
+        [driver::trials, options::trials, images::trials, sharing::trials, races::trials, trouble::trials]
+    {
+        trials.extend(more(&ready));
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }

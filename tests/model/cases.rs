@@ -277,6 +277,29 @@ fn an_outage_is_not_not_found() {
 }
 
 #[test]
+fn an_unmount_during_an_outage_counts() {
+    let rig = Rig::new(Removal::Delete);
+    create(&rig.driver, "foo", &[]).unwrap();
+    create(&rig.driver, "bar", &[("pool", "p2")]).unwrap();
+    for volume in ["foo", "bar"] {
+        rig.driver.mount(volume, "x", None).unwrap();
+        rig.driver.mount(volume, "y", None).unwrap();
+    }
+    rig.world.look().away = true;
+    for volume in ["foo", "bar"] {
+        // The ID alone does not say which of the two is meant, and the name alone not either: both do.
+        rig.driver.unmount(volume, "x").unwrap();
+        assert_eq!(kind(rig.driver.unmount(volume, "y")), ErrorKind::Unreachable);
+        assert_eq!(kind(rig.driver.unmount(volume, "z")), ErrorKind::Unreachable);
+    }
+    assert!(rig.world.look().mounts.is_empty(), "Docker does not ask again");
+    rig.world.look().away = false;
+    rig.driver.tick();
+    rig.check();
+    assert!(rig.world.look().devices.is_empty());
+}
+
+#[test]
 fn a_busy_mountpoint_is_taken_down_later_and_can_be_used_again_before() {
     let rig = Rig::new(Removal::Delete);
     create(&rig.driver, "foo", &[]).unwrap();

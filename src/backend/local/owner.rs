@@ -8,14 +8,17 @@
 //! read was being written by somebody who died before mapping anything.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use super::LocalBackend;
 use nix::errno::Errno;
 
 use crate::backend::{Mapper, Owner};
+use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::lock;
 use crate::name::ImageSpec;
@@ -23,6 +26,9 @@ use crate::time;
 
 /// How often the file may be replaced under us while we lock it.
 const ATTEMPTS: u32 = 100;
+
+/// How long its holder may take to write who it is.
+const WRITES: Duration = Duration::from_millis(200);
 
 impl LocalBackend {
     /// Whether an owner is this plugin, in this life or an earlier one.
@@ -105,9 +111,7 @@ fn lock_file(path: &Path) -> Result<File> {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let content = read(&file, path)?;
-                let who = serde_json::from_slice::<Owner>(&content);
-                let who = who.map_or_else(|_| "somebody".to_owned(), |owner| owner.to_string());
+                let who = holder(&file, path)?;
                 let what = path.with_extension("img");
                 return Err(DriverError::new(
                     ErrorKind::InUse,
@@ -126,8 +130,24 @@ fn lock_file(path: &Path) -> Result<File> {
     Err(DriverError::new(ErrorKind::Busy, format!("{} keeps being replaced", path.display())))
 }
 
+/// Who has it locked, for people. Whoever has only just locked it writes its record next.
+fn holder(file: &File, path: &Path) -> Result<String> {
+    let until = Deadline::after(WRITES);
+    loop {
+        let content = read(file, path)?;
+        if let Ok(owner) = serde_json::from_slice::<Owner>(&content) {
+            return Ok(owner.to_string());
+        }
+        if until.left().is_zero() {
+            return Ok("somebody".to_owned());
+        }
+        sleep(Duration::from_millis(1));
+    }
+}
+
 fn read(mut file: &File, path: &Path) -> Result<Vec<u8>> {
     let mut content = Vec::new();
+    file.rewind().or_call("lseek", path.display())?;
     file.read_to_end(&mut content).or_call("read", path.display())?;
     Ok(content)
 }

@@ -68,14 +68,20 @@ pub fn format(programs: &Programs, path: &Path, plan: &Format, deadline: Deadlin
     };
     let mut argv: Vec<OsString> = argv.drain(..).map(OsString::from).collect();
     argv.push(path.into());
-    programs.run(program, &argv, deadline)?.success(program).map(drop).map_err(|e| explain(path, e.into()))
+    // On a full store mkfs.ext4 tells of an I/O error, mkfs.xfs of no space, and mkfs.btrfs of a missing permission.
+    let done = programs.run(program, &argv, deadline)?.success(program);
+    done.map(drop).map_err(|e| blame_full_store(path, e.into()))
 }
 
 /// An I/O error of the device is a full disk when the store of its image is full.
 pub fn explain(path: &Path, error: DriverError) -> DriverError {
     let io_error = error.source.as_ref().is_some_and(|cause| cause.errno == Errno::EIO)
         || error.message.contains("Input/output error");
-    match backing::full_store(path).filter(|_| io_error) {
+    if io_error { blame_full_store(path, error) } else { error }
+}
+
+fn blame_full_store(path: &Path, error: DriverError) -> DriverError {
+    match backing::full_store(path) {
         None => error,
         Some(folder) => {
             let message = format!("no space left in {}: {}", folder.display(), error.message);

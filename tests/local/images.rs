@@ -1,0 +1,221 @@
+//! Images that somebody else made, or damaged: used when they hold a filesystem, and never written to when they hold anything else.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use libtest_mimic::Trial;
+use serde_json::json;
+
+use crate::daemon::{Daemon, wait};
+use crate::rig::{Ready, Rig, trial};
+use crate::volumes::{
+    at_rest, create, create_error, devices, get, list, mount_error, mount_line, plugin, remove, remove_error,
+};
+
+const MIB: usize = 1 << 20;
+
+pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
+    let t = |name: &str, test: fn(&Rig)| trial(&format!("images::{name}"), ready, test);
+    vec![
+        t("blank", blank),
+        t("blank_needs_create", blank_needs_create),
+        t("formatted_by_hand", formatted_by_hand),
+        t("with_data_and_no_filesystem", with_data_and_no_filesystem),
+        t("damaged", damaged),
+        t("mapped_by_hand", mapped_by_hand),
+    ]
+}
+
+/// A sparse image that appears behind the plugin's back.
+fn raw(daemon: &Daemon, image: &str, mib: u64) {
+    let path = daemon.file(image, "img");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    File::create(path).unwrap().set_len(mib << 20).unwrap();
+}
+
+fn run(program: &str, words: &[&str], path: &Path) -> String {
+    let output = Command::new(program).args(words).arg(path).output().unwrap();
+    assert!(output.status.success(), "{program}: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn overwrite(path: &Path, bytes: &[u8], offset: u64) {
+    OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
+}
+
+/// Bytes that no signature is in, always the same.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(next).flatten().take(length).collect()
+}
+
+fn blank(rig: &Rig) {
+    let mut daemon = plugin(rig, "blank", &[]);
+    raw(&daemon, "foo", 16);
+    raw(&daemon, "bar", 16);
+    assert_eq!(list(&daemon), ["bar", "foo"]);
+    assert_eq!(get(&daemon, "foo")["Status"]["made-by"], "somebody else");
+    assert!(!daemon.file("foo", "json").exists(), "looking leaves no record");
+    let at = daemon.mount("foo", "a");
+    assert_eq!(mount_line(&at).1, "ext4", "--fs");
+    fs::write(at.join("file"), "data").unwrap();
+    daemon.unmount("foo", "a");
+    at_rest(&daemon, "foo");
+    // Options for an image of somebody else are kept until its first Mount formats it.
+    create(&daemon, "bar", &json!({"fstype": "btrfs", "mkfs-options": "-M", "mount-options": "noatime"}));
+    daemon.stop();
+    daemon.start();
+    let at = daemon.mount("bar", "a");
+    let (options, fstype) = mount_line(&at);
+    assert!(fstype == "btrfs" && options.contains("noatime"), "{fstype} {options}");
+    daemon.unmount("bar", "a");
+    let at = daemon.mount("foo", "a");
+    assert_eq!(fs::read_to_string(at.join("file")).unwrap(), "data");
+    daemon.unmount("foo", "a");
+    for volume in ["foo", "bar"] {
+        at_rest(&daemon, volume);
+        remove(&daemon, volume);
+    }
+    assert_eq!(fs::read_dir(rig.path("blank/images/rbd")).unwrap().count(), 0);
+}
+
+fn blank_needs_create(rig: &Rig) {
+    let daemon = plugin(rig, "nocreate", &["--create=false"]);
+    raw(&daemon, "foo", 16);
+    create(&daemon, "foo", &json!({}));
+    let e = mount_error(&daemon, "foo");
+    assert!(e.contains("rbd/foo has no filesystem") && e.contains("--create"), "{e}");
+    at_rest(&daemon, "foo");
+    assert_eq!(fs::read(daemon.file("foo", "img")).unwrap(), vec![0; 16 * MIB]);
+    run("mkfs.ext4", &["-q"], &daemon.file("foo", "img"));
+    daemon.mount("foo", "a");
+    daemon.unmount("foo", "a");
+}
+
+fn formatted_by_hand(rig: &Rig) {
+    let daemon = plugin(rig, "hand", &[]);
+    raw(&daemon, "foo", 16);
+    let content = rig.folder("content");
+    fs::write(content.join("precious"), "data").unwrap();
+    let image = daemon.file("foo", "img");
+    run("mkfs.ext4", &["-q", "-L", "mine", "-d", content.to_str().unwrap()], &image);
+    let uuid = || {
+        let mut uuid = [0; 16];
+        File::open(&image).unwrap().read_exact_at(&mut uuid, 1024 + 0x68).unwrap();
+        uuid
+    };
+    let before = uuid();
+    create(&daemon, "foo", &json!({}));
+    let at = daemon.mount("foo", "a");
+    assert_eq!(fs::read_to_string(at.join("precious")).unwrap(), "data");
+    assert!(at.join("lost+found").exists(), "what others made is left as it is");
+    daemon.unmount("foo", "a");
+    at_rest(&daemon, "foo");
+    create(&daemon, "foo", &json!({"read-only": "true", "mode": "0700"}));
+    let at = daemon.mount("foo", "a");
+    assert!(mount_line(&at).0.starts_with("ro,"));
+    assert_eq!(fs::read_to_string(at.join("precious")).unwrap(), "data");
+    daemon.unmount("foo", "a");
+    assert_eq!(uuid(), before);
+    let e = create_error(&daemon, "foo", &json!({"size": "17M"}));
+    assert!(e.contains("exists with other options"), "{e}");
+}
+
+fn with_data_and_no_filesystem(rig: &Rig) {
+    let mut daemon = plugin(rig, "data", &[]);
+    let cases = [
+        ("swap", "rbd/swap holds swap, which is no filesystem that this plugin mounts"),
+        ("noise", "rbd/noise has no filesystem, but was written to"),
+        ("middle", "rbd/middle has no filesystem, but was written to"),
+    ];
+    for (name, _) in cases {
+        raw(&daemon, name, 16);
+        let image = daemon.file(name, "img");
+        match name {
+            "swap" => drop(run("mkswap", &["-q"], &image)),
+            "noise" => overwrite(&image, &noise(16 * MIB), 0),
+            _ => overwrite(&image, b"precious", 8 << 20),
+        }
+    }
+    let content = |name: &str| fs::read(rig.path(&format!("data/images/rbd/{name}.img"))).unwrap();
+    let before = cases.map(|(name, _)| content(name));
+    for round in ["as it is", "with options", "after a restart"] {
+        if round == "after a restart" {
+            daemon.kill();
+            daemon.start();
+        }
+        for ((name, part), before) in cases.iter().zip(&before) {
+            let options = if round == "as it is" { json!({}) } else { json!({"uid": "5", "fstype": "ext4"}) };
+            create(&daemon, name, &options);
+            let e = mount_error(&daemon, name);
+            assert!(e.contains(part), "{round}: {e}");
+            assert!(!e.contains("also:"), "the rollback failed: {e}");
+            at_rest(&daemon, name);
+            assert!(content(name) == *before, "{name} {round}: it was written to");
+        }
+    }
+}
+
+fn damaged(rig: &Rig) {
+    let mut daemon = plugin(rig, "damaged", &["--size", "16"]);
+    create(&daemon, "foo", &json!({}));
+    fs::write(daemon.mount("foo", "a").join("precious"), "data").unwrap();
+    daemon.unmount("foo", "a");
+    let image = daemon.file("foo", "img");
+    let whole = fs::read(&image).unwrap();
+    overwrite(&image, &[0; 4096], 0);
+    let destroyed = fs::read(&image).unwrap();
+    for _ in 0..2 {
+        create(&daemon, "foo", &json!({}));
+        let e = mount_error(&daemon, "foo");
+        assert!(e.contains("rbd/foo was formatted, but no filesystem is found on it"), "{e}");
+        assert!(e.contains("it is not formatted again"), "{e}");
+        at_rest(&daemon, "foo");
+        assert!(fs::read(&image).unwrap() == destroyed, "it was written to");
+        daemon.stop();
+        daemon.start();
+    }
+    // Its filesystem's own tools bring it back, and then it is a volume again.
+    overwrite(&image, &whole[..4096], 0);
+    assert_eq!(fs::read_to_string(daemon.mount("foo", "a").join("precious")).unwrap(), "data");
+    daemon.unmount("foo", "a");
+    // The inode of the root directory, beyond what e2fsck repairs unasked.
+    run("debugfs", &["-w", "-R", "clri <2>"], &image);
+    run("debugfs", &["-w", "-R", "set_super_value state 2"], &image);
+    let e = mount_error(&daemon, "foo");
+    assert!(e.starts_with("Image filesystem has errors, requires manual repairs"), "{e}");
+    assert!(e.contains("e2fsck -f"), "{e}");
+    at_rest(&daemon, "foo");
+    remove(&daemon, "foo");
+}
+
+fn mapped_by_hand(rig: &Rig) {
+    let mut daemon = plugin(rig, "mapped", &["--size", "16"]);
+    create(&daemon, "foo", &json!({}));
+    let image = daemon.file("foo", "img");
+    let device = run("losetup", &["--find", "--show"], &image);
+    for _ in 0..2 {
+        let e = mount_error(&daemon, "foo");
+        assert!(e.contains(&format!("rbd/foo is mapped to {device}, not by this plugin")), "{e}");
+        let e = remove_error(&daemon, "foo");
+        assert!(e.contains(&format!("\"foo\" is in use: mapped to {device}, not by this plugin")), "{e}");
+        assert!(!daemon.file("foo", "owner").exists());
+        daemon.stop();
+        daemon.start();
+        assert_eq!(devices(&image).len(), 1, "not ours to unmap");
+    }
+    run("losetup", &["-d"], Path::new(&device));
+    wait("losetup -d", || devices(&image).is_empty());
+    daemon.mount("foo", "a");
+    daemon.unmount("foo", "a");
+    remove(&daemon, "foo");
+    assert!(!image.exists());
+}
