@@ -167,6 +167,7 @@ impl Host for Faulty<dyn Host> {
         check(device: &Device, fs: &Filesystem, deadline: Deadline) -> Checked;
         mount(device: &Device, fs: &Filesystem, target: &Path, flags: &MountFlags) -> ();
         settle(root: &Path, settle: &Settle) -> ();
+        is_empty(root: &Path) -> bool;
         unmount(target: &Path) -> ();
         mounted_at(target: &Path) -> Option<Mounted>;
         mounts() -> Vec<Mounted>;

@@ -193,7 +193,11 @@ pub struct ImageInfo {
 pub struct Owner {
     /// Host name.
     pub host: String,
-    /// The kernel's boot id: another one means that the host was restarted since.
+    /// The host's machine id, empty where it has none: tells hosts of one name apart.
+    #[serde(default)]
+    pub machine_id: String,
+    /// The kernel's boot id: another one means that the host was restarted since, the same one that it is the same host, whatever
+    /// its name is by now.
     pub boot_id: String,
     /// Name of the plugin instance.
     pub plugin: String,
@@ -201,6 +205,18 @@ pub struct Owner {
     pub root: PathBuf,
     /// Since when, seconds since the epoch.
     pub since: u64,
+}
+
+impl Owner {
+    /// Whether both are on one host.
+    pub fn same_host(&self, other: &Self) -> bool {
+        self.boot_id == other.boot_id || (self.host == other.host && self.machine_id == other.machine_id)
+    }
+
+    /// Whether both are one plugin, in this life and an earlier one.
+    pub fn same_plugin(&self, other: &Self) -> bool {
+        self.same_host(other) && (&self.plugin, &self.root) == (&other.plugin, &other.root)
+    }
 }
 
 impl fmt::Display for Owner {

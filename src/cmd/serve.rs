@@ -14,10 +14,10 @@ use crate::plugin::server::{self, Limits};
 use crate::plugin::socket::{self, Claim, Socket};
 use crate::telemetry::log::{self, Log, Target};
 
-/// Blocking threads; each running operation has one.
-const THREADS: usize = 512;
-/// Operations that change something, at a time; the other threads are left to reads.
-const CHANGES: usize = 384;
+/// Blocking threads, made as they are needed; each running operation has one.
+const THREADS: usize = 2048;
+/// Operations that change something, at a time; the other threads are left to reads. At most 65 of them are for one volume.
+const CHANGES: usize = 1536;
 
 /// Runs until a signal ends it. What went wrong is in the log when there is one, and always in the error.
 pub fn run(config: &Config) -> Result<()> {

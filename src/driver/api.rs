@@ -23,8 +23,15 @@ pub trait VolumeDriver: fmt::Debug + Send + Sync + 'static {
     /// Does to the volume what the plugin was told to do on removal; what is not there is success.
     fn remove(&self, name: &str) -> Result<()>;
 
-    /// Mounts the volume on behalf of a mount ID, or adds one more use to the mount that is there.
-    fn mount(&self, name: &str, id: &str, client: Option<Client>) -> Result<PathBuf>;
+    /// Mounts the volume on behalf of a mount ID, or adds one more use to the mount that is there. `waits` says whether the
+    /// client still waits for the answer: one that has left will not unmount, so in the end its use is taken back.
+    fn mount(
+        &self,
+        name: &str,
+        id: &str,
+        client: Option<Client>,
+        waits: &dyn Fn() -> bool,
+    ) -> Result<PathBuf>;
 
     /// Takes one use of the mount ID away, and unmounts after the last. An unknown ID or volume is success.
     fn unmount(&self, name: &str, id: &str) -> Result<()>;

@@ -1,10 +1,11 @@
 //! The last good answers, for when the backend is away: Docker throws its own record of a volume away when Get answers an error.
 //!
-//! Names survive a restart of the plugin in `known.json`; it is written when the set of names changes. It is a cache: losing it
+//! Names survive a restart of the plugin in `known.json`; it is written when the set of names changes, or soon after. It is a cache: losing it
 //! costs nothing while the backend answers.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,9 @@ struct Known {
     /// Last seen mounted here. Not kept on disk.
     #[serde(skip)]
     mountpoint: Option<PathBuf>,
+    /// Another spelling of a volume that is listed, as some Get used it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    spelling: bool,
 }
 
 /// See the module.
@@ -31,6 +35,7 @@ pub(super) struct Cache {
     file: PathBuf,
     host: Arc<dyn Host>,
     known: Mutex<BTreeMap<String, Known>>,
+    dirty: AtomicBool,
     saving: Mutex<()>,
 }
 
@@ -47,7 +52,7 @@ impl Cache {
                 BTreeMap::new()
             }
         };
-        Self { file, host, known: Mutex::new(known), saving: Mutex::default() }
+        Self { file, host, known: Mutex::new(known), dirty: AtomicBool::new(false), saving: Mutex::default() }
     }
 
     /// A volume under its shown name.
@@ -59,15 +64,16 @@ impl Cache {
         });
     }
 
-    /// What Get answered.
-    pub(super) fn put(&self, volume: &Volume) {
-        self.change(|known| {
-            let fresh =
-                Known { created_at: volume.created_at.clone(), mountpoint: volume.mountpoint.clone() };
-            match known.insert(volume.name.clone(), fresh) {
-                Some(old) => old.created_at != volume.created_at,
-                None => true,
-            }
+    /// What Get answered; `spelling` when List shows the volume under another name. Written by [`flush`](Self::flush): Docker asks
+    /// for all volumes at once when it starts.
+    pub(super) fn put(&self, volume: &Volume, spelling: bool) {
+        self.note(|known| {
+            let entry =
+                known.entry(volume.name.clone()).or_insert_with(|| Known { spelling, ..Known::default() });
+            entry.mountpoint.clone_from(&volume.mountpoint);
+            let news = entry.created_at != volume.created_at;
+            entry.created_at.clone_from(&volume.created_at);
+            news
         });
     }
 
@@ -76,12 +82,13 @@ impl Cache {
         self.change(|known| known.remove(name).is_some());
     }
 
-    /// These are all there are. A spelling that only a Get used goes too.
-    pub(super) fn set_names<'a>(&self, names: impl Iterator<Item = &'a str>) {
+    /// These are all there are; of the other spellings those stay that `means` one of them.
+    pub(super) fn set_names<'a>(&self, names: impl Iterator<Item = &'a str>, means: impl Fn(&str) -> bool) {
         self.change(|known| {
             let before: Vec<String> = known.keys().cloned().collect();
             let mut old = std::mem::take(known);
             known.extend(names.map(|name| (name.to_owned(), old.remove(name).unwrap_or_default())));
+            known.extend(old.into_iter().filter(|(name, known)| known.spelling && means(name)));
             !known.keys().eq(before.iter())
         });
     }
@@ -94,16 +101,33 @@ impl Cache {
     /// All of them.
     pub(super) fn all(&self, why: &DriverError) -> Vec<Volume> {
         let why = why.to_string();
-        lock(&self.known).iter().map(|(name, known)| degraded(name, known, &why)).collect()
+        let known = lock(&self.known);
+        known
+            .iter()
+            .filter(|(_, known)| !known.spelling)
+            .map(|(name, known)| degraded(name, known, &why))
+            .collect()
     }
 
-    /// Changes the map; writes it when `change` says that it matters.
+    /// Changes the map, and writes it when `change` says that it matters.
     fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Known>) -> bool) {
-        if !change(&mut lock(&self.known)) {
-            return;
+        self.note(change);
+        self.flush();
+    }
+
+    fn note(&self, change: impl FnOnce(&mut BTreeMap<String, Known>) -> bool) {
+        if change(&mut lock(&self.known)) {
+            self.dirty.store(true, Ordering::SeqCst);
         }
+    }
+
+    /// Writes what has changed.
+    pub(super) fn flush(&self) {
         // One at a time, each with the newest content.
         let _saving = lock(&self.saving);
+        if !self.dirty.swap(false, Ordering::SeqCst) {
+            return;
+        }
         let content = serde_json::to_vec(&*lock(&self.known)).unwrap_or_default();
         if let Err(e) = self.host.save(&self.file, &content) {
             tracing::warn!(file = %self.file.display(), error = %e, "the cache cannot be written");

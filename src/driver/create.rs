@@ -1,6 +1,8 @@
 //! Create: the image, its filesystem, its root directory, its name.
 
 use std::collections::BTreeMap;
+use std::thread::sleep;
+use std::time::Duration;
 
 use super::options::Options;
 use super::undo::Undo;
@@ -11,6 +13,9 @@ use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
 use crate::name::{ImageSpec, VolumeName};
 use crate::time::{now, seconds};
+
+/// How often to look whether another plugin has made the image.
+const POLL: Duration = Duration::from_millis(100);
 
 impl Driver {
     /// See [`VolumeDriver::create`](super::api::VolumeDriver::create).
@@ -49,7 +54,7 @@ impl Driver {
         if let Some(bare) = bind {
             self.backend.bind(&bare, &spec)?;
         }
-        self.cache.add(&self.shown_names()?.of(&spec));
+        self.cache.add(&self.shown_name(&spec)?);
         Ok(())
     }
 
@@ -94,15 +99,38 @@ impl Driver {
         result.map_err(|e| self.undo(spec, undo, e))
     }
 
+    /// Claims the image; while another plugin is making it (Swarm sends Create to many hosts), waits for it to be made.
+    fn claim_or_see_made(&self, spec: &ImageSpec, deadline: Deadline) -> Result<()> {
+        let until = deadline.at_most(self.settings.wait);
+        loop {
+            match self.backend.claim(spec) {
+                Err(e) if e.kind == ErrorKind::InUse && !until.left().is_zero() => {
+                    if self.backend.info(spec)?.is_some_and(|info| !info.is_half_made()) {
+                        return Ok(());
+                    }
+                    sleep(POLL.min(until.left()));
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     /// Makes the image; what a Create that died has left of it goes first. One that another host has made since we looked is left
     /// alone, and answered.
     fn make(&self, spec: &ImageSpec, mut record: Record, deadline: Deadline) -> Result<Option<ImageInfo>> {
         let mut undo = Undo::default();
         let result = (|| {
             undo.push("release the image", || self.backend.release(spec));
-            self.backend.claim(spec)?;
+            self.claim_or_see_made(spec, deadline)?;
             match self.backend.info(spec)? {
                 Some(info) if !info.is_half_made() => return Ok(Some(info)),
+                Some(_) if self.backend.mapping(spec)?.is_some() => {
+                    return Err(DriverError::new(
+                        ErrorKind::InUse,
+                        format!("{spec} was left half made, and somebody has mapped it"),
+                    )
+                    .hint("unmap it, then try again"));
+                }
                 Some(ImageInfo { record: Some(mut half), size, .. }) => {
                     tracing::warn!(image = %spec, stage = ?half.stage, "clearing what a Create left half made");
                     self.clear_half_made(spec, &mut half, size.is_some())?;
@@ -110,8 +138,12 @@ impl Driver {
                 _ => {}
             }
             let size = record.options.size.unwrap_or(self.settings.size);
-            undo.push("remove the image", || self.backend.remove(spec));
-            self.backend.create(spec, size, &record)?;
+            let created = self.backend.create(spec, size, &record);
+            // Whatever exists already is not ours to remove.
+            if !created.as_ref().is_err_and(|e| e.kind == ErrorKind::AlreadyExists) {
+                undo.push("remove the image", || self.backend.remove(spec));
+            }
+            created?;
             undo.push("unmap the image", || self.unmap_whatever(spec));
             let device = self.backend.map(spec)?;
             let provisioned = self.provision(spec, &mut record, &device, deadline);

@@ -177,8 +177,14 @@ impl VolumeDriver for Driver {
         Self::remove(self, name)
     }
 
-    fn mount(&self, name: &str, id: &str, client: Option<Client>) -> Result<PathBuf> {
-        Self::mount(self, name, id, client)
+    fn mount(
+        &self,
+        name: &str,
+        id: &str,
+        client: Option<Client>,
+        waits: &dyn Fn() -> bool,
+    ) -> Result<PathBuf> {
+        Self::mount(self, name, id, client, waits)
     }
 
     fn unmount(&self, name: &str, id: &str) -> Result<()> {

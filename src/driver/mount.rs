@@ -18,7 +18,13 @@ use crate::time::{now, seconds};
 
 impl Driver {
     /// See [`VolumeDriver::mount`](super::api::VolumeDriver::mount).
-    pub(super) fn mount(&self, name: &str, id: &str, client: Option<Client>) -> Result<PathBuf> {
+    pub(super) fn mount(
+        &self,
+        name: &str,
+        id: &str,
+        client: Option<Client>,
+        waits: &dyn Fn() -> bool,
+    ) -> Result<PathBuf> {
         let (until, deadline) = self.deadlines(LONG);
         let volume: VolumeName = name.parse()?;
         let spec = self.resolve(&volume)?;
@@ -30,13 +36,39 @@ impl Driver {
         }
         if let Some(mounted) = self.table.get(&spec) {
             if self.is_still_mounted(&mounted)? {
-                return self.use_again(&mounted, id, client);
+                let mountpoint = self.use_again(&mounted, id, client)?;
+                return self.unless_left(&spec, id, mountpoint, waits);
             }
             tracing::warn!(image = %spec, "was unmounted behind our back, mounting it again");
-            self.restore(&spec)?;
+            match self.restore(&spec) {
+                Err(e) if e.kind != ErrorKind::InUse => return Err(e),
+                _ => {}
+            }
         }
         self.mountable(name, &spec)?;
-        self.mount_fresh(name, &spec, id, client, deadline)
+        let mountpoint = self.mount_fresh(name, &spec, id, client, deadline)?;
+        self.unless_left(&spec, id, mountpoint, waits)
+    }
+
+    /// Takes the use back if nobody waits for it any more. Under the guard still: a later Mount of the same ID is another use.
+    fn unless_left(
+        &self,
+        spec: &ImageSpec,
+        id: &str,
+        mountpoint: PathBuf,
+        waits: &dyn Fn() -> bool,
+    ) -> Result<PathBuf> {
+        if waits() {
+            return Ok(mountpoint);
+        }
+        let left = DriverError::new(ErrorKind::Timeout, "the client left before the volume was mounted");
+        let Some(mounted) = self.table.get(spec) else { return Err(left) };
+        let mut volume = MountedVolume::clone(&mounted);
+        volume.refs.drop_one(id);
+        Err(match self.after_drop(volume) {
+            Ok(()) => left.hint("it was taken back: the client will not unmount it"),
+            Err(e) => left.also(e),
+        })
     }
 
     fn mountable(&self, name: &str, spec: &ImageSpec) -> Result<ImageInfo> {
@@ -102,13 +134,15 @@ impl Driver {
             self.backend.claim(spec).map_err(unable)?;
             // Only now nobody else changes it.
             let info = self.mountable(name, spec)?;
-            let device = match self.backend.mapping(spec)? {
-                None => {
-                    undo.push("unmap the image", || self.unmap_whatever(spec));
-                    self.backend.map(spec)?
-                }
+            let mapped = self.backend.mapping(spec)?;
+            let ours = mapped.is_none() || lock(&self.unsettled).contains(spec);
+            if ours {
+                undo.push("unmap the image", || self.unmap_whatever(spec));
+            }
+            let device = match mapped {
+                None => self.backend.map(spec)?,
                 // Something still holds the device that we could not unmap: on one host, one device is one filesystem.
-                Some(device) if lock(&self.unsettled).contains(spec) => device,
+                Some(device) if ours => device,
                 Some(device) => {
                     let device = device.path.display();
                     return Err(DriverError::new(

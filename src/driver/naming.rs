@@ -59,6 +59,13 @@ impl Driver {
         }
     }
 
+    /// The name under which an image shows.
+    pub(super) fn shown_name(&self, spec: &ImageSpec) -> Result<String> {
+        let bindings = self.backend.bindings()?;
+        let bound = bindings.iter().find(|(_, bound)| *bound == spec).map(|(name, _)| name.as_str());
+        Ok(shown(spec, bound, &bindings, &self.settings.pool))
+    }
+
     /// The names under which images show.
     pub(super) fn shown_names(&self) -> Result<ShownNames> {
         let bindings = self.backend.bindings()?;
@@ -80,14 +87,21 @@ pub(super) struct ShownNames {
 
 impl ShownNames {
     pub(super) fn of(&self, spec: &ImageSpec) -> String {
-        if let Some(bound) = self.by_spec.get(spec) {
-            return bound.clone();
-        }
-        let bare = spec.pool() == self.default_pool && spec.namespace().is_none();
-        if bare && !self.bindings.contains_key(spec.image()) {
-            spec.image().to_owned()
-        } else {
-            spec.to_string()
-        }
+        shown(spec, self.by_spec.get(spec).map(String::as_str), &self.bindings, &self.default_pool)
+    }
+}
+
+/// The name bound to an image; else the bare one, if that means it; else its spec.
+fn shown(
+    spec: &ImageSpec,
+    bound: Option<&str>,
+    bindings: &BTreeMap<String, ImageSpec>,
+    pool: &str,
+) -> String {
+    let bare = spec.pool() == pool && spec.namespace().is_none() && !bindings.contains_key(spec.image());
+    match bound {
+        Some(bound) => bound.to_owned(),
+        None if bare => spec.image().to_owned(),
+        None => spec.to_string(),
     }
 }

@@ -1,5 +1,7 @@
 //! From the plugin's settings to a driver that is ready to serve.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::api::VolumeDriver;
@@ -17,11 +19,17 @@ use crate::linux::exec::Programs;
 /// Opens the backend, recovers what an earlier life left, and begins to look after the volumes.
 pub fn open(config: &Config) -> Result<Arc<dyn VolumeDriver>> {
     let boot_id = boot::boot_id()?;
+    // mountinfo shows paths without links; ours have to be the same.
+    let (root, state) = match config.backend {
+        config::Backend::Sim => (config.mount.join(&config.name), config.state.join(&config.name)),
+        _ => (folder(&config.mount, &config.name)?, folder(&config.state, &config.name)?),
+    };
     let identity = Owner {
         host: boot::hostname()?,
+        machine_id: boot::machine_id(),
         boot_id: boot_id.clone(),
         plugin: config.name.clone(),
-        root: config.mount.join(&config.name),
+        root,
         since: 0,
     };
     let settings = Settings {
@@ -33,7 +41,7 @@ pub fn open(config: &Config) -> Result<Arc<dyn VolumeDriver>> {
         root: identity.root.clone(),
         // Beside the socket: usually a tmpfs that lives as long as the mounts do, and one folder for one plugin.
         refs: config.plugins.join(format!("{}.mounts", config.name)),
-        state: config.state.join(&config.name),
+        state: state.clone(),
         scope: config.scope,
         wait: config.wait,
         orphan_grace: config.orphan_grace,
@@ -41,11 +49,13 @@ pub fn open(config: &Config) -> Result<Arc<dyn VolumeDriver>> {
     };
     let (backend, host): (Arc<dyn Backend>, Arc<dyn Host>) = match &config.backend {
         config::Backend::Local(dir) => {
+            claim(&state)?;
             let programs = Programs::find();
             for program in programs.missing() {
                 tracing::debug!(program = program.name(), package = program.package(), "is not installed");
             }
-            (Arc::new(LocalBackend::open(dir, identity)?), Arc::new(KernelHost::new(programs)))
+            let backend = LocalBackend::open(dir, &state.join("store.json"), identity)?;
+            (Arc::new(backend), Arc::new(KernelHost::new(programs)))
         }
         config::Backend::Sim => {
             let sim = World::new().plugin(identity);
@@ -59,6 +69,36 @@ pub fn open(config: &Config) -> Result<Arc<dyn VolumeDriver>> {
     let driver = open_at_fault_points(settings, backend, host)?;
     driver.look_after().or_call("clone", "the look-after thread")?;
     Ok(driver)
+}
+
+/// Makes this process the only one that uses the state folder, until it ends: two plugins of one name with different sockets would
+/// otherwise take each other's mounts for their own.
+fn claim(state: &Path) -> Result<()> {
+    let path = state.join("lock");
+    let mut options = fs::OpenOptions::new();
+    let file =
+        options.write(true).create(true).truncate(false).open(&path).or_call("open", path.display())?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => {
+            return Err(DriverError::new(
+                ErrorKind::InUse,
+                format!("{} is used by another plugin", state.display()),
+            )
+            .hint("give each its own --name, --mount or --state"));
+        }
+        Err(fs::TryLockError::Error(e)) => Err(e).or_call("flock", path.display())?,
+    }
+    // Closing the file would unlock it.
+    std::mem::forget(file);
+    Ok(())
+}
+
+/// The plugin's own folder below a root, made if need be, by its real path.
+fn folder(root: &Path, name: &str) -> Result<PathBuf> {
+    let folder = root.join(name);
+    fs::create_dir_all(&folder).or_call("mkdir", folder.display())?;
+    Ok(folder.canonicalize().or_call("realpath", folder.display())?)
 }
 
 #[cfg(not(feature = "fault-points"))]

@@ -125,12 +125,10 @@ impl Driver {
             Stage::Creating => return refuse("data"),
             Stage::Formatting { uuid } => {
                 let device = self.backend.map(spec)?;
-                let content = self.host.probe(&device, None);
+                let found = self.look_for_data(spec, &device, uuid);
                 self.backend.unmap(spec, device)?;
-                match content? {
-                    Content::Nothing => {}
-                    Content::Filesystem(found) if found.uuid.as_ref() == Some(uuid) => {}
-                    other => return refuse(&other.to_string()),
+                if let Some(what) = found? {
+                    return refuse(&what);
                 }
             }
         }
@@ -140,6 +138,27 @@ impl Driver {
         self.backend.discard(spec)?;
         record.stage = Stage::Creating;
         self.backend.write_record(spec, record)
+    }
+
+    /// What an image that died while it was formatted holds beyond what mkfs wrote: another filesystem, or files.
+    fn look_for_data(&self, spec: &ImageSpec, device: &Device, uuid: &String) -> Result<Option<String>> {
+        let filesystem = match self.host.probe(device, None)? {
+            Content::Nothing => return Ok(None),
+            Content::Filesystem(found) if found.uuid.as_ref() == Some(uuid) => found,
+            other => return Ok(Some(other.to_string())),
+        };
+        let staging = self.staging(spec);
+        let flags = MountFlags { options: String::new(), read_only: true };
+        self.host.make_dir(&staging)?;
+        let empty = match self.host.mount(device, &filesystem, &staging, &flags) {
+            Ok(()) => self.host.is_empty(&staging),
+            // mkfs did not get far enough for anybody to have used it.
+            Err(e) if matches!(e.kind, ErrorKind::NeedsRepair | ErrorKind::Failed) => Ok(true),
+            Err(e) => Err(e),
+        };
+        self.host.unmount(&staging)?;
+        self.host.remove_dir(&staging)?;
+        Ok((!empty?).then(|| "files".to_owned()))
     }
 
     /// Unmaps the image from whatever device it is mapped to; the caller has claimed it, or could not.

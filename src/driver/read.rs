@@ -29,11 +29,11 @@ impl Driver {
         let volume: VolumeName = name.parse()?;
         let answer = self.resolve(&volume).and_then(|spec| {
             let info = self.existing(name, &spec)?;
-            Ok(self.describe(name, &spec, &info))
+            Ok((self.describe(name, &spec, &info), self.shown_name(&spec)?))
         });
         match answer {
-            Ok(volume) => {
-                self.cache.put(&volume);
+            Ok((volume, shown)) => {
+                self.cache.put(&volume, shown != name);
                 Ok(volume)
             }
             Err(e) if matches!(e.kind, ErrorKind::NotFound | ErrorKind::Invalid) => Err(e),
@@ -75,7 +75,11 @@ impl Driver {
                 ..Volume::default()
             })
             .collect();
-        self.cache.set_names(volumes.iter().map(|volume| volume.name.as_str()));
+        let known = |name: &str| {
+            let spec = name.parse().and_then(|name: VolumeName| self.resolve(&name));
+            spec.is_ok_and(|spec| specs.contains(&spec))
+        };
+        self.cache.set_names(volumes.iter().map(|volume| volume.name.as_str()), known);
         Ok(volumes)
     }
 

@@ -5,7 +5,7 @@
 //! anywhere. It runs at start for every volume that bears a trace of us (before the socket answers), and later, from
 //! [`tick`](Driver::tick), for those that an operation could not settle.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,9 @@ use crate::name::ImageSpec;
 
 /// How often the background thread looks after unsettled and orphaned volumes.
 const TICK: Duration = Duration::from_secs(1);
+
+/// The longest pause between two tries of one volume.
+const LONGEST: Duration = Duration::from_secs(30);
 
 impl Driver {
     /// Restores every volume that bears a trace of us. A volume that cannot be restored is left as it is, told of and tried
@@ -44,14 +47,17 @@ impl Driver {
             let _guard = self.guards.lock(&spec, Deadline::after(SHORT))?;
             if let Err(e) = self.restore(&spec) {
                 tracing::error!(image = %spec, error = %e, "could not be restored, trying again later");
-                self.mark_unsettled(&spec);
             }
         }
         Ok(())
     }
 
-    /// See the module. The caller holds the volume's guard.
+    /// See the module. The caller holds the volume's guard. What fails is tried again.
     pub(super) fn restore(&self, spec: &ImageSpec) -> Result<()> {
+        self.restore_once(spec).inspect_err(|_| self.mark_unsettled(spec))
+    }
+
+    fn restore_once(&self, spec: &ImageSpec) -> Result<()> {
         let mountpoint = self.mountpoint(spec);
         let mounts = self.host.mounts()?;
         let refs = match self.table.get(spec) {
@@ -163,12 +169,27 @@ impl Driver {
         }
     }
 
-    /// Runs [`tick`](Self::tick) in the background for as long as the driver lives.
+    /// Does what [`tick`](Self::tick) does in the background for as long as the driver lives, each volume on a thread of its own:
+    /// one that hangs in the kernel must not keep the others waiting. A volume that stays unsettled is tried ever less often.
     pub fn look_after(self: &Arc<Self>) -> std::io::Result<()> {
         let driver: Weak<Self> = Arc::downgrade(self);
         std::thread::Builder::new().name("look-after".to_owned()).spawn(move || {
+            let mut tries: BTreeMap<ImageSpec, (Instant, Duration)> = BTreeMap::new();
             while let Some(driver) = driver.upgrade() {
-                driver.tick();
+                driver.cache.flush();
+                let unsettled = lock(&driver.unsettled).clone();
+                tries.retain(|spec, _| unsettled.contains(spec));
+                for spec in unsettled {
+                    let (next, pause) = tries.entry(spec.clone()).or_insert_with(|| (Instant::now(), TICK));
+                    if *next <= Instant::now() {
+                        (*next, *pause) = (Instant::now() + *pause, (*pause * 2).min(LONGEST));
+                        driver.in_background(move |driver| driver.settle(&spec));
+                    }
+                }
+                let orphaned = |uses: &Refs| uses.clients().any(|client| !driver.host.is_alive(client));
+                if driver.table.all().iter().any(|mounted| orphaned(&mounted.refs)) {
+                    driver.in_background(|driver| driver.look_for_orphans());
+                }
                 drop(driver);
                 std::thread::sleep(TICK);
             }
@@ -176,17 +197,34 @@ impl Driver {
         Ok(())
     }
 
+    /// Runs work on a thread of its own. Whoever is at work on a volume holds its guard, so nobody else begins.
+    fn in_background(self: &Arc<Self>, work: impl FnOnce(&Self) + Send + 'static) {
+        let driver = Arc::clone(self);
+        let spawned = std::thread::Builder::new().name("settle".to_owned()).spawn(move || work(&driver));
+        if let Err(e) = spawned {
+            tracing::error!(error = %e, "no thread for the background work");
+        }
+    }
+
     /// Tries unsettled volumes again, and drops the uses of engines that have been gone for the grace period, unless a
     /// container still holds the device. Skips volumes that an operation works on.
     pub fn tick(&self) {
+        self.cache.flush();
         let unsettled = lock(&self.unsettled).clone();
-        for spec in unsettled {
-            let Some(_guard) = self.guards.try_lock(&spec) else { continue };
-            match self.restore(&spec) {
-                Ok(()) => tracing::info!(image = %spec, "settled"),
-                Err(e) => tracing::debug!(image = %spec, error = %e, "still unsettled"),
-            }
+        unsettled.iter().for_each(|spec| self.settle(spec));
+        self.look_for_orphans();
+    }
+
+    /// Tries an unsettled volume again.
+    fn settle(&self, spec: &ImageSpec) {
+        let Some(_guard) = self.guards.try_lock(spec) else { return };
+        match self.restore(spec) {
+            Ok(()) => tracing::info!(image = %spec, "settled"),
+            Err(e) => tracing::debug!(image = %spec, error = %e, "still unsettled"),
         }
+    }
+
+    fn look_for_orphans(&self) {
         for mounted in self.table.all() {
             let spec = &mounted.refs.spec;
             if mounted.refs.clients().all(|client| self.host.is_alive(client)) {

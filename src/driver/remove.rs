@@ -2,6 +2,7 @@
 
 use super::undo::Undo;
 use super::{Driver, Removal, SHORT};
+use crate::backend::{ImageInfo, Stage};
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::name::{ImageSpec, VolumeName};
 use crate::time;
@@ -41,7 +42,12 @@ impl Driver {
             // Another host may have finished or removed it since we looked.
             match (self.backend.info(&spec)?, self.settings.removal) {
                 (None, _) => {}
-                (Some(info), Removal::Rename) if !info.is_half_made() => self.rename_away(&spec)?,
+                (Some(ImageInfo { record: Some(mut half), size, .. }), _)
+                    if half.stage != Stage::Ready && !half.adopted =>
+                {
+                    self.clear_half_made(&spec, &mut half, size.is_some())?;
+                }
+                (Some(ImageInfo { size: Some(_), .. }), Removal::Rename) => self.rename_away(&spec)?,
                 _ => self.backend.remove(&spec)?,
             }
             self.unbind(&spec)?;
@@ -75,7 +81,7 @@ impl Driver {
             match result {
                 Ok(()) => {
                     tracing::info!(image = %spec, %to, "renamed");
-                    self.cache.add(&self.shown_names()?.of(&to));
+                    self.cache.add(&self.shown_name(&to)?);
                     return Ok(());
                 }
                 Err(e) => {
@@ -95,7 +101,7 @@ impl Driver {
 
     /// Takes the bare names of an image that is gone away.
     fn unbind(&self, spec: &ImageSpec) -> Result<()> {
-        self.cache.remove(&self.shown_names()?.of(spec));
+        self.cache.remove(&self.shown_name(spec)?);
         let bindings = self.backend.bindings()?;
         for (bare, _) in bindings.iter().filter(|(_, bound)| *bound == spec) {
             self.backend.unbind(bare, spec)?;

@@ -102,6 +102,15 @@ impl Host for KernelHost {
         Ok(())
     }
 
+    fn is_empty(&self, root: &Path) -> Result<bool> {
+        let is_empty = |dir: &Path, but: &str| -> Result<bool> {
+            let mut entries = fs::read_dir(dir).or_call("readdir", dir.display())?;
+            Ok(entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == but)))
+        };
+        let kept = root.join("lost+found");
+        Ok(is_empty(root, "lost+found")? && (!kept.is_dir() || is_empty(&kept, "")?))
+    }
+
     fn unmount(&self, target: &Path) -> Result<()> {
         let patience = Deadline::after(UNMOUNT_PATIENCE);
         let mut step = Duration::from_millis(1);
@@ -143,6 +152,11 @@ impl Host for KernelHost {
     fn remove_dir(&self, dir: &Path) -> Result<()> {
         match fs::remove_dir(dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            // Somebody wrote to the folder while nothing was mounted on it: that must not stand in the way of a volume.
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                tracing::warn!(dir = %dir.display(), "not empty, left where it is");
+                Ok(())
+            }
             removed => Ok(removed.or_call("rmdir", dir.display())?),
         }
     }

@@ -36,6 +36,9 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Sets a fresh filesystem up: removes an empty `lost+found`, then applies owner and mode to the root.
     fn settle(&self, root: &Path, settle: &Settle) -> Result<()>;
 
+    /// Whether a filesystem holds nothing, but perhaps an empty `lost+found`.
+    fn is_empty(&self, root: &Path) -> Result<bool>;
+
     /// Unmounts what is mounted on top at the directory; nothing mounted is success. `InUse` names who holds it.
     fn unmount(&self, target: &Path) -> Result<()>;
 
@@ -48,7 +51,7 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Makes a directory and its parents.
     fn make_dir(&self, dir: &Path) -> Result<()>;
 
-    /// Removes an empty directory; what is not there is success.
+    /// Removes an empty directory; one that is not there, or not empty, is success.
     fn remove_dir(&self, dir: &Path) -> Result<()>;
 
     /// Space and inodes of a mounted filesystem.

@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::error::{CallError, OrCall};
 
+const MACHINE_ID: &str = "/etc/machine-id";
 const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -17,6 +18,11 @@ pub fn hostname() -> Result<String, CallError> {
     nix::unistd::gethostname()
         .map(|name| name.to_string_lossy().into_owned())
         .or_call("gethostname", "this host")
+}
+
+/// The host's machine id; empty where it has none.
+pub fn machine_id() -> String {
+    fs::read_to_string(MACHINE_ID).map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
 /// A random UUID, made by the kernel.

@@ -63,6 +63,10 @@ impl Operations {
     /// Runs a request to its end and answers with the body of the reply; `None` when it must not be answered. Dropping
     /// this future leaves what has begun running.
     pub(super) async fn run(&self, request: Request, peer: Arc<Peer>) -> Option<Result<Bytes>> {
+        if matches!(request, Request::Capabilities) {
+            // Asked all the time, and needs no thread.
+            return Some(Ok(reply::capabilities(self.driver.scope())));
+        }
         let started = Instant::now();
         let span = self.span(&request);
         let permit = self.permit(&request).await;
@@ -72,14 +76,15 @@ impl Operations {
         tokio::task::spawn_blocking(move || {
             let _held = (permit, guard);
             span.in_scope(|| {
-                let result = guarded(|| request.perform(&*driver, &peer));
+                let waits = || !answer.is_closed();
+                let result = guarded(|| request.perform(&*driver, &peer, &waits));
                 report(&request, &result, started.elapsed());
                 let result = match result {
                     Err(e) if request.must_not_fail_with(e.kind) => None,
                     result => Some(result),
                 };
-                if answer.send(result).is_err_and(|unheard| matches!(unheard, Some(Ok(_)))) {
-                    request.nobody_heard(&*driver);
+                if answer.send(result).is_err() {
+                    tracing::debug!("the client left before the answer");
                 }
             });
         });
@@ -146,30 +151,18 @@ impl Request {
         matches!(self, Self::Get(_)) && !matches!(kind, ErrorKind::NotFound | ErrorKind::Invalid)
     }
 
-    fn perform(&self, driver: &dyn VolumeDriver, peer: &Peer) -> Result<Bytes> {
+    fn perform(&self, driver: &dyn VolumeDriver, peer: &Peer, waits: &dyn Fn() -> bool) -> Result<Bytes> {
         match self {
             Self::Create(r) => driver.create(&r.name, &r.options).map(|()| reply::empty()),
             Self::Remove(r) => driver.remove(&r.name).map(|()| reply::empty()),
             Self::Mount(r) => {
-                driver.mount(&r.name, &r.id, peer.engine()).map(|at| reply::mountpoint(Some(&at)))
+                driver.mount(&r.name, &r.id, peer.engine(), waits).map(|at| reply::mountpoint(Some(&at)))
             }
             Self::Unmount(r) => driver.unmount(&r.name, &r.id).map(|()| reply::empty()),
             Self::Path(r) => driver.path(&r.name).map(|at| reply::mountpoint(at.as_deref())),
             Self::Get(r) => driver.get(&r.name).map(|volume| reply::volume(&volume)),
             Self::List => driver.list().map(|volumes| reply::volumes(&volumes)),
             Self::Capabilities => Ok(reply::capabilities(driver.scope())),
-        }
-    }
-
-    /// The client left before it could hear of a success.
-    fn nobody_heard(&self, driver: &dyn VolumeDriver) {
-        let Self::Mount(r) = self else {
-            tracing::debug!("the client left before the answer");
-            return;
-        };
-        tracing::warn!("the client left before the answer and will not unmount: undoing the mount");
-        if let Err(e) = guarded(|| driver.unmount(&r.name, &r.id)) {
-            tracing::error!("cannot undo the mount: {e}");
         }
     }
 }
@@ -220,13 +213,6 @@ fn report(request: &Request, result: &Result<Bytes>, elapsed: Duration) {
                 K::NotFound if !request.changes() => tracing::debug!(result, elapsed_ms, "{e}"),
                 K::NotFound | K::AlreadyExists | K::Invalid | K::NotAllowed | K::InUse | K::Busy => {
                     tracing::warn!(result, elapsed_ms, "{e}");
-                }
-                kind if request.must_not_fail_with(kind) => {
-                    tracing::error!(
-                        result,
-                        elapsed_ms,
-                        "not answered, so that Docker keeps what it knows: {e}"
-                    );
                 }
                 _ => tracing::error!(result, elapsed_ms, "{e}"),
             }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Incoming};
+use hyper::header::ACCEPT;
 
 use super::operations::{Operations, Request};
 use super::peer::Peer;
@@ -46,6 +47,10 @@ pub(super) async fn answer(
         let message = format!("no such request: {}", request.uri().path());
         return Ok(reply::last_error(StatusCode::NOT_FOUND, &message));
     };
+    let from_docker = request
+        .headers()
+        .get(ACCEPT)
+        .is_some_and(|accept| accept.to_str().is_ok_and(|accept| accept.contains("docker.plugins")));
     let body = match read(request.into_body(), limits).await {
         Ok(body) => body,
         Err((status, message)) => {
@@ -56,6 +61,11 @@ pub(super) async fn answer(
     let request = match understand(endpoint, &body) {
         Ok(Understood::Operation(request)) => request,
         Ok(Understood::Ready(body)) => return Ok(reply::ok(body)),
+        // A Get that Docker sends again without its body: any answer would make it forget the volume's labels and options.
+        Err(BadBody::Empty) if from_docker && matches!(endpoint, Endpoint::Get) => {
+            tracing::warn!("Get without a body, not answered, so that Docker keeps what it knows");
+            return Err(Unanswered);
+        }
         Err(e) => {
             tracing::warn!(?endpoint, "{e}");
             return Ok(reply::error(StatusCode::BAD_REQUEST, &e.to_string()));

@@ -257,7 +257,8 @@ fn folders(rig: &Rig) {
     let dir = rig.path("a/b/c");
     host.make_dir(&dir).unwrap();
     host.make_dir(&dir).unwrap();
-    assert_eq!(host.remove_dir(&rig.path("a")).unwrap_err().kind, ErrorKind::Failed);
+    host.remove_dir(&rig.path("a")).unwrap();
+    assert!(dir.exists(), "a folder that is not empty stays, and is no error");
     host.remove_dir(&dir).unwrap();
     host.remove_dir(&dir).unwrap();
     host.save(&rig.path("a/state"), b"x").unwrap();

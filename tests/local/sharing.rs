@@ -200,6 +200,7 @@ fn a_killed_owner_loses_what_is_mapped_no_more(rig: &Rig) {
 /// The owner record that this plugin would write, changed.
 fn owner(rig: &Rig, daemon: &Daemon, change: impl FnOnce(&mut Owner)) -> Owner {
     let mut owner = Owner {
+        machine_id: rbd_docker_plugin::linux::boot::machine_id(),
         host: nix::unistd::gethostname().unwrap().into_string().unwrap(),
         boot_id: rbd_docker_plugin::linux::boot::boot_id().unwrap(),
         plugin: daemon.name.clone(),
@@ -214,7 +215,10 @@ fn owner(rig: &Rig, daemon: &Daemon, change: impl FnOnce(&mut Owner)) -> Owner {
 fn an_owner_on_another_host(rig: &Rig) {
     let mut daemon = plugin(rig, "here", &["--size", "16"]);
     create(&daemon, "v", &json!({}));
-    owner(rig, &daemon, |owner| owner.host = "elsewhere".to_owned());
+    owner(rig, &daemon, |owner| {
+        owner.host = "elsewhere".to_owned();
+        owner.boot_id = "another".to_owned();
+    });
     let file = daemon.file("v", "owner");
     let before = fs::read(&file).unwrap();
     for _ in 0..2 {

@@ -42,8 +42,8 @@ fn one_volume_whatever_the_spelling() {
     create(&rig.driver, "rbd/foo", &[]).unwrap();
     create(&rig.driver, "foo@1024", &[]).unwrap();
     assert_eq!(names(&rig.driver), ["foo"]);
-    let first = rig.driver.mount("foo", "x", None).unwrap();
-    assert_eq!(rig.driver.mount("rbd/foo", "y", None).unwrap(), first);
+    let first = rig.driver.mount("foo", "x", None, &|| true).unwrap();
+    assert_eq!(rig.driver.mount("rbd/foo", "y", None, &|| true).unwrap(), first);
     rig.driver.unmount("foo@1", "x").unwrap();
     assert_eq!(VolumeDriver::path(&*rig.driver, "foo").unwrap(), Some(first));
     rig.driver.unmount("foo", "y").unwrap();
@@ -70,7 +70,7 @@ fn a_pool_given_as_an_option_is_found_again_by_the_bare_name() {
     create(&rig.driver, "foo", &[("pool", "p2")]).unwrap();
     rig.restart();
     assert_eq!(names(&rig.driver), ["foo"]);
-    assert_eq!(rig.driver.mount("foo", "x", None).unwrap().to_str(), Some("/m/p1/p2/foo"));
+    assert_eq!(rig.driver.mount("foo", "x", None, &|| true).unwrap().to_str(), Some("/m/p1/p2/foo"));
     assert_eq!(rig.driver.get("p2/foo").unwrap().mountpoint, rig.driver.get("foo").unwrap().mountpoint);
     rig.driver.unmount("p2/foo", "x").unwrap();
     let e = create(&rig.driver, "foo", &[("pool", "p3")]).unwrap_err();
@@ -106,8 +106,11 @@ fn namespaces_are_apart() {
     create(&rig.driver, "rbd/ns/foo", &[]).unwrap();
     create(&rig.driver, "rbd/ns", &[]).unwrap();
     assert_eq!(names(&rig.driver), ["ns", "rbd/ns/foo"]);
-    assert_eq!(rig.driver.mount("rbd/ns/foo", "x", None).unwrap().to_str(), Some("/m/p1/rbd/@ns/foo"));
-    assert_eq!(rig.driver.mount("ns", "x", None).unwrap().to_str(), Some("/m/p1/rbd/ns"));
+    assert_eq!(
+        rig.driver.mount("rbd/ns/foo", "x", None, &|| true).unwrap().to_str(),
+        Some("/m/p1/rbd/@ns/foo")
+    );
+    assert_eq!(rig.driver.mount("ns", "x", None, &|| true).unwrap().to_str(), Some("/m/p1/rbd/ns"));
     rig.check();
 }
 
@@ -158,7 +161,7 @@ fn removal_may_be_ignored_but_not_while_in_use() {
     create(&rig.driver, "foo", &[]).unwrap();
     rig.driver.remove("foo").unwrap();
     assert!(rig.exists("foo"));
-    rig.driver.mount("foo", "x", None).unwrap();
+    rig.driver.mount("foo", "x", None, &|| true).unwrap();
     let e = rig.driver.remove("foo").unwrap_err();
     assert!(e.to_string().contains("in use: mounted 1 time(s), by mount ID x"), "{e}");
     rig.driver.remove("never-was").unwrap();
@@ -169,7 +172,9 @@ fn an_image_that_is_mapped_by_hand_is_in_use() {
     let rig = Rig::new(Removal::Delete);
     create(&rig.driver, "foo", &[]).unwrap();
     rig.world.look().devices.insert(77, spec("foo"));
-    for e in [rig.driver.remove("foo").unwrap_err(), rig.driver.mount("foo", "x", None).unwrap_err()] {
+    for e in
+        [rig.driver.remove("foo").unwrap_err(), rig.driver.mount("foo", "x", None, &|| true).unwrap_err()]
+    {
         assert_eq!(e.kind, ErrorKind::InUse);
         assert!(e.to_string().contains("mapped to /dev/sim77, not by this plugin"), "{e}");
     }
@@ -184,14 +189,14 @@ fn images_of_others_are_usable_and_never_formatted_over() {
     foreign(&rig, "blank", Data::Untouched);
     foreign(&rig, "luks", Data::Foreign("crypto_LUKS".to_owned()));
     foreign(&rig, "raw", Data::Foreign(String::new()));
-    rig.driver.mount("formatted", "x", None).unwrap();
-    rig.driver.mount("blank", "x", None).unwrap();
-    let e = rig.driver.mount("luks", "x", None).unwrap_err();
+    rig.driver.mount("formatted", "x", None, &|| true).unwrap();
+    rig.driver.mount("blank", "x", None, &|| true).unwrap();
+    let e = rig.driver.mount("luks", "x", None, &|| true).unwrap_err();
     assert!(
         e.to_string().contains("holds crypto_LUKS, which is no filesystem that this plugin mounts"),
         "{e}"
     );
-    let e = rig.driver.mount("raw", "x", None).unwrap_err();
+    let e = rig.driver.mount("raw", "x", None, &|| true).unwrap_err();
     assert!(e.to_string().contains("has no filesystem, but was written to"), "{e}");
     assert_eq!(rig.read("formatted").as_deref(), Some("precious"));
     for volume in ["formatted", "blank"] {
@@ -206,7 +211,7 @@ fn options_for_an_image_of_somebody_else_are_kept() {
     let rig = Rig::new(Removal::Delete);
     foreign(&rig, "foo", Data::Filesystem(filesystem("u1"), "precious".to_owned()));
     create(&rig.driver, "foo", &[("read-only", "true")]).unwrap();
-    rig.driver.mount("foo", "x", None).unwrap();
+    rig.driver.mount("foo", "x", None, &|| true).unwrap();
     assert_eq!(rig.driver.get("foo").unwrap().status["read-only"], true);
     assert_eq!(kind(create(&rig.driver, "foo", &[("size", "65M")])), ErrorKind::AlreadyExists);
     assert_eq!(rig.read("foo").as_deref(), Some("precious"));
@@ -217,7 +222,7 @@ fn a_formatted_image_whose_filesystem_is_gone_is_not_formatted_again() {
     let rig = Rig::new(Removal::Delete);
     create(&rig.driver, "foo", &[]).unwrap();
     rig.world.look().images.get_mut(&spec("foo")).unwrap().data = Data::Foreign(String::new());
-    let e = rig.driver.mount("foo", "x", None).unwrap_err();
+    let e = rig.driver.mount("foo", "x", None, &|| true).unwrap_err();
     assert_eq!(e.kind, ErrorKind::NeedsRepair);
     assert_eq!(rig.world.look().images[&spec("foo")].data, Data::Foreign(String::new()));
 }
@@ -231,6 +236,7 @@ fn a_half_made_image_is_no_volume_and_is_finished_unless_it_holds_data_of_others
         (Stage::Creating, Data::Foreign(String::new()), false),
         (formatting(), Data::HalfFormatted, true),
         (formatting(), Data::Filesystem(filesystem("u1"), String::new()), true),
+        (formatting(), Data::Filesystem(filesystem("u1"), "an operator's".to_owned()), false),
         (formatting(), Data::Filesystem(filesystem("u2"), "precious".to_owned()), false),
         (formatting(), Data::Foreign("swap".to_owned()), false),
     ] {
@@ -238,7 +244,7 @@ fn a_half_made_image_is_no_volume_and_is_finished_unless_it_holds_data_of_others
         foreign(&rig, "foo", data.clone());
         rig.world.look().records.insert(spec("foo"), half(stage.clone()));
         assert_eq!(kind(rig.driver.get("foo")), ErrorKind::NotFound);
-        assert_eq!(kind(rig.driver.mount("foo", "x", None)), ErrorKind::NotFound);
+        assert_eq!(kind(rig.driver.mount("foo", "x", None, &|| true)), ErrorKind::NotFound);
         let answer = create(&rig.driver, "foo", &[]);
         assert_eq!(answer.is_ok(), finished, "{stage:?} {data:?}: {answer:?}");
         if finished {
@@ -251,11 +257,77 @@ fn a_half_made_image_is_no_volume_and_is_finished_unless_it_holds_data_of_others
 }
 
 #[test]
+fn a_half_made_image_that_somebody_has_mapped_is_left_alone() {
+    let rig = Rig::new(Removal::Delete);
+    let stage = Stage::Formatting { uuid: "u1".to_owned() };
+    let record = Record { stage, adopted: false, created: 0, options: ImageOptions::default() };
+    foreign(&rig, "foo", Data::HalfFormatted);
+    rig.world.look().records.insert(spec("foo"), record);
+    rig.world.look().devices.insert(77, spec("foo"));
+    assert_eq!(kind(create(&rig.driver, "foo", &[])), ErrorKind::InUse);
+    assert_eq!(kind(rig.driver.remove("foo")), ErrorKind::InUse);
+    assert!(rig.world.look().images.contains_key(&spec("foo")));
+    rig.world.look().devices.clear();
+    create(&rig.driver, "foo", &[]).unwrap();
+    rig.check();
+}
+
+#[test]
+fn a_client_that_has_left_leaves_no_use_behind_and_takes_nobody_elses() {
+    let rig = Rig::new(Removal::Delete);
+    create(&rig.driver, "foo", &[]).unwrap();
+    assert_eq!(kind(rig.driver.mount("foo", "x", None, &|| false)), ErrorKind::Timeout);
+    rig.check();
+    assert!(rig.world.look().mounts.is_empty());
+    rig.driver.mount("foo", "x", None, &|| true).unwrap();
+    assert_eq!(kind(rig.driver.mount("foo", "x", None, &|| false)), ErrorKind::Timeout);
+    assert_eq!(rig.uses("foo").values().sum::<u64>(), 1, "the use of the one that heard stays");
+}
+
+#[test]
+fn ownership_stays_while_the_device_is_held_whatever_fails() {
+    let rig = Rig::new(Removal::Delete);
+    create(&rig.driver, "foo", &[]).unwrap();
+    let mountpoint = rig.driver.mount("foo", "x", None, &|| true).unwrap();
+    let device = *rig.world.look().devices.keys().next().unwrap();
+    // A container holds the device, and the mount is gone behind our back.
+    rig.world.look().held.insert(device);
+    rig.world.look().mounts.clear();
+    rig.world.look().folders.insert("/other".into());
+    let other = rbd_docker_plugin::host::Mounted {
+        target: mountpoint,
+        number: (8, 1),
+        source: "/dev/sda1".to_owned(),
+        fstype: "ext4".to_owned(),
+        read_only: false,
+    };
+    rig.world.look().mounts.push(other);
+    for _ in 0..3 {
+        assert_eq!(kind(rig.driver.mount("foo", "y", None, &|| true)), ErrorKind::InUse);
+        assert!(rig.world.look().owners.contains_key(&spec("foo")), "given up over a mapped device");
+    }
+    rig.world.look().mounts.clear();
+    rig.driver.mount("foo", "y", None, &|| true).unwrap();
+    assert_eq!(rig.world.look().devices.len(), 1);
+}
+
+#[test]
+fn a_spelling_that_only_a_get_used_is_known_in_an_outage_too() {
+    let rig = Rig::new(Removal::Delete);
+    create(&rig.driver, "data", &[]).unwrap();
+    rig.driver.get("data@64").unwrap();
+    assert_eq!(names(&rig.driver), ["data"]);
+    rig.world.look().away = true;
+    assert_eq!(rig.driver.get("data@64").unwrap().status["health"], "degraded");
+    assert_eq!(names(&rig.driver), ["data"], "and is listed once");
+}
+
+#[test]
 fn an_outage_is_not_not_found() {
     let mut rig = Rig::new(Removal::Delete);
     create(&rig.driver, "foo", &[]).unwrap();
     create(&rig.driver, "bar", &[]).unwrap();
-    let mountpoint = rig.driver.mount("bar", "x", None).unwrap();
+    let mountpoint = rig.driver.mount("bar", "x", None, &|| true).unwrap();
     let healthy = rig.driver.get("foo").unwrap();
     rig.driver.get("bar").unwrap();
     rig.world.look().away = true;
@@ -282,8 +354,8 @@ fn an_unmount_during_an_outage_counts() {
     create(&rig.driver, "foo", &[]).unwrap();
     create(&rig.driver, "bar", &[("pool", "p2")]).unwrap();
     for volume in ["foo", "bar"] {
-        rig.driver.mount(volume, "x", None).unwrap();
-        rig.driver.mount(volume, "y", None).unwrap();
+        rig.driver.mount(volume, "x", None, &|| true).unwrap();
+        rig.driver.mount(volume, "y", None, &|| true).unwrap();
     }
     rig.world.look().away = true;
     for volume in ["foo", "bar"] {
@@ -303,13 +375,13 @@ fn an_unmount_during_an_outage_counts() {
 fn a_busy_mountpoint_is_taken_down_later_and_can_be_used_again_before() {
     let rig = Rig::new(Removal::Delete);
     create(&rig.driver, "foo", &[]).unwrap();
-    let mountpoint = rig.driver.mount("foo", "x", None).unwrap();
+    let mountpoint = rig.driver.mount("foo", "x", None, &|| true).unwrap();
     rig.world.look().busy.insert(mountpoint.clone());
     assert_eq!(kind(rig.driver.unmount("foo", "x")), ErrorKind::InUse);
     rig.driver.tick();
     assert_eq!(rig.driver.get("foo").unwrap().status["health"], "unsettled");
     assert!(rig.uses("foo").is_empty(), "Docker does not ask again: the use is gone");
-    assert_eq!(rig.driver.mount("foo", "y", None).unwrap(), mountpoint);
+    assert_eq!(rig.driver.mount("foo", "y", None, &|| true).unwrap(), mountpoint);
     rig.driver.tick();
     assert_eq!(rig.uses("foo").len(), 1);
     assert_eq!(kind(rig.driver.unmount("foo", "y")), ErrorKind::InUse);
@@ -323,13 +395,13 @@ fn a_busy_mountpoint_is_taken_down_later_and_can_be_used_again_before() {
 fn a_device_that_a_container_still_holds_is_released_later_and_can_be_mounted_again_before() {
     let mut rig = Rig::new(Removal::Delete);
     create(&rig.driver, "foo", &[]).unwrap();
-    rig.driver.mount("foo", "x", None).unwrap();
+    rig.driver.mount("foo", "x", None, &|| true).unwrap();
     let device = *rig.world.look().devices.keys().next().unwrap();
     rig.world.look().held.insert(device);
     assert_eq!(kind(rig.driver.unmount("foo", "x")), ErrorKind::InUse);
     assert_eq!(kind(rig.driver.remove("foo")), ErrorKind::InUse);
     rig.restart();
-    rig.driver.mount("foo", "y", None).unwrap();
+    rig.driver.mount("foo", "y", None, &|| true).unwrap();
     assert_eq!(rig.world.look().devices.len(), 1, "one device, one filesystem");
     rig.world.look().held.clear();
     rig.driver.unmount("foo", "y").unwrap();
@@ -341,9 +413,9 @@ fn a_device_that_a_container_still_holds_is_released_later_and_can_be_mounted_ag
 fn what_was_unmounted_by_hand_is_mounted_again() {
     let rig = Rig::new(Removal::Delete);
     create(&rig.driver, "foo", &[]).unwrap();
-    rig.driver.mount("foo", "x", None).unwrap();
+    rig.driver.mount("foo", "x", None, &|| true).unwrap();
     rig.world.look().mounts.clear();
-    rig.driver.mount("foo", "y", None).unwrap();
+    rig.driver.mount("foo", "y", None, &|| true).unwrap();
     assert_eq!(rig.world.look().mounts.len(), 1);
     rig.check();
 }
@@ -353,14 +425,14 @@ fn what_somebody_mounted_in_our_place_is_left_alone() {
     let mut rig = Rig::new(Removal::Delete);
     create(&rig.driver, "foo", &[]).unwrap();
     create(&rig.driver, "bar", &[]).unwrap();
-    let mountpoint = rig.driver.mount("bar", "x", None).unwrap();
+    let mountpoint = rig.driver.mount("bar", "x", None, &|| true).unwrap();
     let other = rbd_docker_plugin::host::Mounted {
         target: mountpoint.with_file_name("foo"),
         ..rig.world.look().mounts[0].clone()
     };
     let other = rbd_docker_plugin::host::Mounted { number: (8, 1), source: "/dev/sda1".to_owned(), ..other };
     rig.world.look().mounts.push(other.clone());
-    let e = rig.driver.mount("foo", "x", None).unwrap_err();
+    let e = rig.driver.mount("foo", "x", None, &|| true).unwrap_err();
     assert!(e.to_string().contains("/dev/sda1 is mounted at /m/p1/rbd/foo"), "{e}");
     rig.restart();
     assert!(rig.world.look().mounts.contains(&other));

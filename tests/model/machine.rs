@@ -130,7 +130,8 @@ impl Machine {
                 volume
             }
             Operation::Mount(volume, id) => {
-                let answer = self.rig.with_fault(plan, |d| VolumeDriver::mount(d, volume, id, None));
+                let answer =
+                    self.rig.with_fault(plan, |d| VolumeDriver::mount(d, volume, id, None, &|| true));
                 let (exists, uses) = self.seen(volume);
                 assert_eq!(exists, of(volume).exists);
                 match &answer {

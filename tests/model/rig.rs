@@ -32,6 +32,7 @@ pub(crate) fn spec(image: &str) -> ImageSpec {
 fn identity(plugin: &str) -> Owner {
     Owner {
         host: "h1".to_owned(),
+        machine_id: "m1".to_owned(),
         boot_id: "boot".to_owned(),
         plugin: plugin.to_owned(),
         root: PathBuf::from("/m").join(plugin),

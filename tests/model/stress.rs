@@ -20,7 +20,7 @@ fn many_threads_leave_nothing_behind() {
                     let id = format!("{thread}-{round}");
                     VolumeDriver::create(&**driver, volume, &BTreeMap::new()).unwrap();
                     // Another thread may remove it in between.
-                    if VolumeDriver::mount(&**driver, volume, &id, None).is_ok() {
+                    if VolumeDriver::mount(&**driver, volume, &id, None, &|| true).is_ok() {
                         assert!(VolumeDriver::path(&**driver, volume).unwrap().is_some(), "mounted by us");
                         let e = VolumeDriver::remove(&**driver, volume).unwrap_err();
                         assert_eq!(e.kind, ErrorKind::InUse);
@@ -47,14 +47,15 @@ fn of_two_plugins_one_wins_each_volume() {
         [&rig.driver, &neighbour]
             .map(|driver| {
                 scope.spawn(move || {
-                    (0..15).filter(|n| driver.mount(&format!("v{n}"), "id", None).is_ok()).count()
+                    (0..15).filter(|n| driver.mount(&format!("v{n}"), "id", None, &|| true).is_ok()).count()
                 })
             })
             .map(|thread| thread.join().unwrap())
             .to_vec()
     });
     assert_eq!(won.iter().sum::<usize>(), 15, "each volume has exactly one winner: {won:?}");
-    let e = [&rig.driver, &neighbour].map(|d| VolumeDriver::mount(&**d, "v0", "id2", None)).into_iter();
+    let e =
+        [&rig.driver, &neighbour].map(|d| VolumeDriver::mount(&**d, "v0", "id2", None, &|| true)).into_iter();
     let lost = e.filter_map(Result::err).next().unwrap();
     assert!(
         lost.to_string().starts_with("Unable to get Exclusive Lock: rbd/v0 is in use by plugin"),
@@ -67,7 +68,7 @@ fn the_uses_of_an_engine_that_is_gone_are_dropped_once_no_container_holds_the_de
     let rig = Rig::new(Removal::Delete);
     let (old, new) = (Client { pid: 10, start: 1 }, Client { pid: 11, start: 2 });
     rig.driver.create("a", &BTreeMap::new()).unwrap();
-    rig.driver.mount("a", "x", Some(old)).unwrap();
+    rig.driver.mount("a", "x", Some(old), &|| true).unwrap();
     let device = *rig.world.look().devices.keys().next().unwrap();
     rig.world.look().held.insert(device);
     rig.world.look().dead.insert(old);
@@ -75,7 +76,7 @@ fn the_uses_of_an_engine_that_is_gone_are_dropped_once_no_container_holds_the_de
     assert_eq!(rig.uses("a").len(), 1, "a container still runs");
     rig.world.look().held.clear();
     // The engine's successor comes with the ID that it kept: that is one use, not two.
-    rig.driver.mount("a", "x", Some(new)).unwrap();
+    rig.driver.mount("a", "x", Some(new), &|| true).unwrap();
     assert_eq!(rig.uses("a").values().sum::<u64>(), 1);
     rig.world.look().dead.insert(new);
     rig.driver.tick();

@@ -75,11 +75,20 @@ impl VolumeDriver for Fake {
         self.act(name)
     }
 
-    fn mount(&self, name: &str, id: &str, client: Option<Client>) -> Result<PathBuf> {
+    fn mount(
+        &self,
+        name: &str,
+        id: &str,
+        client: Option<Client>,
+        waits: &dyn Fn() -> bool,
+    ) -> Result<PathBuf> {
         assert_eq!(client, None, "a test is no Docker engine");
         self.called(format!("mount {name} {id:?}"));
         self.act(name)?;
         self.called(format!("mounted {name} {id:?}"));
+        if !waits() {
+            self.called(format!("taken back {name} {id:?}"));
+        }
         Ok(format!("/mnt/{name}").into())
     }
 
@@ -124,7 +133,7 @@ impl VolumeDriver for Empty {
     fn remove(&self, _: &str) -> Result<()> {
         Ok(())
     }
-    fn mount(&self, _: &str, _: &str, _: Option<Client>) -> Result<PathBuf> {
+    fn mount(&self, _: &str, _: &str, _: Option<Client>, _: &dyn Fn() -> bool) -> Result<PathBuf> {
         Ok("/mnt".into())
     }
     fn unmount(&self, _: &str, _: &str) -> Result<()> {

@@ -157,7 +157,7 @@ fn a_client_that_hangs_up_during_a_mount() {
     rig.fake.open_gate();
     rig.fake.wait_for(r#"mounted slow "1""#);
     // Docker takes the mount for failed and will not unmount.
-    rig.fake.wait_for(r#"unmount slow "1""#);
+    rig.fake.wait_for(r#"taken back slow "1""#);
 }
 
 #[test]

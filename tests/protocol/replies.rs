@@ -93,6 +93,20 @@ fn a_get_that_knows_nothing_is_not_answered() {
 }
 
 #[test]
+fn a_get_that_docker_repeats_without_its_body_is_not_answered() {
+    let rig = Rig::start();
+    let accept = "Accept: application/vnd.docker.plugins.v1.2+json";
+    for (header, answered) in [(accept, ""), ("Accept: */*", "HTTP/1.1 400")] {
+        let mut stream = rig.connect();
+        write!(stream, "POST /VolumeDriver.Get HTTP/1.1\r\nHost: x\r\n{header}\r\nContent-Length: 0\r\n\r\n")
+            .unwrap();
+        let reply = read_reply(&mut stream);
+        assert_eq!(reply.get(..12.min(reply.len())), Some(answered), "{header}: {reply}");
+    }
+    rig.assert_serves_others();
+}
+
+#[test]
 fn tolerated() {
     let rig = Rig::start();
     let body = r#"{"name":"a"}"#;

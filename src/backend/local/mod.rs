@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Backend, Owner};
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
-use crate::linux::files;
+use crate::linux::{boot, files};
 use crate::name::ImageSpec;
 use names::Names;
 
@@ -41,40 +41,34 @@ pub struct LocalBackend {
     names: Names,
 }
 
-/// What marks the folder.
-#[derive(Debug, Serialize, Deserialize)]
+/// What marks the folder, and what is remembered of it elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Marker {
     format: u32,
+    id: String,
 }
 
 impl LocalBackend {
-    /// Opens the folder, and makes it when it is not there.
-    pub fn open(dir: &Path, identity: Owner) -> Result<Self> {
+    /// Opens the folder. `known` is a file on this host that remembers the folder: one that was ours before and bears no mark now is
+    /// taken to be away (its filesystem is not mounted), not to be new. A folder that is new is marked.
+    pub fn open(dir: &Path, known: &Path, identity: Owner) -> Result<Self> {
         fs::create_dir_all(dir).or_call("mkdir", dir.display())?;
         let dir = dir.canonicalize().or_call("realpath", dir.display())?;
-        let paths = Paths { dir };
-        let marker = paths.marker();
-        match files::load(&marker)? {
-            Some(content) => match serde_json::from_slice::<Marker>(&content) {
-                Ok(Marker { format: FORMAT }) => {}
-                Ok(Marker { format }) => {
-                    return Err(DriverError::new(
-                        ErrorKind::Config,
-                        format!("{} has format {format}, this version reads {FORMAT}", paths.dir.display()),
-                    )
-                    .hint("use the version of the plugin that made it, or a newer one"));
+        let paths = Paths { dir, known: known.to_owned() };
+        match (paths.read_marker(&paths.marker())?, paths.remembered()?) {
+            (Some(marker), remembered) => {
+                if remembered.as_ref() != Some(&marker) {
+                    paths.remember(&marker)?;
                 }
-                Err(e) => {
-                    return Err(DriverError::new(
-                        ErrorKind::Config,
-                        format!("{} is damaged: {e}", marker.display()),
-                    )
-                    .hint(format!("write {{\"format\":{FORMAT}}} to it if the folder is the right one")));
-                }
-            },
-            None => {
-                let content = serde_json::to_vec(&Marker { format: FORMAT }).unwrap_or_default();
-                files::save(&marker, &content)?;
+            }
+            (None, Some(_)) => {
+                let e = paths.away();
+                tracing::error!("{e}");
+            }
+            (None, None) => {
+                let marker = Marker { format: FORMAT, id: boot::random_uuid()? };
+                files::save(&paths.marker(), &serde_json::to_vec(&marker).unwrap_or_default())?;
+                paths.remember(&marker)?;
             }
         }
         Ok(Self { names: Names::new(&paths), paths, identity, held: Mutex::default() })
@@ -91,6 +85,15 @@ impl Backend for LocalBackend {
 #[derive(Debug, Clone)]
 struct Paths {
     dir: PathBuf,
+    /// Where the folder's mark is remembered, with the folder's path.
+    known: PathBuf,
+}
+
+/// The file `known`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    dir: PathBuf,
+    marker: Marker,
 }
 
 impl Paths {
@@ -123,15 +126,47 @@ impl Paths {
         Ok(fs::create_dir_all(&folder).or_call("mkdir", folder.display())?)
     }
 
+    fn read_marker(&self, path: &Path) -> Result<Option<Marker>> {
+        let Some(content) = files::load(path)? else { return Ok(None) };
+        let wrong = |what: String| DriverError::new(ErrorKind::Config, format!("{}: {what}", path.display()));
+        match serde_json::from_slice::<Marker>(&content) {
+            Ok(marker) if marker.format == FORMAT => Ok(Some(marker)),
+            Ok(marker) => Err(wrong(format!("format {}, this version reads {FORMAT}", marker.format))
+                .hint("use the version of the plugin that made it, or a newer one")),
+            Err(e) => Err(wrong(format!("damaged: {e}")).hint("remove it if the folder is the right one")),
+        }
+    }
+
+    fn remembered(&self) -> Result<Option<Marker>> {
+        let Some(content) = files::load(&self.known)? else { return Ok(None) };
+        let remembered = serde_json::from_slice::<Remembered>(&content).ok();
+        Ok(remembered.filter(|remembered| remembered.dir == self.dir).map(|remembered| remembered.marker))
+    }
+
+    fn remember(&self, marker: &Marker) -> Result<()> {
+        if let Some(folder) = self.known.parent() {
+            fs::create_dir_all(folder).or_call("mkdir", folder.display())?;
+        }
+        let remembered = Remembered { dir: self.dir.clone(), marker: marker.clone() };
+        Ok(files::save(&self.known, &serde_json::to_vec(&remembered).unwrap_or_default())?)
+    }
+
     /// An error when the folder is not what it was, such as a network filesystem that is not mounted any more: then a missing
     /// file means nothing. Asked whenever a file is not found.
     fn is_there(&self) -> Result<()> {
         let marker = self.marker();
-        fs::metadata(&marker).map(drop).or_call("stat", marker.display()).map_err(|e| {
-            DriverError::new(ErrorKind::Unreachable, format!("{} is not there", self.dir.display()))
-                .caused_by(e)
-                .hint("is its filesystem mounted?")
-        })
+        fs::metadata(&marker)
+            .map(drop)
+            .or_call("stat", marker.display())
+            .map_err(|e| self.away().caused_by(e))
+    }
+
+    fn away(&self) -> DriverError {
+        DriverError::new(ErrorKind::Unreachable, format!("the store {} is not there", self.dir.display()))
+            .hint(format!(
+                "is its filesystem mounted? If it was emptied on purpose, remove {}",
+                self.known.display()
+            ))
     }
 
     /// All specs that have a file of this kind.

@@ -8,7 +8,7 @@
 //! read was being written by somebody who died before mapping anything.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek};
+use std::io::{Read, Seek};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread::sleep;
@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use crate::backend::{Mapper, Owner};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::linux::files;
 use crate::lock;
 use crate::name::ImageSpec;
 use crate::time;
@@ -31,12 +32,6 @@ const ATTEMPTS: u32 = 100;
 const WRITES: Duration = Duration::from_millis(200);
 
 impl LocalBackend {
-    /// Whether an owner is this plugin, in this life or an earlier one.
-    pub(super) fn is_us(&self, owner: &Owner) -> bool {
-        let me = &self.identity;
-        (&owner.host, &owner.plugin, &owner.root) == (&me.host, &me.plugin, &me.root)
-    }
-
     pub(super) fn take(&self, spec: &ImageSpec) -> Result<()> {
         if lock(&self.held).contains_key(spec) {
             return Ok(());
@@ -50,23 +45,30 @@ impl LocalBackend {
             file => file?,
         };
         let content = read(&file, &path)?;
-        if let Ok(owner) = serde_json::from_slice::<Owner>(&content) {
-            self.may_follow(spec, &owner, &path)?;
+        let before = serde_json::from_slice::<Owner>(&content).ok();
+        if let Some(owner) = &before {
+            self.may_follow(spec, owner, &path)?;
         }
-        let owner = Owner { since: time::now(), ..self.identity.clone() };
-        let content = serde_json::to_vec(&owner).unwrap_or_default();
-        file.set_len(0).or_call("ftruncate", path.display())?;
-        file.write_all_at(&content, 0).or_call("write", path.display())?;
+        // A record of ours of this boot is right as it is, and may speak of a mount: it is not touched.
+        if !before
+            .is_some_and(|owner| owner.same_plugin(&self.identity) && owner.boot_id == self.identity.boot_id)
+        {
+            let owner = Owner { since: time::now(), ..self.identity.clone() };
+            let content = serde_json::to_vec(&owner).unwrap_or_default();
+            file.write_all_at(&content, 0).or_call("write", path.display())?;
+            let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
+            file.set_len(length).or_call("ftruncate", path.display())?;
+        }
         lock(&self.held).insert(spec.clone(), file);
         Ok(())
     }
 
     /// Whether we may follow an owner whose lock is free, which means that its plugin is not running.
     fn may_follow(&self, spec: &ImageSpec, owner: &Owner, path: &Path) -> Result<()> {
-        if self.is_us(owner) {
+        if owner.same_plugin(&self.identity) {
             return Ok(());
         }
-        if owner.host != self.identity.host {
+        if !owner.same_host(&self.identity) {
             return Err(
                 in_use(spec, owner).hint(format!("if that host is gone for good, remove {}", path.display()))
             );
@@ -84,16 +86,14 @@ impl LocalBackend {
     }
 
     pub(super) fn give_back(&self, spec: &ImageSpec) -> Result<()> {
-        let mut held = lock(&self.held);
-        if held.contains_key(spec) {
-            let path = self.paths.owner(spec);
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                removed => removed.or_call("unlink", path.display())?,
-            }
-            // Unlocked only now: nobody can lock a file that is about to lose its name.
-            held.remove(spec);
+        // Out of the map before the call, which may take its time: others must not wait for it.
+        let Some(file) = lock(&self.held).remove(spec) else { return Ok(()) };
+        if let Err(e) = files::remove(&self.paths.owner(spec)) {
+            lock(&self.held).insert(spec.clone(), file);
+            return Err(e.into());
         }
+        // Unlocked only now: nobody can lock a file that is about to lose its name.
+        drop(file);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::unistd::{Whence, lseek64};
 
 use super::LocalBackend;
@@ -37,7 +38,16 @@ impl ImageStore for LocalBackend {
     fn info(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>> {
         let path = self.paths.image(spec);
         let image = match fs::metadata(&path) {
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                if fs::symlink_metadata(&path).is_ok() {
+                    return Err(DriverError::new(
+                        ErrorKind::Unreachable,
+                        format!("{} is a link to something that is not there", path.display()),
+                    )
+                    .hint("is its filesystem mounted?"));
+                }
+                None
+            }
             image => Some(image.or_call("stat", path.display())?),
         };
         let record = self.record(spec)?;
@@ -57,9 +67,12 @@ impl ImageStore for LocalBackend {
     }
 
     fn create(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()> {
+        let path = self.paths.image(spec);
+        if fs::symlink_metadata(&path).is_ok() {
+            return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{spec} exists")));
+        }
         self.paths.make_folder(spec)?;
         self.write_record(spec, record)?;
-        let path = self.paths.image(spec);
         let image = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let image = image.or_call("open", path.display())?;
         image.set_len(size.as_bytes()).or_call("ftruncate", path.display())?;
@@ -98,17 +111,22 @@ impl ImageStore for LocalBackend {
 
     fn rename(&self, from: &ImageSpec, to: &ImageSpec) -> Result<()> {
         let (old, new) = (self.paths.image(from), self.paths.image(to));
+        // One step for the image: at no time has it two names, under which it could be mounted twice. Killed before the record
+        // follows, it is an image without one.
+        match renameat2(AT_FDCWD, &old, AT_FDCWD, &new, RenameFlags::RENAME_NOREPLACE) {
+            Err(Errno::EEXIST) => {
+                return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{to} exists")));
+            }
+            // A filesystem that cannot: the caller has claimed the new name, so no plugin makes it meanwhile.
+            Err(Errno::EINVAL) if fs::symlink_metadata(&new).is_err() => {
+                fs::rename(&old, &new).or_call("rename", old.display())?;
+            }
+            renamed => renamed.or_call("rename", old.display())?,
+        }
         if let Some(record) = self.record(from)? {
             self.write_record(to, &record)?;
         }
-        // Fails on an existing file, which rename(2) would replace.
-        match fs::hard_link(&old, &new) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{to} exists")));
-            }
-            linked => linked.or_call("link", format_args!("{} to {}", old.display(), new.display()))?,
-        }
-        self.remove(from)
+        Ok(files::forget(&self.paths.record(from))?)
     }
 
     fn claim(&self, spec: &ImageSpec) -> Result<()> {
@@ -127,7 +145,7 @@ impl ImageStore for LocalBackend {
     fn owned(&self) -> Result<Vec<ImageSpec>> {
         let mut owned = Vec::new();
         for spec in self.paths.specs("owner")? {
-            if self.owner(&spec)?.is_none_or(|owner| self.is_us(&owner)) {
+            if self.owner(&spec)?.is_none_or(|owner| owner.same_plugin(&self.identity)) {
                 owned.push(spec);
             }
         }

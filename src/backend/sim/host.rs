@@ -74,6 +74,15 @@ impl Host for Sim {
         Ok(())
     }
 
+    fn is_empty(&self, root: &Path) -> Result<bool> {
+        let state = self.world.look();
+        let mount = state.mounts.iter().rfind(|mount| mount.target == root);
+        let image = mount
+            .and_then(|mount| state.devices.get(&mount.number.1))
+            .and_then(|spec| state.images.get(spec));
+        Ok(image.is_none_or(|image| !matches!(&image.data, Data::Filesystem(_, files) if !files.is_empty())))
+    }
+
     fn unmount(&self, target: &Path) -> Result<()> {
         let mut state = self.world.look();
         if state.busy.contains(target) {

@@ -21,8 +21,7 @@ impl Sim {
     }
 
     fn same_instance(&self, owner: &Owner) -> bool {
-        let me = &self.identity;
-        (&owner.host, &owner.plugin, &owner.root) == (&me.host, &me.plugin, &me.root)
+        owner.same_plugin(&self.identity)
     }
 }
 
@@ -102,7 +101,7 @@ impl ImageStore for Sim {
         let mut state = self.store()?;
         if let Some(owner) = state.owners.get(spec)
             && !self.same_instance(owner)
-            && (owner.host != self.identity.host || owner.boot_id == self.identity.boot_id)
+            && (!owner.same_host(&self.identity) || owner.boot_id == self.identity.boot_id)
         {
             return Err(DriverError::new(ErrorKind::InUse, format!("{spec} is in use by {owner}")));
         }
