@@ -22,8 +22,7 @@ const CHANGES: usize = 1536;
 /// Runs until a signal ends it. What went wrong is in the log when there is one, and always in the error.
 pub fn run(config: &Config) -> Result<()> {
     if config.backend == Backend::Rbd {
-        return Err(DriverError::new(ErrorKind::Config, "backend rbd: this build has no Ceph support")
-            .hint("to try the plugin without Ceph: --backend local --local-dir DIR"));
+        return Err(driver::without_ceph());
     }
     let log = log::start(&config.log)?;
     let done = serve(config, &log);

@@ -22,7 +22,7 @@ mod remove;
 mod table;
 mod unmount;
 
-pub use open::open;
+pub use open::{open, without_ceph};
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;

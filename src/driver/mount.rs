@@ -92,7 +92,10 @@ impl Driver {
             // Docker will not unmount what failed to mount, so the use must not be on disk.
             return Err(match self.save_refs(&mounted.refs) {
                 Ok(()) => e,
-                Err(failure) => e.also(failure),
+                Err(failure) => {
+                    self.mark_unsettled(&mounted.refs.spec);
+                    e.also(failure)
+                }
             });
         }
         let mountpoint = volume.refs.mountpoint.clone();

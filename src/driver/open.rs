@@ -61,14 +61,17 @@ pub fn open(config: &Config) -> Result<Arc<dyn VolumeDriver>> {
             let sim = World::new().plugin(identity);
             (sim.clone(), sim)
         }
-        config::Backend::Rbd => {
-            return Err(DriverError::new(ErrorKind::Config, "backend rbd: this build has no Ceph support")
-                .hint("to try the plugin without Ceph: --backend local --local-dir DIR"));
-        }
+        config::Backend::Rbd => return Err(without_ceph()),
     };
     let driver = open_at_fault_points(settings, backend, host)?;
     driver.look_after().or_call("clone", "the look-after thread")?;
     Ok(driver)
+}
+
+/// Why the default backend cannot be opened.
+pub fn without_ceph() -> DriverError {
+    DriverError::new(ErrorKind::Config, "backend rbd: this build has no Ceph support")
+        .hint("to try the plugin without Ceph: --backend local --local-dir DIR")
 }
 
 /// Makes this process the only one that uses the state folder, until it ends: two plugins of one name with different sockets would

@@ -72,6 +72,8 @@ impl Driver {
                     if let Err(e) = claimed {
                         tracing::error!(image = %spec, error = %e, "is mounted here, but not ours any more");
                     }
+                    // An earlier write may have failed, and the next start believes the disk.
+                    self.save_refs(&refs)?;
                     self.adopt(refs, device, here);
                     return Ok(());
                 }

@@ -42,7 +42,7 @@ impl Driver {
     pub(super) fn after_drop(&self, volume: MountedVolume) -> Result<()> {
         if !volume.refs.uses.is_empty() {
             self.table.put(volume.clone());
-            return self.save_refs(&volume.refs);
+            return self.save_refs(&volume.refs).inspect_err(|_| self.mark_unsettled(&volume.refs.spec));
         }
         let spec = volume.refs.spec.clone();
         if let Err(e) = self.take_down(&volume) {

@@ -21,6 +21,10 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("the_store_is_away", the_store_is_away),
         t("an_unmount_while_the_store_is_away", an_unmount_while_the_store_is_away),
         t("a_start_while_the_store_is_away", a_start_while_the_store_is_away),
+        t("a_link_in_the_mount_root", a_link_in_the_mount_root),
+        t("something_was_written_below_the_mount", something_was_written_below_the_mount),
+        t("a_link_to_an_image_that_is_away", a_link_to_an_image_that_is_away),
+        t("two_plugins_with_one_state", two_plugins_with_one_state),
         t("no_space_in_the_store", no_space_in_the_store),
         t("no_mkfs_program", no_mkfs_program),
     ]
@@ -185,20 +189,100 @@ fn an_unmount_while_the_store_is_away(rig: &Rig) {
     gone(&daemon, "mounted");
 }
 
-/// A start makes the folder, and so takes an absent store for an empty one; what is mounted is left alone, and adopted later.
+/// A folder that was ours and bears no mark now is not taken for a new one, and nothing is written to it.
 fn a_start_while_the_store_is_away(rig: &Rig) {
     let (mut daemon, at) = with_two_volumes(rig);
+    let names = list(&daemon);
     daemon.stop();
     take_away(rig);
     daemon.start();
     assert!(mounts().contains(&at), "{}", daemon.logs());
-    daemon.stop();
-    fs::remove_dir_all(rig.path("away/images")).unwrap();
+    assert_eq!(list(&daemon), names);
+    assert_eq!(get(&daemon, "mounted")["Status"]["health"], "degraded");
+    assert!(create_error(&daemon, "new", &json!({})).contains("is not there"));
+    let images = rig.path("away/images");
+    assert_eq!(fs::read_dir(&images).unwrap().count(), 0, "the place where the store belongs stays empty");
+    fs::remove_dir(&images).unwrap();
     bring_back(rig);
+    daemon.stop();
     daemon.start();
     assert_eq!(get(&daemon, "mounted")["Mountpoint"], json!(at), "{}", daemon.logs());
     daemon.unmount("mounted", "a");
     at_rest(&daemon, "mounted");
+}
+
+/// mountinfo shows paths without links, and ours have to be the same.
+fn a_link_in_the_mount_root(rig: &Rig) {
+    let real = rig.folder("real");
+    let link = rig.path("link");
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let mut daemon = plugin(rig, "linked", &["--mount", link.to_str().unwrap()]);
+    create(&daemon, "v", &json!({}));
+    let at = daemon.mount("v", "a");
+    assert_eq!(at, real.join("linked/rbd/v"));
+    assert_eq!(daemon.mount("v", "b"), at, "a second container");
+    daemon.stop();
+    daemon.start();
+    for id in ["a", "b"] {
+        assert!(mounts().contains(&at), "{}", daemon.logs());
+        daemon.unmount("v", id);
+    }
+    assert!(!mounts().contains(&at));
+    remove(&daemon, "v");
+    gone(&daemon, "v");
+}
+
+fn something_was_written_below_the_mount(rig: &Rig) {
+    let daemon = plugin(rig, "stray", &[]);
+    create(&daemon, "v", &json!({}));
+    let stray = daemon.mountpoint("v").join("stray");
+    fs::create_dir_all(daemon.mountpoint("v")).unwrap();
+    fs::write(&stray, "kept").unwrap();
+    for _ in 0..2 {
+        daemon.mount("v", "a");
+        assert!(!stray.exists(), "hidden by the mount");
+        daemon.unmount("v", "a");
+        assert_eq!(fs::read_to_string(&stray).unwrap(), "kept");
+    }
+    fs::remove_dir_all(daemon.mountpoint("v")).unwrap();
+    remove(&daemon, "v");
+    gone(&daemon, "v");
+}
+
+/// An image may be a link to another disk; while that is away, the volume is not gone.
+fn a_link_to_an_image_that_is_away(rig: &Rig) {
+    let daemon = plugin(rig, "dangling", &[]);
+    create(&daemon, "v", &json!({}));
+    let (image, elsewhere) = (daemon.file("v", "img"), rig.folder("disk").join("v.img"));
+    fs::rename(&image, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &image).unwrap();
+    daemon.mount("v", "a");
+    daemon.unmount("v", "a");
+    let away = elsewhere.with_extension("away");
+    fs::rename(&elsewhere, &away).unwrap();
+    assert_eq!(get(&daemon, "v")["Status"]["health"], "degraded");
+    assert!(create_error(&daemon, "v", &json!({})).contains("a link to something that is not there"));
+    fs::rename(&away, &elsewhere).unwrap();
+    daemon.mount("v", "a");
+    daemon.unmount("v", "a");
+}
+
+fn two_plugins_with_one_state(rig: &Rig) {
+    let one = plugin(rig, "one", &[]);
+    let sockets = rig.folder("other-sockets");
+    let output = Command::new(env!("CARGO_BIN_EXE_rbd-docker-plugin"))
+        .args(["--conf-file", "none", "--backend", "local", "--logdir", "-", "--name", "one", "--plugins"])
+        .arg(&sockets)
+        .arg("--local-dir")
+        .arg(rig.path("one/images"))
+        .arg("--mount")
+        .arg(rig.path("one/mnt"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("is used by another plugin"), "{said}");
+    create(&one, "v", &json!({}));
+    remove(&one, "v");
 }
 
 fn no_space_in_the_store(rig: &Rig) {

@@ -228,7 +228,7 @@ fn leak(id: &str) -> &'static str {
 }
 
 prop_state_machine! {
-    #![proptest_config(ProptestConfig { cases: 600, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1500, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_is_lost_and_nothing_is_left(sequential 1..30 => Machine);
@@ -258,6 +258,8 @@ fn every_point_of_every_operation() {
                     break;
                 }
                 points += 1;
+                // A restart finds on disk what there is in memory.
+                machine.step(&Step { operation: Operation::Restart, fault: Fault::None });
                 // The same again without a fault must work.
                 machine.step(&Step { operation: history[at].clone(), fault: Fault::None });
                 Machine::teardown(machine, ());

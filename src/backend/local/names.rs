@@ -1,17 +1,24 @@
 //! The registry of bare names: one small file, changed under a lock, read through a cache that stat(2) keeps honest.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::Duration;
 
 use super::Paths;
+use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::files;
 use crate::lock;
 use crate::name::ImageSpec;
+
+/// How long another plugin may keep the registry locked: it changes one small file meanwhile.
+const PATIENCE: Duration = Duration::from_secs(10);
+const STEP: Duration = Duration::from_millis(5);
 
 type Bindings = BTreeMap<String, ImageSpec>;
 /// What tells one version of the file from another.
@@ -81,8 +88,22 @@ impl Names {
         let path = self.paths.dir.join(".names.lock");
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let lock: File = options.open(&path).or_call("open", path.display())?;
-        lock.lock().or_call("flock", path.display())?;
+        let lock = options.open(&path).or_call("open", path.display())?;
+        let until = Deadline::after(PATIENCE);
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if !until.left().is_zero() => sleep(STEP),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(DriverError::new(
+                        ErrorKind::Busy,
+                        format!("{} stays locked", path.display()),
+                    )
+                    .hint("another plugin that uses this folder hangs"));
+                }
+                Err(TryLockError::Error(e)) => Err(e).or_call("flock", path.display())?,
+            }
+        }
         let mut bindings = self.read()?;
         if change(&mut bindings)? {
             let content = serde_json::to_vec_pretty(&bindings).unwrap_or_default();

@@ -39,6 +39,7 @@ impl LocalBackend {
         let path = self.paths.owner(spec);
         let file = match lock_file(&path) {
             Err(e) if e.source.as_ref().is_some_and(|call| call.errno == Errno::ENOENT) => {
+                self.paths.is_there()?;
                 self.paths.make_folder(spec)?;
                 lock_file(&path)?
             }

@@ -27,8 +27,8 @@ pub use options::check_options;
 /// What the old plugin said of a filesystem that only a person can repair; operators search their logs for it.
 const DAMAGED: &str = "Image filesystem has errors, requires manual repairs";
 
-/// How long a checker may look for the reason of a failed mount.
-const DIAGNOSIS: Duration = Duration::from_secs(20);
+/// How long a checker may look for the reason of a failed mount: less than lies between our last deadline and Docker's.
+const DIAGNOSIS: Duration = Duration::from_secs(8);
 
 /// What a superblock says about its filesystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
