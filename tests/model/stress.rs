@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use rbd_docker_plugin::backend::Stage;
 use rbd_docker_plugin::driver::Removal;
 use rbd_docker_plugin::driver::api::{Client, VolumeDriver};
 use rbd_docker_plugin::error::ErrorKind;
@@ -61,6 +62,26 @@ fn of_two_plugins_one_wins_each_volume() {
         lost.to_string().starts_with("Unable to get Exclusive Lock: rbd/v0 is in use by plugin"),
         "{lost}"
     );
+}
+
+/// As Swarm does it, which sends Create to each node.
+#[test]
+fn of_two_plugins_that_create_one_volume_both_succeed() {
+    let rig = Rig::new(Removal::Delete);
+    let neighbour = rig.neighbour();
+    std::thread::scope(|scope| {
+        for driver in [&rig.driver, &neighbour] {
+            scope.spawn(move || {
+                for n in 0..200 {
+                    driver.create(&format!("v{n}"), &BTreeMap::new()).unwrap();
+                }
+            });
+        }
+    });
+    let state = rig.world.look();
+    assert_eq!((state.images.len(), state.owners.len(), state.devices.len()), (200, 0, 0));
+    assert!(state.records.values().all(|record| record.stage == Stage::Ready));
+    assert!(state.destroyed.is_empty());
 }
 
 #[test]
