@@ -16,10 +16,19 @@ use serde_json::{Value, json};
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Waits until `done`; the panic names what was waited for.
-pub(crate) fn wait(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn wait(what: &str, done: impl FnMut() -> bool) {
+    poll(what, DEADLINE, done);
+}
+
+/// For what includes many other steps.
+pub(crate) fn wait_longer(what: &str, done: impl FnMut() -> bool) {
+    poll(what, DEADLINE * 15, done);
+}
+
+fn poll(what: &str, deadline: Duration, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < DEADLINE, "waited {} s in vain for {what}", DEADLINE.as_secs());
+        assert!(start.elapsed() < deadline, "waited {} s in vain for {what}", deadline.as_secs());
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -38,6 +47,7 @@ pub(crate) struct Daemon {
     /// Its name for Docker.
     pub(crate) name: String,
     dir: PathBuf,
+    sockets: PathBuf,
     flags: Vec<String>,
     child: Option<Child>,
 }
@@ -46,7 +56,17 @@ impl Daemon {
     /// Not started yet. `flags` come after the defaults, and win.
     pub(crate) fn new(name: &str, dir: &Path, flags: &[&str]) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { name: name.to_owned(), dir: dir.to_owned(), flags, child: None }
+        Self { name: name.to_owned(), dir: dir.to_owned(), sockets: dir.join("run"), flags, child: None }
+    }
+
+    /// With its socket, and the mount IDs beside it, in another folder.
+    pub(crate) fn with_sockets(mut self, sockets: &Path) -> Self {
+        self.sockets = sockets.to_owned();
+        self
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// Starts it and waits until it answers.
@@ -72,9 +92,8 @@ impl Daemon {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rbd-docker-plugin"));
         command.args(["--conf-file", "none", "--backend", "local", "--create", "--remove", "delete"]);
         command.args(["--fs", "ext4", "--size", "64", "--name", &self.name]);
-        for (flag, folder) in
-            [("--plugins", "run"), ("--local-dir", "images"), ("--mount", "mnt"), ("--logdir", "log")]
-        {
+        command.arg("--plugins").arg(&self.sockets);
+        for (flag, folder) in [("--local-dir", "images"), ("--mount", "mnt"), ("--logdir", "log")] {
             command.arg(flag).arg(self.dir.join(folder));
         }
         command.args(&self.flags).envs(environment.iter().cloned());
@@ -83,7 +102,7 @@ impl Daemon {
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.dir.join("run").join(format!("{}.sock", self.name))
+        self.sockets.join(format!("{}.sock", self.name))
     }
 
     /// A file of an image in the default pool: `img`, `json` or `owner`.
@@ -98,7 +117,7 @@ impl Daemon {
 
     /// The folder of its mount IDs.
     pub(crate) fn refs(&self) -> PathBuf {
-        self.dir.join("run").join(format!("{}.mounts", self.name))
+        self.sockets.join(format!("{}.mounts", self.name))
     }
 
     /// The folder of its state.
@@ -106,9 +125,13 @@ impl Daemon {
         self.dir.join("mnt/.state").join(&self.name)
     }
 
+    /// Its log file.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.join("log").join(format!("{}-docker-plugin.log", self.name))
+    }
+
     pub(crate) fn logs(&self) -> String {
-        let log = self.dir.join("log").join(format!("{}-docker-plugin.log", self.name));
-        format!("{}\n{}", tail(&self.dir.join("log/stderr")), tail(&log))
+        format!("{}\n{}", tail(&self.dir.join("log/stderr")), tail(&self.log()))
     }
 
     /// One request as Docker sends it; status and body of the answer, or nothing when the connection ended without one.

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
-use crate::world::{tail, wait};
+use crate::daemon::{tail, wait};
 
 /// The cgroup that all containers of this run are in, one below it per case.
 pub(crate) fn cgroup() -> String {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::Case;
+use crate::daemon::wait;
 use crate::leaks;
-use crate::world::{World, wait};
+use crate::world::World;
 
 pub(crate) const CASES: &[Case] = &[
     ("engine-stopped", |case| without_live_restore(case, Signal::SIGTERM)),

@@ -9,8 +9,8 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid, getppid};
 
+use crate::daemon::wait;
 use crate::engine;
-use crate::world::wait;
 
 /// The mountpoints at or below a folder, sorted, one entry per mount.
 pub(crate) fn mounts_under(dir: &Path) -> Vec<PathBuf> {

@@ -6,8 +6,10 @@
 //! an owner file, a process or a socket behind; the last case looks for what the whole run left on the host.
 
 // A harness of its own is no `#[test]`, so clippy.toml's leave for tests does not reach it.
-#![allow(clippy::expect_used, clippy::panic)]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
+#[path = "../common/daemon.rs"]
+mod daemon;
 mod engine;
 mod engine_restarts;
 mod failures;
@@ -127,7 +129,7 @@ fn cases(mut args: Arguments) -> ExitCode {
     trials.push(Trial::ignorable_test("nothing_is_left_on_the_host", move || match skip {
         Some(reason) => Ok(Completion::ignored_with(reason)),
         None => {
-            world::wait_longer("the other cases", || left.load(Ordering::SeqCst) == 0);
+            daemon::wait_longer("the other cases", || left.load(Ordering::SeqCst) == 0);
             before.compare();
             Ok(Completion::Completed)
         }

@@ -1,41 +1,12 @@
 //! What a case works in: a folder, an engine, a plugin, and the questions to the kernel.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
+use crate::daemon::{tail, wait};
 use crate::engine::Engine;
 use crate::leaks;
 use crate::plugin::Plugin;
-
-/// Ten times what the slowest step takes on a slow machine.
-const DEADLINE: Duration = Duration::from_secs(120);
-
-/// Waits until `done`; the panic names what was waited for.
-pub(crate) fn wait(what: &str, done: impl FnMut() -> bool) {
-    poll(what, DEADLINE, done);
-}
-
-/// For what includes many other steps.
-pub(crate) fn wait_longer(what: &str, done: impl FnMut() -> bool) {
-    poll(what, DEADLINE * 15, done);
-}
-
-fn poll(what: &str, deadline: Duration, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < deadline, "waited {} s in vain for {what}", deadline.as_secs());
-        std::thread::sleep(Duration::from_millis(25));
-    }
-}
-
-/// The end of a log, for a panic message.
-pub(crate) fn tail(path: &Path) -> String {
-    let text =
-        fs::read(path).map_or_else(|e| e.to_string(), |bytes| String::from_utf8_lossy(&bytes).into_owned());
-    let lines: Vec<&str> = text.lines().collect();
-    format!("--- {}\n{}", path.display(), lines[lines.len().saturating_sub(40)..].join("\n"))
-}
 
 /// One case's world.
 pub(crate) struct World {
@@ -183,7 +154,7 @@ impl Drop for World {
         }
         eprintln!("{}\n{}", tail(&self.engine.log()), tail(&self.plugin.log()));
         self.engine.force_down();
-        self.plugin.force_down();
+        self.plugin.kill();
         leaks::clear(&self.dir, Some(&self.plugin.name));
     }
 }
