@@ -118,7 +118,7 @@ pub struct Driver {
 impl Driver {
     /// A driver that has adopted what is its own of an earlier life and cleaned up what that left half done.
     pub fn open(settings: Settings, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Arc<Self>> {
-        let driver = Self {
+        let driver = Arc::new(Self {
             cache: Cache::open(settings.state.join("known.json"), Arc::clone(&host)),
             settings,
             backend,
@@ -128,12 +128,12 @@ impl Driver {
             making: Mutex::default(),
             unsettled: Mutex::default(),
             orphaned: Mutex::default(),
-        };
+        });
         for folder in [&driver.settings.state, &driver.settings.refs] {
             driver.host.make_dir(folder)?;
         }
         driver.recover()?;
-        Ok(Arc::new(driver))
+        Ok(driver)
     }
 
     /// The deadlines of an operation: until when it may wait for its guard, and when it has to be over.

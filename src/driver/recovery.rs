@@ -6,7 +6,7 @@
 //! [`tick`](Driver::tick), for those that an operation could not settle.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use super::refs::Refs;
@@ -22,13 +22,16 @@ use crate::name::ImageSpec;
 /// How often the background thread looks after unsettled and orphaned volumes.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How long a start waits for the volumes to be restored.
+const STARTS: Duration = Duration::from_secs(20);
+
 /// The longest pause between two tries of one volume.
 const LONGEST: Duration = Duration::from_secs(30);
 
 impl Driver {
-    /// Restores every volume that bears a trace of us. A volume that cannot be restored is left as it is, told of and tried
-    /// again: it must not keep the others from being served.
-    pub(super) fn recover(&self) -> Result<()> {
+    /// Restores every volume that bears a trace of us, all at once. A volume that cannot be restored is left as it is, told of and
+    /// tried again; one that hangs in the kernel is waited for only so long: it must not keep the others from being served.
+    pub(super) fn recover(self: &Arc<Self>) -> Result<()> {
         let mut specs = BTreeSet::new();
         match self.backend.owned() {
             Ok(owned) => specs.extend(owned),
@@ -43,10 +46,26 @@ impl Driver {
             }
             ImageSpec::from_place(mount.target.strip_prefix(&self.settings.root).ok()?)
         }));
+        // Until it is restored, an operation on a volume restores it first.
+        specs.iter().for_each(|spec| self.mark_unsettled(spec));
+        let count = specs.len();
+        let (done, restored) = mpsc::channel();
         for spec in specs {
-            let _guard = self.guards.lock(&spec, Deadline::after(SHORT))?;
-            if let Err(e) = self.restore(&spec) {
-                tracing::error!(image = %spec, error = %e, "could not be restored, trying again later");
+            let done = done.clone();
+            self.in_background(move |driver| {
+                let guard = driver.guards.lock(&spec, Deadline::after(SHORT));
+                if let Err(e) = guard.and_then(|_guard| driver.restore(&spec)) {
+                    tracing::error!(image = %spec, error = %e, "could not be restored, trying again later");
+                }
+                let _ = done.send(());
+            });
+        }
+        drop(done);
+        let until = Deadline::after(STARTS);
+        for at in 0..count {
+            if restored.recv_timeout(until.left()).is_err() {
+                tracing::error!("{} volumes are not restored yet; serving the others", count - at);
+                break;
             }
         }
         Ok(())

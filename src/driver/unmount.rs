@@ -12,9 +12,12 @@ impl Driver {
         let volume: VolumeName = name.parse()?;
         let spec = self.resolve(&volume).or_else(|e| self.used_by(&volume, id).ok_or(e))?;
         let _guard = self.guards.lock(&spec, until)?;
+        if self.table.get(&spec).is_none() {
+            self.restore_if_unsettled(&spec)?;
+        }
         let Some(mounted) = self.table.get(&spec) else {
             tracing::warn!(image = %spec, "is not mounted, ignoring the request to unmount it");
-            return self.restore_if_unsettled(&spec);
+            return Ok(());
         };
         let mut volume = MountedVolume::clone(&mounted);
         if !volume.refs.drop_one(id) {
