@@ -119,7 +119,8 @@ FILES
   <plugins>/<name>.mounts/
       Who uses what is mounted: for the next start, not for the next boot.
   <state>/<name>/
-      The names of the volumes, for when the backend is away.
+      The names of the volumes, for when the backend is away, and the mark of
+      the local backend's folder, by which an unmounted one is told.
   <logdir>/<name>-docker-plugin.log
       The log; stderr when it may not be written.
 
