@@ -62,7 +62,7 @@ pub(crate) struct Part {
 
 impl Part {
     pub(crate) fn play(part: &str, object: &Path) -> Self {
-        let mut process = Command::new(env::current_exe().unwrap())
+        let mut process = Command::new("/proc/self/exe")
             .env(PART, part)
             .env(OBJECT, object)
             .stdin(Stdio::piped())
