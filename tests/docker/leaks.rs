@@ -114,12 +114,16 @@ impl Snapshot {
         }
     }
 
-    /// Asserts that mounts, loop devices, cgroups and processes are as they were, and that no socket and no mount is left.
+    /// Asserts that there are no more mounts, loop devices, cgroups and processes than there were: what an earlier run left may go
+    /// meanwhile.
     pub(crate) fn compare(self) {
         wait("the containers' cgroups to go", remove_cgroups);
         let after = Self::of_host();
-        assert_eq!(after.mounts, self.mounts, "mounts of the host");
-        assert_eq!(after.loops, self.loops, "loop devices");
+        let more = |after: &BTreeSet<String>, before: &BTreeSet<String>| {
+            after.difference(before).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(more(&after.mounts, &self.mounts), Vec::<String>::new(), "mounts of the host");
+        assert_eq!(more(&after.loops, &self.loops), Vec::<String>::new(), "loop devices");
         let strays = processes_of(None);
         assert!(strays.is_empty(), "processes of the tests: {strays:?}");
         let mounts = mounts_under(Path::new(env!("CARGO_TARGET_TMPDIR")));
