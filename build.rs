@@ -81,7 +81,13 @@ fn git_revision() -> Option<String> {
 
 /// What git says; nothing when it says nothing or fails.
 fn git(args: &[&str]) -> Option<String> {
-    let output = Command::new("git").args(args).output().ok().filter(|o| o.status.success())?;
+    // Without optional locks: `git status` would refresh the index, and with it what cargo watches.
+    let output = Command::new("git")
+        .env("GIT_OPTIONAL_LOCKS", "0")
+        .args(args)
+        .output()
+        .ok()
+        .filter(|o| o.status.success())?;
     let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
     (!text.is_empty()).then_some(text)
 }
