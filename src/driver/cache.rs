@@ -21,9 +21,6 @@ use crate::lock;
 struct Known {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     created_at: Option<String>,
-    /// Last seen mounted here. Not kept on disk.
-    #[serde(skip)]
-    mountpoint: Option<PathBuf>,
     /// Another spelling of a volume that is listed, as some Get used it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     spelling: bool,
@@ -70,7 +67,6 @@ impl Cache {
         self.note(|known| {
             let entry =
                 known.entry(volume.name.clone()).or_insert_with(|| Known { spelling, ..Known::default() });
-            entry.mountpoint.clone_from(&volume.mountpoint);
             let news = entry.created_at != volume.created_at;
             entry.created_at.clone_from(&volume.created_at);
             news
@@ -138,7 +134,7 @@ impl Cache {
 fn degraded(name: &str, known: &Known, why: &str) -> Volume {
     Volume {
         name: name.to_owned(),
-        mountpoint: known.mountpoint.clone(),
+        mountpoint: None,
         created_at: known.created_at.clone(),
         status: [("health".to_owned(), json!("degraded")), ("reason".to_owned(), json!(why))]
             .into_iter()

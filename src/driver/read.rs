@@ -17,7 +17,12 @@ impl Driver {
     /// See [`VolumeDriver::path`](super::api::VolumeDriver::path).
     pub(super) fn path(&self, name: &str) -> Result<Option<PathBuf>> {
         let volume: VolumeName = name.parse()?;
-        let spec = self.resolve(&volume)?;
+        let spec = match self.resolve(&volume) {
+            Err(e) => {
+                return self.mounted_as(&volume, |_| true).ok_or(e).map(|v| Some(v.refs.mountpoint.clone()));
+            }
+            found => found?,
+        };
         if let Some(mounted) = self.table.get(&spec) {
             return Ok(Some(mounted.refs.mountpoint.clone()));
         }
@@ -41,9 +46,11 @@ impl Driver {
             Err(e) => match self.cache.get(name, &e) {
                 Some(mut known) => {
                     tracing::warn!(error = %e, "answered from the cache");
-                    let mounted = self.table.all();
-                    known.mountpoint =
-                        known.mountpoint.filter(|m| mounted.iter().any(|v| v.refs.mountpoint == *m));
+                    let mounted = match self.resolve(&volume) {
+                        Ok(spec) => self.table.get(&spec),
+                        Err(_) => self.mounted_as(&volume, |_| true),
+                    };
+                    known.mountpoint = mounted.map(|mounted| mounted.refs.mountpoint.clone());
                     Ok(known)
                 }
                 None => Err(DriverError { kind: ErrorKind::Unreachable, ..e }),

@@ -1,16 +1,24 @@
 //! Unmount: one use less; after the last, unmount → forget → unmap → release.
 
+use std::sync::Arc;
+
+use super::refs::Refs;
 use super::table::MountedVolume;
 use super::{Driver, SHORT};
 use crate::error::Result;
-use crate::name::{ImageSpec, VolumeName};
+use crate::name::VolumeName;
 
 impl Driver {
     /// See [`VolumeDriver::unmount`](super::api::VolumeDriver::unmount).
     pub(super) fn unmount(&self, name: &str, id: &str) -> Result<()> {
         let (until, _) = self.deadlines(SHORT);
         let volume: VolumeName = name.parse()?;
-        let spec = self.resolve(&volume).or_else(|e| self.used_by(&volume, id).ok_or(e))?;
+        // Docker asks once, and a use that stayed would stay for good: so even when the registry of names cannot be read.
+        let uses = |refs: &Refs| refs.uses.iter().any(|one_use| one_use.id == id);
+        let spec = match self.resolve(&volume) {
+            Err(e) => self.mounted_as(&volume, uses).ok_or(e)?.refs.spec.clone(),
+            found => found?,
+        };
         let _guard = self.guards.lock(&spec, until)?;
         if self.table.get(&spec).is_none() {
             self.restore_if_unsettled(&spec)?;
@@ -26,15 +34,20 @@ impl Driver {
         self.after_drop(volume)
     }
 
-    /// The mounted volume of this name that the mount ID uses, for when the registry of names cannot be read: Docker asks once, and
-    /// a use that stayed would stay for good.
-    fn used_by(&self, name: &VolumeName, id: &str) -> Option<ImageSpec> {
-        let mounted = self.table.all();
-        let mut found = mounted.iter().map(|volume| &volume.refs).filter(|refs| {
-            refs.spec.image() == name.image() && refs.uses.iter().any(|one_use| one_use.id == id)
+    /// The one mounted volume that a name can mean, for when the registry of names cannot be read.
+    pub(super) fn mounted_as(
+        &self,
+        name: &VolumeName,
+        wanted: impl Fn(&Refs) -> bool,
+    ) -> Option<Arc<MountedVolume>> {
+        let mut found = self.table.all().into_iter().filter(|volume| {
+            let spec = &volume.refs.spec;
+            spec.image() == name.image()
+                && name.pool().is_none_or(|pool| pool == spec.pool())
+                && wanted(&volume.refs)
         });
         match (found.next(), found.next()) {
-            (Some(refs), None) => Some(refs.spec.clone()),
+            (Some(volume), None) => Some(volume),
             _ => None,
         }
     }

@@ -329,8 +329,8 @@ fn an_outage_is_not_not_found() {
     create(&rig.driver, "bar", &[]).unwrap();
     let mountpoint = rig.driver.mount("bar", "x", None, &|| true).unwrap();
     let healthy = rig.driver.get("foo").unwrap();
-    rig.driver.get("bar").unwrap();
     rig.world.look().away = true;
+    assert_eq!(VolumeDriver::path(&*rig.driver, "bar").unwrap(), Some(mountpoint.clone()));
     let volume = rig.driver.get("foo").unwrap();
     assert_eq!(volume.status["health"], "degraded");
     assert_eq!(volume.created_at, healthy.created_at);

@@ -45,12 +45,16 @@ impl Names {
             }
             failed => failed.or_call("stat", self.file.display()).map(|found| Some(version(&found)))?,
         };
-        let mut cached = lock(&self.cached);
-        if cached.0 != version {
-            let bindings = if version.is_some() { self.read()? } else { Bindings::new() };
-            *cached = (version, Arc::new(bindings));
+        {
+            let cached = lock(&self.cached);
+            if cached.0 == version {
+                return Ok(Arc::clone(&cached.1));
+            }
         }
-        Ok(Arc::clone(&cached.1))
+        // Read outside the lock, which others must not wait for.
+        let bindings = Arc::new(if version.is_some() { self.read()? } else { Bindings::new() });
+        *lock(&self.cached) = (version, Arc::clone(&bindings));
+        Ok(bindings)
     }
 
     fn read(&self) -> Result<Bindings> {

@@ -73,8 +73,14 @@ impl ImageStore for LocalBackend {
         }
         self.paths.make_folder(spec)?;
         self.write_record(spec, record)?;
-        let image = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let image = image.or_call("open", path.display())?;
+        let image = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            // Somebody copied an image there this moment: it is theirs.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                files::forget(&self.paths.record(spec))?;
+                return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{spec} exists")));
+            }
+            image => image.or_call("open", path.display())?,
+        };
         image.set_len(size.as_bytes()).or_call("ftruncate", path.display())?;
         // Its name becomes durable with the next record, at the latest with the one that says `Ready`.
         Ok(image.sync_all().or_call("fsync", path.display())?)
