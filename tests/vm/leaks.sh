@@ -11,7 +11,7 @@ done </proc/self/mounts
 for process in /proc/[0-9]*/exe; do
     case $(readlink "$process") in */rbd-docker-plugin*) echo "runs: $process" ;; esac
 done
-for socket in /run/docker/plugins/*; do
+for socket in /run/docker/plugins/*.sock; do
     [ -e "$socket" ] && echo "left: $socket"
 done
 dmesg | grep -E 'BUG:|kernel BUG|Oops|WARNING:|blocked for more than' | sed 's/^/kernel: /'
