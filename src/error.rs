@@ -1,6 +1,6 @@
 //! The two layers of errors.
 //!
-//! [`CallError`] says which call to the kernel failed, on which object, with which errno; it is made
+//! [`CallError`] says which call to the kernel or to Ceph failed, on which object, with which errno; it is made
 //! by [`CallError::new`] and the [`OrCall`] adapter and nowhere else. [`DriverError`] is what an operation answers: a kind the
 //! program can act on, a sentence and a hint a person can act on, the call that caused it, and everything that
 //! went wrong while undoing the operation (`also`). Neither ever holds a secret: objects are names and paths.
@@ -10,18 +10,18 @@ use std::io;
 
 use nix::errno::Errno;
 
-/// The result of everything above `linux/`.
+/// The result of everything above `linux/` and `ceph/`.
 pub type Result<T, E = DriverError> = std::result::Result<T, E>;
 
 /// One failed call: `mount(/dev/loop3 on /mnt/x): Device or resource busy (EBUSY)`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{call}({object}): {} ({errno:?})", errno.desc())]
 pub struct CallError {
-    /// Name of the system call, ioctl or sysfs write.
+    /// Name of the system call, ioctl, sysfs write or function of librados or librbd.
     pub call: &'static str,
     /// What it was done to: a path, a device, an image.
     pub object: String,
-    /// What the kernel answered.
+    /// What the kernel or the cluster answered.
     pub errno: Errno,
 }
 

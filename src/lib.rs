@@ -1,9 +1,12 @@
 //! `rbd-docker-plugin`: a Docker VolumeDriver. The house, the laws and their reasons are in DESIGN.md.
 //!
-//! Data flows one way: socket → route → typed request ([`plugin`]) → [`driver`] → [`backend`] and [`host`] → [`linux`]. Nothing
-//! below `driver` knows Docker, nothing above `backend` knows how images are stored, `linux` knows nothing of volumes.
+//! Data flows one way: socket → route → typed request ([`plugin`]) → [`driver`] → [`backend`] and [`host`] → [`linux`]
+//! and `ceph`. Nothing below `driver` knows Docker, nothing above `backend` knows how images are stored, `linux` and `ceph` know nothing
+//! of volumes.
 
 pub mod backend;
+#[cfg(feature = "ceph")]
+pub mod ceph;
 pub mod cli;
 pub mod cmd;
 pub mod config;

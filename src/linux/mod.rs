@@ -3,7 +3,7 @@
 //!
 //! Calls return [`CallError`](crate::error::CallError): which call, on what, with which errno. Only what runs a program or
 //! judges a filesystem returns a [`DriverError`](crate::error::DriverError), because no errno tells what it has to say.
-//! `unsafe` lives in this folder alone, one operation per block.
+//! `unsafe` in this folder is for system calls, one operation per block.
 
 pub mod backing;
 pub mod blkdev;

@@ -1,0 +1,4 @@
+/* Ceph's own headers, for build.rs: nothing of them is copied. */
+#include <rados/librados.h>
+#include <rbd/librbd.h>
+#include <rbd/features.h>
