@@ -169,6 +169,7 @@ impl Host for Faulty<dyn Host> {
         settle(root: &Path, settle: &Settle) -> ();
         is_empty(root: &Path) -> bool;
         unmount(target: &Path) -> ();
+        detach(target: &Path) -> ();
         mounted_at(target: &Path) -> Option<Mounted>;
         mounts() -> Vec<Mounted>;
         make_dir(dir: &Path) -> ();
