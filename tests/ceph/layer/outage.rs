@@ -17,7 +17,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
     ]
 }
 
-const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long it took, and how it failed.
 fn ends<T>(what: &str, requests: u32, call: impl FnOnce() -> Result<T>) -> Option<Errno> {
