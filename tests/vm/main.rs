@@ -15,6 +15,7 @@ mod kernel;
 mod plugin;
 mod rig;
 mod trouble;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
-    for more in [kernel::trials, trouble::trials, docker::trials] {
+    for more in [kernel::trials, trouble::trials, docker::trials, volumes::trials] {
         trials.extend(more());
     }
     trials.push(rig::last());
