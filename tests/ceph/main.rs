@@ -6,6 +6,7 @@
 //! a daemon. One test after the other: some of them stop an OSD.
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod backend;
 mod layer;
 mod rig;
 
@@ -17,7 +18,9 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let lab = if arguments.list { Err("only listed".to_owned()) } else { rig::Lab::start() };
-    let conclusion = libtest_mimic::run(&arguments, layer::trials(&lab));
+    let mut trials = layer::trials(&lab);
+    trials.extend(backend::trials(&lab));
+    let conclusion = libtest_mimic::run(&arguments, trials);
     // By hand: what exits with a code drops nothing.
     drop(lab);
     conclusion.exit_code()
