@@ -158,7 +158,7 @@ fn old_format(lab: &Lab) {
     header.resize(40, 0);
     header.extend(b"rb.0.1");
     header.resize(64, 0);
-    header.extend(b"RBD\0001.005\0");
+    header.extend(b"RBD\x00001.005\x00");
     header.extend([22, 0, 0, 0]);
     header.extend((4_u64 << 20).to_le_bytes());
     header.resize(112, 0);
