@@ -12,6 +12,7 @@ mod daemon;
 mod docker;
 mod host;
 mod kernel;
+mod ownership;
 mod plugin;
 mod rig;
 mod trouble;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
-    for more in [kernel::trials, trouble::trials, docker::trials, volumes::trials] {
+    for more in [kernel::trials, trouble::trials, docker::trials, volumes::trials, ownership::trials] {
         trials.extend(more());
     }
     trials.push(rig::last());

@@ -8,7 +8,10 @@ use crate::plugin::Plugin;
 use crate::rig::{Lab, one_host, two_hosts};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![one_host("volumes_a_life", life), two_hosts("volumes_written_on_one_host_read_on_the_other", seed_example)]
+    vec![
+        one_host("volumes_a_life", life),
+        two_hosts("volumes_written_on_one_host_read_on_the_other", seed_example),
+    ]
 }
 
 /// A plugin on the cluster of the lab, by the user that has no more than `profile rbd`.
