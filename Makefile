@@ -9,7 +9,7 @@ RUN      := $(CARGO) test $(FEATURES)
 AS_ROOT  := tools/as-root $(RUN)
 
 .DEFAULT_GOAL := build
-.PHONY: help setup build release demo test check test-unit test-local test-docker bench fuzz clean
+.PHONY: help setup build release demo test check test-unit test-local test-docker test-ceph test-krbd test-leaks bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,17 +30,18 @@ demo: ## a volume's life on this machine, step by step: no Ceph needed, root is
 	$(CARGO) build --release
 	@tools/demo
 
-test: ## everything: format, lints, unit, protocol, model, loop devices, a real Docker engine
+test: ## everything: format, lints, unit, protocol, model, loop devices, a real Docker engine, a real Ceph
 	@tools/setup --tier all
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-local
 	@$(MAKE) --no-print-directory test-docker
+	@$(MAKE) --no-print-directory test-ceph
 
 check: ## format and lints
 	@tools/headline "Format and lints"
 	@$(CARGO) fmt --check
-	@$(CARGO) clippy --all-targets $(FEATURES) -- -D warnings
+	@$(CARGO) clippy --workspace --all-targets $(FEATURES) -- -D warnings
 
 test-unit: ## unit, protocol and model tests: no root, no devices
 	@tools/setup --tier build
@@ -52,10 +53,25 @@ test-local: ## the local backend on real loop devices
 	@tools/headline "Local tier: real loop devices, real filesystems"
 	@$(AS_ROOT) --test local
 
+test-krbd: ## mapping, on a kernel with rbd in a virtual machine, against a real Ceph
+	@tools/headline "krbd tier: a real kernel, a real cluster"
+	@$(RUN) --test krbd --no-run
+	@tools/test-krbd
+
 test-docker: ## a real Docker engine, started for the tests and apart from the host's
 	@tools/setup --tier docker
 	@tools/headline "Docker tier: a real Docker engine"
 	@$(AS_ROOT) --test docker
+
+test-ceph: ## the Ceph layer on a real cluster, started for the tests; RBD_TEST_CLUSTER=ceph.conf uses yours
+	@tools/setup --tier ceph
+	@tools/headline "Ceph tier: a real cluster"
+	@$(RUN) --test ceph
+
+test-leaks: ## a small life of the Ceph layer under valgrind: nothing of librados or librbd may be lost
+	@tools/setup --tier ceph
+	@tools/headline "Ceph layer under valgrind"
+	@tools/leaks $(RUN) --test ceph --
 
 bench: ## the table of speeds, each beside its floor
 	@tools/setup --tier local

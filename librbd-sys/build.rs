@@ -38,7 +38,7 @@ const FUNCTIONS: &[&str] = &[
     "rbd_image_options_(create|destroy|set_string|set_uint64)",
     "rbd_(open|open_read_only|close|get_size|get_features|get_id|flush|write_zeroes|diff_iterate2)",
     "rbd_(snap_list|snap_list_end|watchers_list|watchers_list_cleanup)",
-    "rbd_(list_lockers|lock_exclusive|unlock|break_lock)",
+    "rbd_(lock_exclusive|unlock|break_lock)",
 ];
 
 const CONSTANTS: &[&str] = &[

@@ -105,6 +105,14 @@ VOLUME OPTIONS (docker volume create -d rbd -o KEY=VALUE)
   uid=N  gid=N        Owner and group of the volume's root directory
   mode=OCTAL          Its mode bits; all three are set once, after mkfs
   read-only=BOOL      Always mount it read-only
+  For images in Ceph:
+  namespace=NAME      RADOS namespace; remembered for the bare name
+  features=LIST       Image features: layering,exclusive-lock
+  object-size=SIZE  stripe-unit=SIZE  stripe-count=N
+                      Layout of the image; a bare number is bytes
+  data-pool=POOL      Pool of the data, if it is another one
+  map-options=LIST    For the kernel's mapping, as in rbd(8)
+  lock=MODE           cooperative or exclusive
 
 FILES
   /etc/docker/rbd-docker-plugin.conf

@@ -18,7 +18,6 @@ use crate::driver::Removal;
 use crate::driver::api::Scope;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::host::FsKind;
-use crate::name;
 use crate::size::Size;
 use crate::telemetry::log;
 use layers::{Layers, Value};
@@ -38,12 +37,8 @@ pub struct Config {
     pub state: PathBuf,
     /// Where images live.
     pub backend: Backend,
-    /// Ceph user, without `client.`.
-    pub user: String,
-    /// Ceph configuration.
-    pub ceph_conf: PathBuf,
-    /// Ceph cluster name, often empty.
-    pub cluster: String,
+    /// The Ceph cluster.
+    pub ceph: Ceph,
     /// Pool of a volume whose name does not say one.
     pub pool: String,
     /// Whether images may be created.
@@ -75,6 +70,31 @@ pub enum Backend {
     Local(PathBuf),
     /// In the memory of this process.
     Sim,
+}
+
+/// What is special to images in a Ceph cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ceph {
+    /// Ceph user, without `client.`.
+    pub user: String,
+    /// Ceph configuration.
+    pub conf: PathBuf,
+    /// Ceph cluster name, often empty.
+    pub cluster: String,
+    /// Pools whose images are volumes, the default one first.
+    pub pools: Vec<String>,
+    /// Features of new images, where they are not left to the cluster.
+    pub features: Option<String>,
+    /// Options of every mapping.
+    pub map_options: Option<String>,
+    /// Whether the images of a dead host are taken over.
+    pub takeover: bool,
+    /// How long Mount waits for an owner on another host.
+    pub owner_wait: Duration,
+    /// How long a fence lasts.
+    pub fence: Duration,
+    /// How long one request to the cluster may take.
+    pub timeout: Duration,
 }
 
 /// The group of the socket.
@@ -117,6 +137,7 @@ impl Config {
 
         let name = parse(&all, "name", values::name)?;
         let mount = parse(&all, "mount", values::path)?;
+        let pool = parse(&all, "pool", values::pool)?;
         let state = optional(&all, "state", values::path)?.unwrap_or_else(|| mount.join(".state"));
         let (remove, deprecated) = parse(&all, "remove", values::remove_action)?;
         warnings.extend(deprecated);
@@ -130,12 +151,8 @@ impl Config {
             plugins: parse(&all, "plugins", values::path)?,
             socket_group: parse(&all, "socket-group", values::group)?,
             backend: backend(&all)?,
-            user: parse(&all, "user", values::word)?,
-            ceph_conf: parse(&all, "config", values::path)?,
-            cluster: parse(&all, "cluster", values::word)?,
-            pool: parse(&all, "pool", |text| {
-                name::check_part("pool name", text).map(|()| text.to_owned()).map_err(|e| e.to_string())
-            })?,
+            ceph: ceph(&all, &pool)?,
+            pool,
             create: parse(&all, "create", values::boolean)?,
             size: parse(&all, "size", |text| text.parse::<Size>().map_err(|e| e.to_string()))?,
             fs: parse(&all, "fs", |text| text.parse::<FsKind>().map_err(|e| e.to_string()))?,
@@ -178,6 +195,30 @@ fn backend(all: &Layers) -> Result<Backend> {
         }
         _ => Err(value.refused("accepted are rbd, local and sim")),
     }
+}
+
+fn ceph(all: &Layers, pool: &str) -> Result<Ceph> {
+    let mut pools = vec![pool.to_owned()];
+    for further in parse(all, "pools", |text| values::list(text, values::pool))? {
+        if !pools.contains(&further) {
+            pools.push(further);
+        }
+    }
+    Ok(Ceph {
+        user: parse(all, "user", values::word)?,
+        conf: parse(all, "config", values::path)?,
+        cluster: parse(all, "cluster", values::word)?,
+        pools,
+        features: optional(all, "features", values::word)?,
+        map_options: optional(all, "map-options", values::word)?,
+        takeover: parse(all, "takeover", values::takeover)?,
+        owner_wait: parse(all, "owner-wait", |text| values::seconds(text, 100))?,
+        fence: parse(all, "fence-days", values::days)?,
+        timeout: parse(all, "ceph-timeout", |text| match values::seconds(text, 60)? {
+            none if none.is_zero() => Err("it must be 1 second at least".to_owned()),
+            some => Ok(some),
+        })?,
+    })
 }
 
 fn log_options(all: &Layers, name: &str) -> Result<log::Options> {

@@ -166,6 +166,58 @@ impl From<CallError> for DriverError {
             (_, Errno::ENOSPC | Errno::EDQUOT) => {
                 (K::NoSpace, "no space left", Some("free some space, or extend the storage, and try again"))
             }
+            (_, Errno::ESHUTDOWN) => (
+                K::Unreachable,
+                "this client was fenced: it is on the cluster's blocklist",
+                Some("it connects anew by itself; ceph osd blocklist ls shows who else is"),
+            ),
+            ("rados_connect", Errno::ETIMEDOUT) => (
+                K::Unreachable,
+                "no monitor of the Ceph cluster answered",
+                Some("check mon_host in ceph.conf, the network, and ceph -s"),
+            ),
+            ("rados_connect", Errno::EACCES | Errno::EPERM) => (
+                K::Denied,
+                "the Ceph cluster rejects the user or its key",
+                Some("compare the keyring with: ceph auth get client.USER"),
+            ),
+            ("rados_connect" | "rados_conf_read_file", Errno::ENOENT) => (
+                K::Config,
+                "the Ceph configuration names no monitor, or no keyring with the user's key",
+                Some("check mon_host and keyring in ceph.conf, and the file's readability"),
+            ),
+            ("rados_conf_read_file", _) => (K::Config, "the Ceph configuration cannot be read", None),
+            ("rados_ioctx_create", Errno::ENOENT) => (
+                K::NotFound,
+                "the pool or namespace does not exist",
+                Some("ceph osd pool ls shows the pools"),
+            ),
+            (
+                "rbd_open" | "rbd_open_read_only" | "rbd_remove_with_progress" | "rbd_rename",
+                Errno::ENOENT,
+            ) => (K::NotFound, "the image does not exist", None),
+            ("rbd_create4", Errno::EINVAL | Errno::ENOSYS | Errno::EDOM) => (
+                K::Invalid,
+                "the cluster refused the image's size, features or layout",
+                Some("see features, object-size and stripe-unit"),
+            ),
+            ("rbd_create4", Errno::ENOENT) => (K::Invalid, "the data pool does not exist", None),
+            (call, Errno::EROFS) if call.starts_with("rbd_") => (
+                K::InUse,
+                "the image's exclusive lock is held and not given up",
+                Some("it is mapped with lock=exclusive: unmount it first"),
+            ),
+            (call, Errno::EPERM | Errno::EACCES)
+                if call.starts_with("rados_") || call.starts_with("rbd_") =>
+            {
+                (
+                    K::Denied,
+                    "the Ceph user lacks a capability",
+                    Some(
+                        "it needs mon 'profile rbd', osd 'profile rbd' and mgr 'profile rbd' (ceph auth caps)",
+                    ),
+                )
+            }
             ("mount", Errno::EUCLEAN) => (
                 K::NeedsRepair,
                 "Image filesystem has errors, requires manual repairs",

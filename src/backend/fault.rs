@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Backend, Device, ImageInfo, ImageStore, Mapper, Owner, Record};
+use super::{Backend, Device, ImageInfo, ImageOptions, ImageStore, Mapper, Owner, Record};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::host::{
@@ -139,9 +139,18 @@ impl ImageStore for Faulty<dyn Backend> {
         release(spec: &ImageSpec) -> ();
         owner(spec: &ImageSpec) -> Option<Owner>;
         owned() -> Vec<ImageSpec>;
+        lost(mounted: &[ImageSpec]) -> Vec<(ImageSpec, String)>;
         bindings() -> Arc<BTreeMap<String, ImageSpec>>;
         bind(name: &str, spec: &ImageSpec) -> ();
         unbind(name: &str, spec: &ImageSpec) -> ();
+    }
+
+    fn check_options(&self, options: &ImageOptions) -> Result<()> {
+        self.inner.check_options(options)
+    }
+
+    fn note_uses(&self, spec: &ImageSpec, ids: &[String]) -> Result<()> {
+        self.inner.note_uses(spec, ids)
     }
 }
 
@@ -149,6 +158,7 @@ impl Mapper for Faulty<dyn Backend> {
     through! {
         map(spec: &ImageSpec) -> Device;
         unmap(spec: &ImageSpec, device: Device) -> ();
+        abandon(spec: &ImageSpec, device: Device) -> ();
         mapping(spec: &ImageSpec) -> Option<Device>;
     }
 }
@@ -169,6 +179,7 @@ impl Host for Faulty<dyn Host> {
         settle(root: &Path, settle: &Settle) -> ();
         is_empty(root: &Path) -> bool;
         unmount(target: &Path) -> ();
+        detach(target: &Path) -> ();
         mounted_at(target: &Path) -> Option<Mounted>;
         mounts() -> Vec<Mounted>;
         make_dir(dir: &Path) -> ();

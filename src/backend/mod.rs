@@ -11,18 +11,21 @@
 #[cfg(any(test, feature = "fault-points"))]
 pub mod fault;
 pub mod local;
+#[cfg(feature = "ceph")]
+pub mod rbd;
 pub mod sim;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{DriverError, Result};
 use crate::host::FsKind;
 use crate::name::ImageSpec;
 use crate::size::Size;
@@ -31,6 +34,11 @@ use crate::size::Size;
 pub trait ImageStore: fmt::Debug + Send + Sync {
     /// What is known of an image; `None` when there is neither an image nor a half-made one.
     fn info(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>>;
+
+    /// Refuses options that this backend cannot honour. Asked before anything is made.
+    fn check_options(&self, options: &ImageOptions) -> Result<()> {
+        options.refuse_rbd_only()
+    }
 
     /// All images of all pools, half-made ones too, without opening each.
     fn list(&self) -> Result<Vec<ImageSpec>>;
@@ -67,6 +75,17 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
     /// The images whose owner is this plugin, in this life or an earlier one.
     fn owned(&self) -> Result<Vec<ImageSpec>>;
 
+    /// Of images that this plugin has mounted, those that it may not use any more, and why: another owner has taken them over, or
+    /// their device was fenced. What is not known (the store does not answer) is not lost.
+    fn lost(&self, _mounted: &[ImageSpec]) -> Result<Vec<(ImageSpec, String)>> {
+        Ok(Vec::new())
+    }
+
+    /// Notes the mount IDs that use an image, for the errors of other hosts. Nothing rests on it.
+    fn note_uses(&self, _spec: &ImageSpec, _ids: &[String]) -> Result<()> {
+        Ok(())
+    }
+
     /// The bare names that were bound to an image with `-o pool=`.
     fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>>;
 
@@ -84,6 +103,9 @@ pub trait Mapper: fmt::Debug + Send + Sync {
 
     /// Takes the mapping away; what is not mapped is success. `InUse` when the device is still open.
     fn unmap(&self, spec: &ImageSpec, device: Device) -> Result<()>;
+
+    /// Takes the mapping of a lost image away even though somebody still has it open: they get errors.
+    fn abandon(&self, spec: &ImageSpec, device: Device) -> Result<()>;
 
     /// The mapping of one image on this host, as the kernel has it.
     fn mapping(&self, spec: &ImageSpec) -> Result<Option<Device>>;
@@ -173,6 +195,81 @@ pub struct ImageOptions {
     /// Mounted read-only, always.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
+    /// Image features, as a sorted list of names with commas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub features: Option<String>,
+    /// Size of the RADOS objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object_size: Option<Size>,
+    /// Size of a stripe in an object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stripe_unit: Option<Size>,
+    /// Number of objects that a stripe goes over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stripe_count: Option<u64>,
+    /// The pool of the data, where it is not the pool of the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_pool: Option<String>,
+    /// Options of the kernel's mapping, with commas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub map_options: Option<String>,
+    /// How the kernel holds the image's exclusive lock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockMode>,
+}
+
+impl ImageOptions {
+    /// An error for options that have a meaning in a Ceph cluster only.
+    fn refuse_rbd_only(&self) -> Result<()> {
+        let given = [
+            ("features", self.features.is_some()),
+            ("object-size", self.object_size.is_some()),
+            ("stripe-unit", self.stripe_unit.is_some()),
+            ("stripe-count", self.stripe_count.is_some()),
+            ("data-pool", self.data_pool.is_some()),
+            ("map-options", self.map_options.is_some()),
+            ("lock", self.lock.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((key, _)) => {
+                Err(DriverError::invalid(format!("option {key} has a meaning for images in Ceph only"))
+                    .hint("leave it out, or use --backend rbd"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// How the kernel holds the exclusive lock of an image that it has mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LockMode {
+    /// It lends the lock to whoever asks: snapshots and resizing work while the image is mounted. Other hosts are kept away by the
+    /// owner record.
+    Cooperative,
+    /// It never lends it: nobody else can write or map, and librbd's maintenance fails with EROFS.
+    Exclusive,
+}
+
+impl fmt::Display for LockMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cooperative => "cooperative",
+            Self::Exclusive => "exclusive",
+        })
+    }
+}
+
+impl FromStr for LockMode {
+    type Err = DriverError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "cooperative" => Ok(Self::Cooperative),
+            "exclusive" => Ok(Self::Exclusive),
+            _ => Err(DriverError::invalid("neither cooperative nor exclusive")),
+        }
+    }
 }
 
 /// What the store says of an image.
@@ -186,6 +283,8 @@ pub struct ImageInfo {
     pub created: SystemTime,
     /// What it takes up in the store.
     pub allocated: Option<Size>,
+    /// What else the backend has to show of it, for people.
+    pub details: BTreeMap<&'static str, String>,
 }
 
 /// Who may use an image.
@@ -205,6 +304,12 @@ pub struct Owner {
     pub root: PathBuf,
     /// Since when, seconds since the epoch.
     pub since: u64,
+    /// The address of the kernel client that has the image mapped: what a fence shuts out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_addr: Option<String>,
+    /// The mount IDs that used it last; may lag behind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mount_ids: Vec<String>,
 }
 
 impl Owner {
@@ -223,10 +328,16 @@ impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "plugin {:?} on host {} (since {})",
+            "plugin {:?} on host {} (since {}",
             self.plugin,
             self.host,
             crate::time::rfc3339(self.since)
-        )
+        )?;
+        if !self.mount_ids.is_empty() {
+            let short: Vec<String> =
+                self.mount_ids.iter().take(4).map(|id| id.chars().take(12).collect()).collect();
+            write!(f, ", mount ID {}", short.join(", "))?;
+        }
+        f.write_str(")")
     }
 }

@@ -55,6 +55,13 @@ pub(super) fn string(bytes: &[u8]) -> String {
     strings(bytes, 1).concat()
 }
 
+/// The address of a client without the protocol that some calls put before it: `10.0.0.7:0/3120`, as the kernel writes it and the
+/// blocklist takes it.
+pub(super) fn plain_address(address: &str) -> String {
+    let plain = ["v1:", "v2:", "any:"].into_iter().find_map(|protocol| address.strip_prefix(protocol));
+    plain.unwrap_or(address).to_owned()
+}
+
 /// What came of a call with a buffer of some size.
 #[derive(Debug)]
 pub(super) enum Fit<T> {
@@ -128,6 +135,15 @@ mod tests {
         assert_eq!(strings(b"a\0\0c\0\0\0", 3), ["a", "", "c"]);
         assert_eq!(strings(b"\0\0", 0), [""; 0]);
         assert_eq!(string(b"id\0rest"), "id");
+    }
+
+    #[test]
+    fn addresses_are_alike_whoever_tells_them() {
+        for address in ["v1:10.0.0.7:0/3120", "v2:10.0.0.7:0/3120", "any:10.0.0.7:0/3120", "10.0.0.7:0/3120"]
+        {
+            assert_eq!(plain_address(address), "10.0.0.7:0/3120");
+        }
+        assert_eq!(plain_address("v1:[fd00::7]:0/3120"), "[fd00::7]:0/3120");
     }
 
     #[test]

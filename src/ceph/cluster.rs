@@ -12,7 +12,8 @@ use librbd_sys as sys;
 use nix::errno::Errno;
 use tracing::debug;
 
-use super::call::{Answer, Fit, c_string, check, fit, string, strings, text};
+use super::bounded::bounded;
+use super::call::{Answer, Fit, c_string, check, fit, plain_address, string, strings, text};
 use super::{IoCtx, Result};
 use crate::error::CallError;
 
@@ -49,6 +50,7 @@ struct Client {
     handle: Handle,
     user: String,
     fsid: String,
+    timeout: Duration,
 }
 
 /// An owned `rados_t`, connected or not.
@@ -75,9 +77,9 @@ impl Cluster {
         let handle = Handle::create(options, user, &object)?;
         handle.read(options)?;
         let seconds = options.timeout.as_secs() + u64::from(options.timeout.subsec_nanos() > 0);
-        let seconds = seconds.max(1).to_string();
+        let timeout = Duration::from_secs(seconds.max(1));
         for key in ["client_mount_timeout", "rados_mon_op_timeout", "rados_osd_op_timeout"] {
-            handle.set(key, &seconds)?;
+            handle.set(key, &timeout.as_secs().to_string())?;
         }
         // A conf file is written for daemons: what it says of logs and sockets is not for a library inside another program.
         for key in ["log_file", "admin_socket"] {
@@ -90,7 +92,7 @@ impl Cluster {
         let rc = unsafe { sys::rados_connect(handle.0) };
         check("rados_connect", &object, rc.into())?;
         let fsid = handle.fsid(&object)?;
-        Ok(Self(Arc::new(Client { handle, user: user.to_owned(), fsid })))
+        Ok(Self(Arc::new(Client { handle, user: user.to_owned(), fsid, timeout })))
     }
 
     /// The cluster's id.
@@ -103,7 +105,7 @@ impl Cluster {
         &self.0.user
     }
 
-    /// The address of this client, as the blocklist takes it.
+    /// The address of this client, as the blocklist takes it: `10.0.0.7:0/3120`.
     pub fn addresses(&self) -> Result<String> {
         let mut answer = Answer::new();
         // SAFETY: the handle is live; librados stores a string of its own, which the answer frees.
@@ -111,6 +113,7 @@ impl Cluster {
         check("rados_getaddrs", self.object(), rc.into())?;
         // SAFETY: null, or the string just stored.
         let address = unsafe { text(answer.data) };
+        let address = address.map(|address| plain_address(&address));
         address.ok_or_else(|| CallError::new("rados_getaddrs", self.object(), Errno::EILSEQ))
     }
 
@@ -188,7 +191,11 @@ impl Cluster {
 
     /// A pool, or a namespace in it. A missing pool is `ENOENT`; whether the namespace exists is not asked.
     pub fn ioctx(&self, pool: &str, namespace: Option<&str>) -> Result<IoCtx> {
-        IoCtx::new(self, pool, namespace)
+        let (name, namespace) = (pool.to_owned(), namespace.map(str::to_owned));
+        // It waits for the latest map before it says that there is no such pool.
+        bounded(self, self.timeout(), "rados_ioctx_create", &format!("pool {pool}"), move |cluster| {
+            IoCtx::new(cluster, &name, namespace.as_deref())
+        })
     }
 
     /// Shuts a client out of the cluster, and returns when this client knows of it: the OSDs that get anything from us afterwards
@@ -203,17 +210,25 @@ impl Cluster {
         let mut writable = c_string(call, address)?.into_bytes_with_nul();
         // Nothing means an hour to Ceph.
         let seconds = u32::try_from(lasts.as_secs()).unwrap_or(u32::MAX).max(1);
-        // SAFETY: the handle is live, and the address ends with a zero byte.
-        let rc =
-            unsafe { sys::rados_blocklist_add(self.raw(), writable.as_mut_ptr().cast::<c_char>(), seconds) };
-        check(call, address, rc.into()).map(drop)
+        let object = address.to_owned();
+        // A command, which ends, and then the wait for the map.
+        bounded(self, self.timeout() * 2, call, address, move |cluster| {
+            // SAFETY: the handle is live, and the address ends with a zero byte.
+            let rc = unsafe {
+                sys::rados_blocklist_add(cluster.raw(), writable.as_mut_ptr().cast::<c_char>(), seconds)
+            };
+            check(call, object, rc.into()).map(drop)
+        })
     }
 
     /// Waits until this client has the newest map of the cluster, so that what it sends carries every OSD to that map.
     pub fn wait_for_latest_osdmap(&self) -> Result<()> {
-        // SAFETY: the handle is live.
-        let rc = unsafe { sys::rados_wait_for_latest_osdmap(self.raw()) };
-        check("rados_wait_for_latest_osdmap", self.object(), rc.into()).map(drop)
+        let call = "rados_wait_for_latest_osdmap";
+        bounded(self, self.timeout(), call, &self.object(), move |cluster| {
+            // SAFETY: the handle is live.
+            let rc = unsafe { sys::rados_wait_for_latest_osdmap(cluster.raw()) };
+            check(call, cluster.object(), rc.into()).map(drop)
+        })
     }
 
     /// How full the cluster is.
@@ -229,6 +244,10 @@ impl Cluster {
     /// The handle, for calls only: this cluster closes it.
     pub(super) fn raw(&self) -> sys::rados_t {
         self.0.handle.0
+    }
+
+    fn timeout(&self) -> Duration {
+        self.0.timeout
     }
 
     fn object(&self) -> String {

@@ -9,8 +9,8 @@ use librbd_sys as sys;
 use nix::errno::Errno;
 use tracing::warn;
 
-use super::call::{Fit, c_string, check, fit, string, text};
-use super::{IoCtx, Lockers, Result, lock};
+use super::call::{Fit, c_string, check, fit, plain_address, string, text};
+use super::{IoCtx, Lockers, Result};
 
 /// How much is cleared by one call: librbd takes less than 2 GiB.
 const CHUNK: u64 = 1 << 30;
@@ -18,7 +18,7 @@ const CHUNK: u64 = 1 << 30;
 /// Somebody who has an image open for writing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watcher {
-    /// As the blocklist takes it.
+    /// As [`Cluster::addresses`](super::Cluster::addresses) of the watcher.
     pub address: String,
     /// The number of the client.
     pub id: i64,
@@ -117,24 +117,16 @@ impl Image {
 
     /// Who holds its lock: one by [`lock`](Self::lock) or `rbd lock add`, or (tag `internal`, cookie `auto …`) the one that
     /// comes with the exclusive-lock feature.
+    ///
+    /// Asked of the header itself: librbd answers from what it knew when it last looked.
     pub fn lockers(&self) -> Result<Lockers> {
-        lock::list("rbd_list_lockers", &self.object(), |b| {
-            // SAFETY: the image is open, and every buffer is as long as the length beside it says.
-            unsafe {
-                sys::rbd_list_lockers(
-                    self.handle,
-                    &raw mut b.exclusive,
-                    b.tag.pointer(),
-                    &raw mut b.tag.length,
-                    b.clients.pointer(),
-                    &raw mut b.clients.length,
-                    b.cookies.pointer(),
-                    &raw mut b.cookies.length,
-                    b.addresses.pointer(),
-                    &raw mut b.addresses.length,
-                )
-            }
-        })
+        let header = match self.id() {
+            Ok(id) => format!("rbd_header.{id}"),
+            // An image of the old format has none.
+            Err(e) if e.errno == Errno::EINVAL => format!("{}.rbd", self.name),
+            Err(e) => return Err(e),
+        };
+        self.io.list_lockers(&header, "rbd_lock")
     }
 
     /// Takes the advisory lock, which outlives this image and this process; ours already is success. `EBUSY`: another's. An image
@@ -156,8 +148,12 @@ impl Image {
         self.done(call, rc, Errno::ENOENT)
     }
 
-    /// Takes the lock from whoever holds it, as listed by [`lockers`](Self::lockers); not held is success.
+    /// Takes the lock from whoever holds it, as listed by [`lockers`](Self::lockers); not held is success. librbd blocklists that client
+    /// (`rbd_blocklist_on_break_lock`), for an hour unless the conf file says otherwise; our own we only give up.
     pub fn break_lock(&self, client: &str, cookie: &str) -> Result<()> {
+        if client == format!("client.{}", self.io.cluster().instance_id()) {
+            return self.unlock(cookie);
+        }
         let call = "rbd_break_lock";
         let (client, cookie) = (c_string(call, client)?, c_string(call, cookie)?);
         // SAFETY: the image is open, and both strings end with a zero byte.
@@ -267,7 +263,7 @@ impl Drop for Image {
 fn watcher(found: &sys::rbd_image_watcher_t) -> Option<Watcher> {
     // SAFETY: librbd has stored a string in it.
     let address = unsafe { text(found.addr) };
-    Some(Watcher { address: address?, id: found.id, cookie: found.cookie })
+    Some(Watcher { address: plain_address(&address?), id: found.id, cookie: found.cookie })
 }
 
 fn snapshot(found: &sys::rbd_snap_info_t) -> Option<String> {

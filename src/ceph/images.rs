@@ -79,7 +79,7 @@ impl IoCtx {
         })
     }
 
-    /// Makes an image. `EEXIST`: there is one of this name.
+    /// Makes an image. `EEXIST`: there is one of this name; `EDOM`, `EINVAL` or `ENOSYS`: not with these options.
     pub fn create_image(&self, name: &str, bytes: u64, options: &CreateOptions) -> Result<()> {
         let call = "rbd_create4";
         let object = self.named(name);
@@ -97,6 +97,8 @@ impl IoCtx {
             }
         }
         if let Some(pool) = &options.data_pool {
+            // librbd would say no better, and wait for a monitor without end.
+            self.cluster().ioctx(pool, None)?;
             layout.set_text(&object, sys::RBD_IMAGE_OPTION_DATA_POOL, pool)?;
         }
         // SAFETY: handle and options are live, and the name ends with a zero byte.

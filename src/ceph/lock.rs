@@ -7,7 +7,7 @@ use std::time::Duration;
 use librbd_sys as sys;
 use nix::errno::Errno;
 
-use super::call::{Fit, c_string, check, fit, string, strings};
+use super::call::{Fit, c_string, check, fit, plain_address, string, strings};
 use super::{IoCtx, Result};
 
 /// One holder of a lock.
@@ -17,7 +17,7 @@ pub struct Locker {
     pub client: String,
     /// What the holder calls this hold.
     pub cookie: String,
-    /// Its address, as the blocklist takes it.
+    /// Its address, as [`Cluster::addresses`](super::Cluster::addresses) of the holder.
     pub address: String,
 }
 
@@ -81,51 +81,64 @@ impl IoCtx {
 
     /// Who holds a lock now: the OSD leaves out those whose time is over. Nobody, when there is no such lock or object.
     pub fn lockers(&self, object: &str, lock: &str) -> Result<Vec<Locker>> {
+        match self.list_lockers(object, lock) {
+            Err(e) if e.errno == Errno::ENOENT => Ok(Vec::new()),
+            found => Ok(found?.lockers),
+        }
+    }
+
+    pub(super) fn list_lockers(&self, object: &str, lock: &str) -> Result<Lockers> {
         let call = "rados_list_lockers";
         let (oid, lock) = (c_string(call, object)?, c_string(call, lock)?);
-        let found = list(call, &self.named(object), |b| {
+        fit(call, self.named(object), 256, |room| {
+            let mut exclusive: c_int = 0;
+            let buffer = || Buffer::new(room);
+            let (mut tag, mut clients, mut cookies, mut addresses) = (buffer(), buffer(), buffer(), buffer());
             // SAFETY: the handle is live, the names end with a zero byte, and every buffer is as long as the length beside it says.
-            unsafe {
+            let rc = unsafe {
                 sys::rados_list_lockers(
                     self.raw(),
                     oid.as_ptr(),
                     lock.as_ptr(),
-                    &raw mut b.exclusive,
-                    b.tag.pointer(),
-                    &raw mut b.tag.length,
-                    b.clients.pointer(),
-                    &raw mut b.clients.length,
-                    b.cookies.pointer(),
-                    &raw mut b.cookies.length,
-                    b.addresses.pointer(),
-                    &raw mut b.addresses.length,
+                    &raw mut exclusive,
+                    tag.pointer(),
+                    &raw mut tag.length,
+                    clients.pointer(),
+                    &raw mut clients.length,
+                    cookies.pointer(),
+                    &raw mut cookies.length,
+                    addresses.pointer(),
+                    &raw mut addresses.length,
                 )
-            }
-        });
-        match found {
-            Err(e) if e.errno == Errno::ENOENT => Ok(Vec::new()),
-            found => Ok(found?.lockers),
-        }
+            };
+            let Ok(count) = usize::try_from(rc) else {
+                let rc = rc as i64;
+                let needs = tag.length.max(clients.length).max(cookies.length).max(addresses.length);
+                let too_small = rc == i64::from(-libc::ERANGE);
+                return if too_small { Fit::Needs(needs) } else { Fit::Failed(rc) };
+            };
+            let all = clients.strings(count).into_iter().zip(cookies.strings(count));
+            let all = all.zip(addresses.strings(count));
+            let lockers = all.map(|((client, cookie), address)| {
+                let address = plain_address(&address);
+                Locker { client, cookie, address }
+            });
+            Fit::Fits(Lockers {
+                exclusive: exclusive != 0,
+                tag: string(&tag.bytes),
+                lockers: lockers.collect(),
+            })
+        })
     }
 }
 
 const MAY_RENEW: u8 = sys::LIBRADOS_LOCK_FLAG_MAY_RENEW.to_le_bytes()[0];
 
-/// The buffers of a call that lists lockers.
+/// A buffer for strings: how long it is, or has to be.
 #[derive(Debug)]
-pub(super) struct Buffers {
-    pub(super) exclusive: c_int,
-    pub(super) tag: Buffer,
-    pub(super) clients: Buffer,
-    pub(super) cookies: Buffer,
-    pub(super) addresses: Buffer,
-}
-
-/// One of them: how long it is, or is asked to be.
-#[derive(Debug)]
-pub(super) struct Buffer {
+struct Buffer {
     bytes: Vec<u8>,
-    pub(super) length: usize,
+    length: usize,
 }
 
 impl Buffer {
@@ -133,49 +146,11 @@ impl Buffer {
         Self { bytes: vec![0; room], length: room }
     }
 
-    pub(super) fn pointer(&mut self) -> *mut c_char {
+    fn pointer(&mut self) -> *mut c_char {
         self.bytes.as_mut_ptr().cast()
     }
-}
 
-/// Lists lockers by either of the two calls that do, whose buffers are alike.
-pub(super) fn list(
-    call: &'static str,
-    object: &str,
-    mut ask: impl FnMut(&mut Buffers) -> isize,
-) -> Result<Lockers> {
-    fit(call, object, 256, |room| {
-        let buffer = || Buffer::new(room);
-        let mut b = Buffers {
-            exclusive: 0,
-            tag: buffer(),
-            clients: buffer(),
-            cookies: buffer(),
-            addresses: buffer(),
-        };
-        let rc = ask(&mut b);
-        let Ok(count) = usize::try_from(rc) else {
-            let rc = rc as i64;
-            if rc != i64::from(-libc::ERANGE) {
-                return Fit::Failed(rc);
-            }
-            return Fit::Needs(
-                [&b.tag, &b.clients, &b.cookies, &b.addresses]
-                    .map(|b| b.length)
-                    .into_iter()
-                    .max()
-                    .unwrap_or(0),
-            );
-        };
-        let clients = strings(&b.clients.bytes, count);
-        let cookies = strings(&b.cookies.bytes, count);
-        let addresses = strings(&b.addresses.bytes, count);
-        let lockers = clients.into_iter().zip(cookies).zip(addresses);
-        let lockers = lockers.map(|((client, cookie), address)| Locker { client, cookie, address });
-        Fit::Fits(Lockers {
-            exclusive: b.exclusive != 0,
-            tag: string(&b.tag.bytes),
-            lockers: lockers.collect(),
-        })
-    })
+    fn strings(&self, count: usize) -> Vec<String> {
+        strings(&self.bytes, count)
+    }
 }

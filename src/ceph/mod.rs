@@ -12,6 +12,7 @@
 //!
 //! `unsafe` in this folder is for the C calls, one operation per block; `librbd-sys` has the bindings.
 
+mod bounded;
 mod call;
 mod class;
 mod cluster;

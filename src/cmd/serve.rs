@@ -6,7 +6,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli;
-use crate::config::{Backend, Config};
+use crate::config::Config;
 use crate::driver;
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::plugin::operations::Operations;
@@ -21,9 +21,7 @@ const CHANGES: usize = 1536;
 
 /// Runs until a signal ends it. What went wrong is in the log when there is one, and always in the error.
 pub fn run(config: &Config) -> Result<()> {
-    if config.backend == Backend::Rbd {
-        return Err(driver::without_ceph());
-    }
+    driver::check(config)?;
     let log = log::start(&config.log)?;
     let done = serve(config, &log);
     if let Err(e) = &done

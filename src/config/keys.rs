@@ -90,6 +90,41 @@ pub const KEYS: &[Key] = &[
     Key { heading: BACKEND, help: "Ceph configuration", ..key("config", "/etc/ceph/ceph.conf", "FILE") },
     Key { heading: BACKEND, help: "Ceph cluster name", ..key("cluster", "", "NAME") },
     Key {
+        heading: BACKEND,
+        help: "Further pools whose images are volumes, with commas; --pool always is one",
+        ..key("pools", "", "POOLS")
+    },
+    Key {
+        heading: BACKEND,
+        help: "Features of a new image, with commas [default: the cluster's, as far as this kernel has them]",
+        ..key("features", "", "FEATURES")
+    },
+    Key {
+        heading: BACKEND,
+        help: "Options of every mapping, with commas, as in rbd(8): queue_depth=64,ms_mode=crc",
+        ..key("map-options", "", "OPTIONS")
+    },
+    Key {
+        heading: BACKEND,
+        help: "Whether a volume of a host that died is taken over: auto fences that host first, never leaves it to `lock break`",
+        ..key("takeover", "auto", "auto|never")
+    },
+    Key {
+        heading: BACKEND,
+        help: "How long Mount waits for an owner on another host to unmount, or to turn out to be dead",
+        ..key("owner-wait", "60", "SECONDS")
+    },
+    Key {
+        heading: BACKEND,
+        help: "How long a fenced host stays shut out; a suspended one that wakes up later can write again",
+        ..key("fence-days", "30", "DAYS")
+    },
+    Key {
+        heading: BACKEND,
+        help: "How long one request to the cluster may take",
+        ..key("ceph-timeout", "10", "SECONDS")
+    },
+    Key {
         heading: PLACES,
         help: "Name of the driver, as in --volume-driver; part of the socket, the mountpoints and the log file",
         ..key("name", "rbd", "NAME")

@@ -26,20 +26,37 @@ fn load(flags: &[&str], variables: &[&str], file: &str) -> Result<Config> {
 fn defaults() {
     let c = load(&[], &[], "").unwrap();
     assert_eq!(
-        (c.name.as_str(), c.pool.as_str(), c.user.as_str(), c.cluster.as_str()),
+        (c.name.as_str(), c.pool.as_str(), c.ceph.user.as_str(), c.ceph.cluster.as_str()),
         ("rbd", "rbd", "admin", "")
     );
     assert_eq!(c.plugins, Path::new("/run/docker/plugins"));
     assert_eq!(c.mount, Path::new("/var/lib/docker-volumes"));
     assert_eq!(c.state, Path::new("/var/lib/docker-volumes/.state"));
-    assert_eq!(c.ceph_conf, Path::new("/etc/ceph/ceph.conf"));
+    assert_eq!(c.ceph.conf, Path::new("/etc/ceph/ceph.conf"));
     assert_eq!(c.socket_group, SocketGroup { name: "root".to_owned(), gid: 0 });
     assert_eq!((c.create, c.remove, c.size, c.fs), (false, Removal::Ignore, Size::mib(20480), FsKind::Xfs));
     assert_eq!((c.backend, c.scope), (Backend::Rbd, Scope::Global));
     assert_eq!((c.wait.as_secs(), c.orphan_grace.as_secs()), (100, 60));
     assert_eq!(c.log.target, log::Target::File("/var/log/rbd-docker-plugin.log".into()));
     assert_eq!((c.log.format, c.log.level), (log::Format::Text, tracing::Level::INFO));
+    assert_eq!((c.ceph.pools, c.ceph.features, c.ceph.map_options), (vec!["rbd".to_owned()], None, None));
+    assert!(c.ceph.takeover);
+    assert_eq!((c.ceph.owner_wait.as_secs(), c.ceph.timeout.as_secs()), (60, 10));
+    assert_eq!(c.ceph.fence.as_secs(), 30 * 24 * 3600);
     assert!(c.warnings.is_empty());
+}
+
+#[test]
+fn pools_are_listed_once_with_the_default_one_first() {
+    let c = load(&["pool=b", "pools=a, b,c,a"], &[], "").unwrap();
+    assert_eq!(c.ceph.pools, ["b", "a", "c"]);
+    for wrong in ["pools=a/b", "takeover=maybe", "fence-days=0", "ceph-timeout=0", "owner-wait=101"] {
+        let e = load(&[wrong], &[], "").unwrap_err().to_string();
+        assert!(
+            e.contains("accepted") || e.contains("only letters") || e.contains("at least"),
+            "{wrong}: {e}"
+        );
+    }
 }
 
 #[test]
@@ -62,9 +79,9 @@ fn the_higher_layer_wins_and_empty_says_nothing() {
 #[test]
 fn variables_have_aliases_too_and_the_exact_name_wins() {
     let c = load(&[], &["RBD_DOCKER_PLUGIN_CEPH_USER=alias"], "").unwrap();
-    assert_eq!(c.user, "alias");
+    assert_eq!(c.ceph.user, "alias");
     let c = load(&[], &["RBD_DOCKER_PLUGIN_CEPH_USER=alias", "RBD_DOCKER_PLUGIN_USER=exact"], "").unwrap();
-    assert_eq!(c.user, "exact");
+    assert_eq!(c.ceph.user, "exact");
     let c = load(&[], &["RBD_DOCKER_PLUGIN_COLOUR=red", "PATH=/bin"], "").unwrap();
     assert_eq!(c.warnings, ["unknown environment variable RBD_DOCKER_PLUGIN_COLOUR"]);
 }

@@ -66,6 +66,33 @@ pub(super) fn word(text: &str) -> Parsed<String> {
     Ok(text.to_owned())
 }
 
+/// The name of a pool.
+pub(super) fn pool(text: &str) -> Parsed<String> {
+    crate::name::check_part("pool name", text).map(|()| text.to_owned()).map_err(|e| e.to_string())
+}
+
+/// Words with commas between them; none for an empty text.
+pub(super) fn list<T>(text: &str, word: impl Fn(&str) -> Parsed<T>) -> Parsed<Vec<T>> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(word).collect()
+}
+
+/// Whether volumes of dead hosts are taken over.
+pub(super) fn takeover(text: &str) -> Parsed<bool> {
+    match text {
+        "auto" => Ok(true),
+        "never" => Ok(false),
+        _ => Err("accepted are auto and never".to_owned()),
+    }
+}
+
+/// A number of days, from 1 to ten years.
+pub(super) fn days(text: &str) -> Parsed<std::time::Duration> {
+    match text.parse::<u64>() {
+        Ok(n) if (1..=3650).contains(&n) => Ok(std::time::Duration::from_secs(n * 86_400)),
+        _ => Err("accepted is a whole number of days from 1 to 3650".to_owned()),
+    }
+}
+
 /// A path; a relative one is taken from where the plugin was started.
 pub(super) fn path(text: &str) -> Parsed<PathBuf> {
     if text.contains('\0') {

@@ -22,8 +22,9 @@ impl Driver {
     pub(super) fn create(&self, name: &str, options: &BTreeMap<String, String>) -> Result<()> {
         let (until, deadline) = self.deadlines(LONG);
         let volume: VolumeName = name.parse()?;
-        let Options { pool, image: asked } = Options::parse(options)?;
-        let (spec, bind) = self.target(&volume, pool.as_deref())?;
+        let Options { pool, namespace, image: asked } = Options::parse(options)?;
+        self.backend.check_options(&asked)?;
+        let (spec, bind) = self.target(&volume, pool.as_deref(), namespace.as_deref())?;
         let _guard = self.guards.lock(&spec, until)?;
         self.restore_if_unsettled(&spec)?;
         match &self.backend.info(&spec)? {

@@ -12,6 +12,7 @@ pub mod undo;
 
 mod cache;
 mod create;
+mod fenced;
 mod mount;
 mod naming;
 mod open;
@@ -22,11 +23,12 @@ mod remove;
 mod table;
 mod unmount;
 
-pub use open::{open, without_ceph};
+pub use open::{check, open};
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -88,6 +90,8 @@ pub struct Settings {
     pub scope: Scope,
     /// How long an operation waits for another one on the same volume.
     pub wait: Duration,
+    /// How long Mount waits for the owner of an image on another host.
+    pub owner_wait: Duration,
     /// How long the uses of an engine that is gone are kept, once no container holds the device.
     pub orphan_grace: Duration,
     /// The kernel's boot id.
@@ -113,6 +117,12 @@ pub struct Driver {
     unsettled: Mutex<HashSet<ImageSpec>>,
     /// Since when the uses of a volume are orphaned.
     orphaned: Mutex<BTreeMap<ImageSpec, Instant>>,
+    /// Volumes that were taken away from this plugin, and why, until they are mounted again.
+    fenced: Mutex<BTreeMap<ImageSpec, String>>,
+    /// The mount IDs that the backend was told of.
+    noted: Mutex<BTreeMap<ImageSpec, Vec<String>>>,
+    /// Whether the backend has said which images this plugin owns.
+    knows_own: AtomicBool,
 }
 
 impl Driver {
@@ -128,6 +138,9 @@ impl Driver {
             making: Mutex::default(),
             unsettled: Mutex::default(),
             orphaned: Mutex::default(),
+            fenced: Mutex::default(),
+            noted: Mutex::default(),
+            knows_own: AtomicBool::new(false),
         });
         for folder in [&driver.settings.state, &driver.settings.refs] {
             driver.host.make_dir(folder)?;

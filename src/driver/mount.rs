@@ -1,6 +1,8 @@
 //! Mount: one more use of the mount that is there, or claim → map → check → mount → remember.
 
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use super::api::Client;
 use super::refs::Refs;
@@ -15,6 +17,9 @@ use crate::linux::mount;
 use crate::lock;
 use crate::name::{ImageSpec, VolumeName};
 use crate::time::{now, seconds};
+
+/// How often to look whether an owner on another host has gone.
+const OWNER_POLL: Duration = Duration::from_millis(500);
 
 impl Driver {
     /// See [`VolumeDriver::mount`](super::api::VolumeDriver::mount).
@@ -35,6 +40,7 @@ impl Driver {
             _ => {}
         }
         if let Some(mounted) = self.table.get(&spec) {
+            self.refuse_lost(&spec)?;
             if self.is_still_mounted(&mounted)? {
                 let mountpoint = self.use_again(&mounted, id, client)?;
                 return self.unless_left(&spec, id, mountpoint, waits);
@@ -134,7 +140,7 @@ impl Driver {
         let result = (|| {
             undo.push("release the image", || self.backend.release(spec));
             let unable = |e: DriverError| e.context("Unable to get Exclusive Lock");
-            self.backend.claim(spec).map_err(unable)?;
+            self.claim_in_time(spec, deadline).map_err(unable)?;
             // Only now nobody else changes it.
             let info = self.mountable(name, spec)?;
             let mapped = self.backend.mapping(spec)?;
@@ -174,9 +180,24 @@ impl Driver {
             Ok(volume) => {
                 self.table.put(volume);
                 lock(&self.unsettled).remove(spec);
+                lock(&self.fenced).remove(spec);
                 Ok(self.mountpoint(spec))
             }
             Err(e) => Err(self.undo(spec, undo, e)),
+        }
+    }
+
+    /// Claims the image; while another host has it, waits for that host to give it back, or to turn out to be dead.
+    fn claim_in_time(&self, spec: &ImageSpec, deadline: Deadline) -> Result<()> {
+        let until = deadline.at_most(self.settings.owner_wait);
+        loop {
+            match self.backend.claim(spec) {
+                Err(e) if e.kind == ErrorKind::InUse && !until.left().is_zero() => {
+                    tracing::debug!(image = %spec, error = %e, "waiting for its owner");
+                    sleep(OWNER_POLL.min(until.left()));
+                }
+                answer => return answer,
+            }
         }
     }
 

@@ -25,37 +25,43 @@ impl Driver {
         &self,
         name: &VolumeName,
         pool: Option<&str>,
+        namespace: Option<&str>,
     ) -> Result<(ImageSpec, Option<String>)> {
-        let Some(pool) = pool else { return Ok((self.resolve(name)?, None)) };
+        if pool.is_none() && namespace.is_none() {
+            return Ok((self.resolve(name)?, None));
+        }
         if let Some(named) = name.pool() {
-            if named != pool {
-                return Err(DriverError::invalid(format!(
-                    "the name says pool {named:?} and the option says pool {pool:?}"
+            let spec = name.in_pool(named)?;
+            let same = |what: &str, named: Option<&str>, given: Option<&str>| match given {
+                Some(given) if named != Some(given) => Err(DriverError::invalid(format!(
+                    "the name says {what} {:?} and the option says {what} {given:?}",
+                    named.unwrap_or_default()
                 ))
-                .hint("give the pool once"));
-            }
-            return Ok((name.in_pool(pool)?, None));
+                .hint(format!("give the {what} once"))),
+                _ => Ok(()),
+            };
+            same("pool", Some(named), pool)?;
+            same("namespace", spec.namespace(), namespace)?;
+            return Ok((spec, None));
         }
         let bindings = self.backend.bindings()?;
-        let wanted = ImageSpec::new(pool, None, name.image())?;
+        let default = name.in_pool(&self.settings.pool)?;
+        let wanted = ImageSpec::new(pool.unwrap_or(&self.settings.pool), namespace, name.image())?;
         let taken = |spec: &ImageSpec| {
             DriverError::new(
                 ErrorKind::AlreadyExists,
                 format!("{:?} is the volume {spec} already", name.image()),
             )
-            .hint(format!("use the name {wanted} for the one in pool {pool:?}"))
+            .hint(format!("use the name {wanted} for the other one"))
         };
         match bindings.get(name.image()) {
             Some(bound) if *bound == wanted => Ok((wanted, None)),
             Some(bound) => Err(taken(bound)),
-            None if pool == self.settings.pool => Ok((wanted, None)),
-            None => {
-                let default = name.in_pool(&self.settings.pool)?;
-                match self.backend.info(&default)? {
-                    Some(info) if !info.is_half_made() => Err(taken(&default)),
-                    _ => Ok((wanted, Some(name.image().to_owned()))),
-                }
-            }
+            None if wanted == default => Ok((wanted, None)),
+            None => match self.backend.info(&default)? {
+                Some(info) if !info.is_half_made() => Err(taken(&default)),
+                _ => Ok((wanted, Some(name.image().to_owned()))),
+            },
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::api::VolumeDriver;
 use super::{Driver, Settings};
@@ -15,6 +16,17 @@ use crate::host::Host;
 use crate::host::kernel::KernelHost;
 use crate::linux::boot;
 use crate::linux::exec::Programs;
+
+/// What can be said of the backend before anything is touched.
+pub fn check(config: &Config) -> Result<()> {
+    match config.backend {
+        #[cfg(feature = "ceph")]
+        config::Backend::Rbd => crate::backend::rbd::RbdBackend::check(&config.ceph),
+        #[cfg(not(feature = "ceph"))]
+        config::Backend::Rbd => Err(without_ceph()),
+        _ => Ok(()),
+    }
+}
 
 /// Opens the backend, recovers what an earlier life left, and begins to look after the volumes.
 pub fn open(config: &Config) -> Result<Arc<dyn VolumeDriver>> {
@@ -31,6 +43,8 @@ pub fn open(config: &Config) -> Result<Arc<dyn VolumeDriver>> {
         plugin: config.name.clone(),
         root,
         since: 0,
+        client_addr: None,
+        mount_ids: Vec::new(),
     };
     let settings = Settings {
         pool: config.pool.clone(),
@@ -44,23 +58,34 @@ pub fn open(config: &Config) -> Result<Arc<dyn VolumeDriver>> {
         state: state.clone(),
         scope: config.scope,
         wait: config.wait,
+        // Only in a cluster is there another host to wait for.
+        owner_wait: if config.backend == config::Backend::Rbd {
+            config.ceph.owner_wait
+        } else {
+            Duration::ZERO
+        },
         orphan_grace: config.orphan_grace,
         boot_id,
     };
     let (backend, host): (Arc<dyn Backend>, Arc<dyn Host>) = match &config.backend {
         config::Backend::Local(dir) => {
             claim(&state)?;
-            let programs = Programs::find();
-            for program in programs.missing() {
-                tracing::debug!(program = program.name(), package = program.package(), "is not installed");
-            }
             let backend = LocalBackend::open(dir, &state.join("store.json"), identity)?;
-            (Arc::new(backend), Arc::new(KernelHost::new(programs)))
+            (Arc::new(backend), Arc::new(kernel_host()))
         }
         config::Backend::Sim => {
             let sim = World::new().plugin(identity);
             (sim.clone(), sim)
         }
+        #[cfg(feature = "ceph")]
+        config::Backend::Rbd => {
+            claim(&state)?;
+            (
+                Arc::new(crate::backend::rbd::RbdBackend::open(&config.ceph, identity)?),
+                Arc::new(kernel_host()),
+            )
+        }
+        #[cfg(not(feature = "ceph"))]
         config::Backend::Rbd => return Err(without_ceph()),
     };
     let driver = open_at_fault_points(settings, backend, host)?;
@@ -68,8 +93,17 @@ pub fn open(config: &Config) -> Result<Arc<dyn VolumeDriver>> {
     Ok(driver)
 }
 
+fn kernel_host() -> KernelHost {
+    let programs = Programs::find();
+    for program in programs.missing() {
+        tracing::debug!(program = program.name(), package = program.package(), "is not installed");
+    }
+    KernelHost::new(programs)
+}
+
 /// Why the default backend cannot be opened.
-pub fn without_ceph() -> DriverError {
+#[cfg(not(feature = "ceph"))]
+fn without_ceph() -> DriverError {
     DriverError::new(ErrorKind::Config, "backend rbd: this build has no Ceph support")
         .hint("to try the plugin without Ceph: --backend local --local-dir DIR")
 }

@@ -8,16 +8,21 @@ use std::collections::BTreeMap;
 use crate::backend::ImageOptions;
 use crate::error::{DriverError, Result};
 use crate::name;
+use crate::size::Size;
 
 /// The options and what they take, for errors and help.
 pub const VALID: &str = "size=<MiB, or a number with K, M, G, T>, pool=<name>, fstype=<ext4|xfs|btrfs>, mkfs-options=<words>, \
-     mount-options=<a,b=c>, uid=<number>, gid=<number>, mode=<octal>, read-only=<true|false>";
+     mount-options=<a,b=c>, uid=<number>, gid=<number>, mode=<octal>, read-only=<true|false>, \
+     namespace=<name>, features=<a,b>, object-size=<bytes, or with K, M>, stripe-unit=<bytes, or with K, M>, \
+     stripe-count=<number>, data-pool=<name>, map-options=<a,b=c>, lock=<cooperative|exclusive> (those from namespace on are for images in Ceph)";
 
 /// Parsed options.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
     /// Where to make the image; not kept with it.
     pub pool: Option<String>,
+    /// In which namespace of the pool.
+    pub namespace: Option<String>,
     /// What stays with the image.
     pub image: ImageOptions,
 }
@@ -54,6 +59,22 @@ impl Options {
             "gid" => image.gid = Some(number(value, 10, u32::MAX - 1, "a number such as 1000")?),
             "mode" => image.mode = Some(number(value, 8, 0o7777, "octal permission bits such as 0750")?),
             "read-only" => image.read_only = boolean(value)?,
+            "features" => image.features = Some(words(value)?),
+            "object-size" => image.object_size = Some(bytes(value)?),
+            "stripe-unit" => image.stripe_unit = Some(bytes(value)?),
+            "stripe-count" => {
+                image.stripe_count = Some(number(value, 10, 1 << 16, "a number such as 4")?.into())
+            }
+            "map-options" => image.map_options = Some(value.to_owned()),
+            "lock" => image.lock = Some(value.parse()?),
+            "data-pool" => {
+                name::check_part("pool name", value)?;
+                image.data_pool = Some(value.to_owned());
+            }
+            "namespace" => {
+                name::check_part("namespace name", value)?;
+                self.namespace = Some(value.to_owned());
+            }
             _ => {
                 name::check_part("pool name", value)?;
                 self.pool = Some(value.to_owned());
@@ -63,7 +84,7 @@ impl Options {
     }
 }
 
-/// The spelling we use for a key that Docker sent; the camel-case ones are those of wetopi/rbd.
+/// The spelling we use for a key that Docker sent; the camel-case ones are those of wetopi/rbd and ceph-csi.
 fn canonical(key: &str) -> Option<&'static str> {
     Some(match key {
         "size" => "size",
@@ -75,6 +96,14 @@ fn canonical(key: &str) -> Option<&'static str> {
         "gid" => "gid",
         "mode" => "mode",
         "read-only" => "read-only",
+        "namespace" | "radosNamespace" => "namespace",
+        "features" | "imageFeatures" => "features",
+        "object-size" | "objectSize" => "object-size",
+        "stripe-unit" | "stripeUnit" => "stripe-unit",
+        "stripe-count" | "stripeCount" => "stripe-count",
+        "data-pool" | "dataPool" => "data-pool",
+        "map-options" | "mapOptions" => "map-options",
+        "lock" => "lock",
         _ => return None,
     })
 }
@@ -89,6 +118,25 @@ fn number(value: &str, radix: u32, max: u32, accepted: &str) -> Result<u32> {
         .ok()
         .filter(|n| digits && *n <= max)
         .ok_or_else(|| DriverError::invalid(format!("not {accepted}")))
+}
+
+/// A sorted list of names, so that two lists of the same names are equal.
+fn words(value: &str) -> Result<String> {
+    let mut words: Vec<&str> = value.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
+    if words.iter().any(|word| !word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')) {
+        return Err(DriverError::invalid("not a list of names such as layering,exclusive-lock"));
+    }
+    words.sort_unstable();
+    words.dedup();
+    Ok(words.join(","))
+}
+
+/// A size as Ceph writes object sizes: a bare number is bytes.
+fn bytes(value: &str) -> Result<Size> {
+    match value.parse::<u64>() {
+        Ok(bytes) => Ok(Size::bytes(bytes)),
+        Err(_) => value.parse(),
+    }
 }
 
 fn boolean(value: &str) -> Result<bool> {
@@ -126,6 +174,13 @@ impl ImageOptions {
         put("gid", self.gid.map(|gid| gid.to_string()));
         put("mode", self.mode.map(|mode| format!("{mode:04o}")));
         put("read-only", self.read_only.then(|| "true".to_owned()));
+        put("features", self.features.clone());
+        put("object-size", self.object_size.map(|size| size.to_string()));
+        put("stripe-unit", self.stripe_unit.map(|size| size.to_string()));
+        put("stripe-count", self.stripe_count.map(|count| count.to_string()));
+        put("data-pool", self.data_pool.clone());
+        put("map-options", self.map_options.clone());
+        put("lock", self.lock.map(|lock| lock.to_string()));
         shown
     }
 }
@@ -133,8 +188,8 @@ impl ImageOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::LockMode;
     use crate::host::FsKind;
-    use crate::size::Size;
     use proptest::prelude::proptest;
 
     fn parse(pairs: &[(&str, &str)]) -> Result<Options> {
@@ -153,9 +208,18 @@ mod tests {
             ("gid", "0"),
             ("mode", "0750"),
             ("read-only", "true"),
+            ("namespace", "tenant"),
+            ("imageFeatures", "layering, exclusive-lock,layering"),
+            ("object-size", "1M"),
+            ("stripe-unit", "65536"),
+            ("stripe-count", "4"),
+            ("dataPool", "ec"),
+            ("map-options", "queue_depth=64,notrim"),
+            ("lock", "exclusive"),
         ])
         .unwrap();
         assert_eq!(options.pool.as_deref(), Some("p2"));
+        assert_eq!(options.namespace.as_deref(), Some("tenant"));
         assert_eq!(
             options.image,
             ImageOptions {
@@ -167,6 +231,13 @@ mod tests {
                 gid: Some(0),
                 mode: Some(0o750),
                 read_only: true,
+                features: Some("exclusive-lock,layering".to_owned()),
+                object_size: Some(Size::bytes(1 << 20)),
+                stripe_unit: Some(Size::bytes(65536)),
+                stripe_count: Some(4),
+                data_pool: Some("ec".to_owned()),
+                map_options: Some("queue_depth=64,notrim".to_owned()),
+                lock: Some(LockMode::Exclusive),
             }
         );
         assert_eq!(parse(&[("size", ""), ("pool", " ")]).unwrap(), Options::default());
@@ -189,6 +260,10 @@ mod tests {
             (&[("read-only", "maybe")], "neither true nor false"),
             (&[("mode", "9\n7")], "option mode=9?7: not octal"),
             (&[("mkfs-options", "'open")], "option mkfs-options='open"),
+            (&[("lock", "both")], "option lock=both: neither cooperative nor exclusive"),
+            (&[("features", "a/b")], "option features=a/b"),
+            (&[("stripe-count", "-1")], "option stripe-count=-1"),
+            (&[("object-size", "big")], "option object-size=big"),
             (&[("mkfs-options", "-q"), ("mkfsOptions", "-q")], "mean the same"),
         ] {
             let e = parse(pairs).unwrap_err().to_string();

@@ -106,6 +106,9 @@ impl Driver {
         put("image", json!(spec.to_string()));
         put("size", json!(info.size.map(|size| size.to_string())));
         put("allocated", json!(info.allocated.map(Size::as_bytes)));
+        for (key, value) in &info.details {
+            put(key, json!(value));
+        }
         let mut health = "ok";
         match &info.record {
             Some(record) => {
@@ -141,6 +144,10 @@ impl Driver {
         if lock(&self.unsettled).contains(spec) {
             health = "unsettled";
             put("reason", json!("an earlier operation could not be undone yet; it is tried again"));
+        }
+        if let Some(why) = lock(&self.fenced).get(spec) {
+            health = "fenced";
+            put("reason", json!(why));
         }
         put("health", json!(health));
         let created = info.record.as_ref().map_or_else(|| seconds(info.created), |record| record.created);

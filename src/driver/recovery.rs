@@ -6,6 +6,7 @@
 //! [`tick`](Driver::tick), for those that an operation could not settle.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,9 @@ use crate::name::ImageSpec;
 /// How often the background thread looks after unsettled and orphaned volumes.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How often to look whether mounted volumes were taken over.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// How long a start waits for the volumes to be restored.
 const STARTS: Duration = Duration::from_secs(20);
 
@@ -34,8 +38,11 @@ impl Driver {
     pub(super) fn recover(self: &Arc<Self>) -> Result<()> {
         let mut specs = BTreeSet::new();
         match self.backend.owned() {
-            Ok(owned) => specs.extend(owned),
-            Err(e) => tracing::error!(error = %e, "cannot see which images this plugin owns"),
+            Ok(owned) => {
+                self.knows_own.store(true, Ordering::SeqCst);
+                specs.extend(owned);
+            }
+            Err(e) => tracing::error!(error = %e, "cannot see yet which images this plugin owns"),
         }
         let refs = self.host.files(&self.settings.refs)?;
         specs.extend(refs.iter().filter_map(|file| ImageSpec::from_file_name(file.strip_suffix(".json")?)));
@@ -86,14 +93,14 @@ impl Driver {
         let claimed = self.backend.claim(spec);
         if let Some(here) = mounts.iter().rev().find(|mount| mount.target == mountpoint) {
             let device = self.device_of(spec, here, refs.is_some())?;
-            match refs {
+            match &refs {
                 Some(refs) if !refs.uses.is_empty() => {
                     if let Err(e) = claimed {
                         tracing::error!(image = %spec, error = %e, "is mounted here, but not ours any more");
                     }
                     // An earlier write may have failed, and the next start believes the disk.
-                    self.save_refs(&refs)?;
-                    self.adopt(refs, device, here);
+                    self.save_refs(refs)?;
+                    self.adopt(refs.clone(), device, here);
                     return Ok(());
                 }
                 _ => {
@@ -102,6 +109,9 @@ impl Driver {
                     self.host.unmount(&mountpoint)?;
                 }
             }
+        }
+        if refs.is_some() && claimed.as_ref().is_err_and(|e| e.kind == ErrorKind::InUse) {
+            self.drop_dead_mapping(spec)?;
         }
         self.table.remove(spec);
         self.host.forget(&self.refs_file(spec))?;
@@ -196,6 +206,7 @@ impl Driver {
         let driver: Weak<Self> = Arc::downgrade(self);
         std::thread::Builder::new().name("look-after".to_owned()).spawn(move || {
             let mut tries: BTreeMap<ImageSpec, (Instant, Duration)> = BTreeMap::new();
+            let mut last_look = Instant::now();
             while let Some(driver) = driver.upgrade() {
                 driver.cache.flush();
                 let unsettled = lock(&driver.unsettled).clone();
@@ -206,6 +217,16 @@ impl Driver {
                         (*next, *pause) = (Instant::now() + *pause, (*pause * 2).min(LONGEST));
                         driver.in_background(move |driver| driver.settle(&spec));
                     }
+                }
+                if !driver.knows_own.load(Ordering::SeqCst) {
+                    driver.in_background(Self::learn_own);
+                }
+                if last_look.elapsed() >= LOOK {
+                    last_look = Instant::now();
+                    driver.in_background(|driver| {
+                        driver.look_for_lost();
+                        driver.note_uses();
+                    });
                 }
                 let orphaned = |uses: &Refs| uses.clients().any(|client| !driver.host.is_alive(client));
                 if driver.table.all().iter().any(|mounted| orphaned(&mounted.refs)) {
@@ -227,10 +248,29 @@ impl Driver {
         }
     }
 
+    /// Asks again for the images that this plugin owns, when the backend was away at the start; those that are not mounted are
+    /// brought to rest.
+    fn learn_own(&self) {
+        if self.knows_own.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok(owned) = self.backend.owned() else { return };
+        if self.knows_own.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        for spec in owned.iter().filter(|spec| self.table.get(spec).is_none()) {
+            // An operation may be at work on it; then it is settled after that one.
+            self.mark_unsettled(spec);
+        }
+    }
+
     /// Tries unsettled volumes again, and drops the uses of engines that have been gone for the grace period, unless a
     /// container still holds the device. Skips volumes that an operation works on.
     pub fn tick(&self) {
         self.cache.flush();
+        self.learn_own();
+        self.look_for_lost();
+        self.note_uses();
         let unsettled = lock(&self.unsettled).clone();
         unsettled.iter().for_each(|spec| self.settle(spec));
         self.look_for_orphans();

@@ -125,6 +125,10 @@ impl Host for KernelHost {
         }
     }
 
+    fn detach(&self, target: &Path) -> Result<()> {
+        Ok(mount::detach(target).map(drop)?)
+    }
+
     fn mounted_at(&self, target: &Path) -> Result<Option<Mounted>> {
         if mount::is_mount_root(target)? == Some(false) {
             return Ok(None);

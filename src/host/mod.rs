@@ -42,6 +42,10 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Unmounts what is mounted on top at the directory; nothing mounted is success. `InUse` names who holds it.
     fn unmount(&self, target: &Path) -> Result<()>;
 
+    /// Unmounts lazily: gone from this namespace at once, whoever still uses it keeps a dead filesystem. For a device that was fenced.
+    /// Nothing mounted is success.
+    fn detach(&self, target: &Path) -> Result<()>;
+
     /// What is mounted on top at the directory.
     fn mounted_at(&self, target: &Path) -> Result<Option<Mounted>>;
 

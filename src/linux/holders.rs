@@ -137,7 +137,7 @@ pub fn elsewhere(
 }
 
 /// btrfs numbers its mounts by itself: there the source has to tell.
-fn is_of(mount: &mountinfo::Entry, path: &Path, number: (u32, u32)) -> bool {
+pub(super) fn is_of(mount: &mountinfo::Entry, path: &Path, number: (u32, u32)) -> bool {
     mount.number == number || (mount.fstype == "btrfs" && Path::new(&mount.source) == path)
 }
 

@@ -1,7 +1,8 @@
 //! mount(2) and umount2(2), and the option strings of fstab.
 //!
 //! A mount always names its filesystem type: trying every driver of the kernel on a device that somebody else wrote is an attack
-//! surface. An unmount is never lazy: a lazy one reports success while the device stays in use.
+//! surface. An unmount is not lazy, because a lazy one reports success while the device stays in use; only a device that is lost
+//! already is [detached](detach).
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -86,9 +87,19 @@ pub fn mount(device: &Path, fstype: &str, target: &Path, options: &Options) -> R
 
 /// Unmounts what is mounted on top at a directory; whether something was. It never follows a symbolic link.
 pub fn unmount(target: &Path) -> Result<bool, CallError> {
+    umount(target, UnmountFlags::empty())
+}
+
+/// Takes what is mounted on top at a directory, and all below it, out of this namespace at once; whether something was. Whoever
+/// uses it keeps it until he lets go. For a filesystem whose device is lost.
+pub fn detach(target: &Path) -> Result<bool, CallError> {
+    umount(target, UnmountFlags::DETACH)
+}
+
+fn umount(target: &Path, flags: UnmountFlags) -> Result<bool, CallError> {
     // The constant of this name in sys-mount 3.1 is that of open(2), and umount2(2) answers EINVAL to it.
     let no_follow = UnmountFlags::from_bits_retain(libc::UMOUNT_NOFOLLOW);
-    let failed = match sys_mount::unmount(target, no_follow).or_call("umount2", target.display()) {
+    let failed = match sys_mount::unmount(target, flags | no_follow).or_call("umount2", target.display()) {
         Ok(()) => return Ok(true),
         Err(failed) => failed,
     };
@@ -224,6 +235,12 @@ mod tests {
     #[test]
     fn nothing_mounted_is_success() {
         let dir = tempfile::tempdir().unwrap();
+        for path in [dir.path(), &dir.path().join("missing")] {
+            match detach(path) {
+                Err(e) if e.errno == Errno::EPERM => println!("skipped: unmounting needs root"),
+                detached => assert!(!detached.unwrap()),
+            }
+        }
         assert!(!unmount(&dir.path().join("missing")).unwrap());
     }
 

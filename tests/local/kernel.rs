@@ -34,6 +34,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("ends_of_a_device", ends_of_a_device),
         t("a_lost_device_is_an_error", a_lost_device_is_an_error),
         t("unmount_is_idempotent", unmount_is_idempotent),
+        t("detach_does_not_wait_for_its_users", detach_does_not_wait_for_its_users),
         t("busy_unmount_names_the_holder", busy_unmount_names_the_holder),
         t("mounts_in_other_namespaces", mounts_in_other_namespaces),
         t("folders", folders),
@@ -203,6 +204,27 @@ fn unmount_is_idempotent(rig: &Rig) {
     assert_eq!(host.remove_dir(&target).unwrap_err().kind, ErrorKind::InUse);
     host.unmount(&target).unwrap();
     host.unmount(&target).unwrap();
+}
+
+fn detach_does_not_wait_for_its_users(rig: &Rig) {
+    let host = rig.host();
+    let target = rig.folder("m");
+    host.detach(&target).unwrap();
+    host.detach(&rig.path("missing")).unwrap();
+    let (device, fs) = made(rig, "a", 16);
+    host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+    let link = rig.path("link");
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    host.detach(&link).unwrap();
+    assert!(host.mounted_at(&target).unwrap().is_some(), "it follows no link");
+
+    let open = File::create(target.join("file")).unwrap();
+    assert_eq!(host.unmount(&target).unwrap_err().kind, ErrorKind::InUse);
+    host.detach(&target).unwrap();
+    assert_eq!(host.mounted_at(&target).unwrap(), None);
+    assert!(blkdev::is_claimed(&device.path).unwrap(), "whoever has a file open keeps the filesystem");
+    drop(open);
+    eventually("let go", || !blkdev::is_claimed(&device.path).unwrap());
 }
 
 fn busy_unmount_names_the_holder(rig: &Rig) {

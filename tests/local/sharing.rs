@@ -206,6 +206,8 @@ fn owner(rig: &Rig, daemon: &Daemon, change: impl FnOnce(&mut Owner)) -> Owner {
         plugin: daemon.name.clone(),
         root: rig.path(&format!("{0}/mnt/{0}", daemon.name)),
         since: 1_700_000_000,
+        client_addr: None,
+        mount_ids: Vec::new(),
     };
     change(&mut owner);
     fs::write(daemon.file("v", "owner"), serde_json::to_vec(&owner).unwrap()).unwrap();

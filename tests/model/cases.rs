@@ -74,10 +74,7 @@ fn a_pool_given_as_an_option_is_found_again_by_the_bare_name() {
     assert_eq!(rig.driver.get("p2/foo").unwrap().mountpoint, rig.driver.get("foo").unwrap().mountpoint);
     rig.driver.unmount("p2/foo", "x").unwrap();
     let e = create(&rig.driver, "foo", &[("pool", "p3")]).unwrap_err();
-    assert_eq!(
-        e.to_string(),
-        "\"foo\" is the volume p2/foo already; use the name p3/foo for the one in pool \"p3\""
-    );
+    assert_eq!(e.to_string(), "\"foo\" is the volume p2/foo already; use the name p3/foo for the other one");
     assert_eq!(kind(create(&rig.driver, "foo", &[("pool", "rbd")])), ErrorKind::AlreadyExists);
     create(&rig.driver, "rbd/foo", &[]).unwrap();
     assert_eq!(

@@ -12,3 +12,4 @@ mod cases;
 mod machine;
 mod rig;
 mod stress;
+mod takeover;

@@ -37,6 +37,8 @@ fn identity(plugin: &str) -> Owner {
         plugin: plugin.to_owned(),
         root: PathBuf::from("/m").join(plugin),
         since: 0,
+        client_addr: None,
+        mount_ids: Vec::new(),
     }
 }
 
@@ -53,6 +55,7 @@ fn open(world: &World, faults: &Arc<Faults>, removal: Removal, plugin: &str) -> 
         state: PathBuf::from("/m/.state").join(plugin),
         scope: Scope::Global,
         wait: Duration::from_secs(60),
+        owner_wait: Duration::ZERO,
         orphan_grace: Duration::ZERO,
         boot_id: "boot".to_owned(),
     };

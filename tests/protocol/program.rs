@@ -88,7 +88,7 @@ fn exit_status_and_text() {
         (&["--version"][..], 0, "rbd-docker-plugin "),
         (&["--help"], 0, "VOLUME OPTIONS"),
         (&["--colour"], 2, "--colour"),
-        (&[], 2, "no Ceph support; to try the plugin without Ceph: --backend local --local-dir DIR"),
+        (&["-config=/nonexistent/c"], 2, "to try the plugin without Ceph: --backend local --local-dir DIR"),
         (&["--size=3Q"], 2, "size = \"3Q\" (from the flag --size): "),
         (&["--conf-file", "/nonexistent/conf"], 2, "/nonexistent/conf"),
         (&["-backend=sim", "-logdir=-", "-plugins=/dev/null/p"], 1, "ENOTDIR"),

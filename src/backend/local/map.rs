@@ -53,6 +53,11 @@ impl Mapper for LocalBackend {
         })
     }
 
+    /// Nobody can take an image of this backend over while it is mapped; the last close detaches the device.
+    fn abandon(&self, spec: &ImageSpec, device: Device) -> Result<()> {
+        self.unmap(spec, device)
+    }
+
     fn mapping(&self, spec: &ImageSpec) -> Result<Option<Device>> {
         let Some(backing) = self.backing(spec)? else { return Ok(None) };
         let found = loopdev::find(backing, &self.paths.image(spec))?;

@@ -59,6 +59,7 @@ impl ImageStore for LocalBackend {
             record,
             created: image.as_ref().and_then(|image| image.modified().ok()).unwrap_or(SystemTime::UNIX_EPOCH),
             allocated: image.as_ref().map(|image| Size::bytes(image.blocks() * 512)),
+            details: BTreeMap::new(),
         }))
     }
 

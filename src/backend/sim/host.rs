@@ -19,6 +19,12 @@ impl State {
         let image = self.images.get_mut(&spec).ok_or_else(gone)?;
         Ok((spec, image))
     }
+
+    fn unmount(&mut self, target: &Path) {
+        if let Some(at) = self.mounts.iter().rposition(|mount| mount.target == target) {
+            self.mounts.remove(at);
+        }
+    }
 }
 
 impl Host for Sim {
@@ -88,9 +94,12 @@ impl Host for Sim {
         if state.busy.contains(target) {
             return Err(DriverError::new(ErrorKind::InUse, format!("{} is busy", target.display())));
         }
-        if let Some(at) = state.mounts.iter().rposition(|mount| mount.target == target) {
-            state.mounts.remove(at);
-        }
+        state.unmount(target);
+        Ok(())
+    }
+
+    fn detach(&self, target: &Path) -> Result<()> {
+        self.world.look().unmount(target);
         Ok(())
     }
 

@@ -41,6 +41,7 @@ impl ImageStore for Sim {
             record: record.cloned(),
             created: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             allocated: None,
+            details: BTreeMap::new(),
         }))
     }
 
@@ -126,6 +127,13 @@ impl ImageStore for Sim {
         Ok(state.owners.iter().filter(|(_, o)| self.same_instance(o)).map(|(spec, _)| spec.clone()).collect())
     }
 
+    fn lost(&self, mounted: &[ImageSpec]) -> Result<Vec<(ImageSpec, String)>> {
+        let state = self.store()?;
+        let taken =
+            |spec: &&ImageSpec| state.owners.get(spec).is_some_and(|owner| !self.same_instance(owner));
+        Ok(mounted.iter().filter(taken).map(|spec| (spec.clone(), "taken over".to_owned())).collect())
+    }
+
     fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
         Ok(Arc::new(self.store()?.bindings.clone()))
     }
@@ -173,6 +181,12 @@ impl Mapper for Sim {
             let path = device.path.display();
             return Err(DriverError::new(ErrorKind::InUse, format!("{spec}: {path} is still open")));
         }
+        state.devices.retain(|number, mapped| *number != device.number.1 || mapped != spec);
+        Ok(())
+    }
+
+    fn abandon(&self, spec: &ImageSpec, device: Device) -> Result<()> {
+        let mut state = self.world.look();
         state.devices.retain(|number, mapped| *number != device.number.1 || mapped != spec);
         Ok(())
     }

@@ -1,0 +1,80 @@
+//! librbd's advisory lock, as rbd-docker-plugin 2.0.1 takes it: exclusive, with the host's name for a cookie.
+//!
+//! Taken on images without the exclusive-lock feature only, so that hosts with the old plugin and hosts with this one respect each
+//! other. On an image with that feature the two locks are one, and the kernel could not map it (EBUSY, measured); there the old
+//! plugin cannot mount anything either.
+
+use nix::errno::Errno;
+
+use super::{RbdBackend, header};
+use crate::ceph::{Image, IoCtx, Lockers, features};
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::lock;
+use crate::name::ImageSpec;
+
+impl RbdBackend {
+    /// Takes the lock if the image needs it. The caller owns the image by our own record.
+    pub(super) fn lock_like_the_old(&self, io: &IoCtx, spec: &ImageSpec, id: &str) -> Result<()> {
+        if lock(&self.advisory).contains(spec) {
+            return Ok(());
+        }
+        let needs =
+            header::read(io, id)?.is_some_and(|header| header.features & features::EXCLUSIVE_LOCK == 0);
+        if !needs {
+            return Ok(());
+        }
+        let image = Image::open(io, spec.image())?;
+        // Of an earlier life of this plugin, or of the old one on this host.
+        self.unlock(io, &image)?;
+        match image.lock(&self.identity.host) {
+            Ok(()) => {
+                lock(&self.advisory).insert(spec.clone());
+                Ok(())
+            }
+            Err(e) if e.errno == Errno::EBUSY => Err(locked(spec, &image.lockers()?)),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Gives it back. `name` is the image's by now: it may have been renamed since.
+    pub(super) fn unlock_like_the_old(&self, io: &IoCtx, spec: &ImageSpec, name: &str) -> Result<()> {
+        if !lock(&self.advisory).contains(spec) {
+            return Ok(());
+        }
+        match Image::open(io, name) {
+            // The lock went with the image.
+            Err(e) if e.errno == Errno::ENOENT => {}
+            image => self.unlock(io, &image?)?,
+        }
+        lock(&self.advisory).remove(spec);
+        Ok(())
+    }
+
+    /// Ends every lock that bears this host's name. Breaking one shuts its holder out of the cluster, so our own is given back instead.
+    fn unlock(&self, io: &IoCtx, image: &Image) -> Result<()> {
+        let own = format!("client.{}", io.cluster().instance_id());
+        let cookie = &self.identity.host;
+        for locker in image.lockers()?.lockers.iter().filter(|locker| locker.cookie == *cookie) {
+            if locker.client == own {
+                image.unlock(cookie)?;
+            } else {
+                tracing::warn!(client = locker.client, "breaking a lock that bears this host's name");
+                image.break_lock(&locker.client, cookie)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Who has it locked, and how to end that.
+pub(super) fn locked(spec: &ImageSpec, held: &Lockers) -> DriverError {
+    let error = |who: String| DriverError::new(ErrorKind::InUse, format!("{spec} is locked by {who}"));
+    match held.lockers.first() {
+        Some(locker) => error(format!("{} at {}, cookie {:?}", locker.client, locker.address, locker.cookie))
+            .hint(format!(
+                "unmount it there; if that host is gone: rbd lock remove {spec} {:?} {}",
+                locker.cookie, locker.client
+            )),
+        None => error("somebody".to_owned()),
+    }
+}

@@ -1,0 +1,109 @@
+//! The heartbeat of this plugin in every place where it owns images.
+//!
+//! It is a shared RADOS lock with a duration, held by every plugin on one object and renewed: the OSD itself drops those that have run
+//! out, so no host's clock matters, and nothing is left to clean up. Another plugin takes a heartbeat that is missing for one of two
+//! signs of death, see [`fence`](super::fence).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::link::{Link, Place};
+use crate::backend::Owner;
+use crate::ceph::IoCtx;
+use crate::error::{OrCall, Result};
+use crate::lock;
+
+/// The object, and the lock on it.
+const OBJECT: &str = "rbd_docker_plugin.hosts";
+const LOCK: &str = "alive";
+const TAG: &str = "rbd-docker-plugin";
+/// A heartbeat counts for so long.
+pub(super) const LASTS: Duration = Duration::from_secs(20);
+/// And is renewed so often.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// What tells one life of a plugin from another: a plugin in one boot of its host.
+pub(super) fn cookie(owner: &Owner) -> String {
+    format!("{} {} {}", owner.boot_id, owner.plugin, owner.root.display())
+}
+
+/// The plugins whose heart beats in a place.
+pub(super) fn alive(io: &IoCtx) -> Result<BTreeSet<String>> {
+    Ok(io.lockers(OBJECT, LOCK)?.into_iter().map(|locker| locker.cookie).collect())
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Beats {
+    cookie: String,
+    host: String,
+    /// Where it beats, and when it last did.
+    places: Mutex<BTreeMap<Place, Instant>>,
+}
+
+impl Beats {
+    pub(super) fn new(identity: &Owner) -> Self {
+        Self { cookie: cookie(identity), host: identity.host.clone(), places: Mutex::default() }
+    }
+
+    /// Makes sure that it beats in a place.
+    pub(super) fn cover(&self, io: &IoCtx, place: &Place) -> Result<()> {
+        let fresh = lock(&self.places).get(place).is_some_and(|last| last.elapsed() < LASTS / 2);
+        if fresh { Ok(()) } else { self.beat(io, place) }
+    }
+
+    fn beat(&self, io: &IoCtx, place: &Place) -> Result<()> {
+        // The lock counts from some moment after this one.
+        let now = Instant::now();
+        io.lock_shared(OBJECT, LOCK, &self.cookie, TAG, &self.host, LASTS)?;
+        lock(&self.places).insert(place.clone(), now);
+        Ok(())
+    }
+
+    /// Renews it everywhere, for as long as the plugin lives.
+    pub(super) fn keep(self: &Arc<Self>, link: &Arc<Link>) -> Result<()> {
+        let (beats, link) = (Arc::downgrade(self), Arc::downgrade(link));
+        std::thread::Builder::new()
+            .name("heartbeat".to_owned())
+            .spawn(move || keep(&beats, &link))
+            .or_call("clone", "the heartbeat thread")?;
+        Ok(())
+    }
+
+    /// Stops it: this plugin ends. Its mounted volumes stay its own for as long as the kernel watches them.
+    fn stop(&self, link: &Link) {
+        let Ok(session) = link.session() else { return };
+        for place in lock(&self.places).keys() {
+            if let Err(e) = session.open(place).and_then(|io| Ok(io.unlock(OBJECT, LOCK, &self.cookie)?)) {
+                tracing::debug!(error = %e, "the heartbeat runs out by itself");
+            }
+        }
+    }
+}
+
+fn keep(beats: &Weak<Beats>, link: &Weak<Link>) {
+    loop {
+        let (Some(beats), Some(link)) = (beats.upgrade(), link.upgrade()) else { return };
+        let places: Vec<Place> = lock(&beats.places).keys().cloned().collect();
+        for place in places {
+            let beat = link.session().and_then(|session| beats.beat(&session.open(&place)?, &place));
+            if let Err(e) = link.heed(beat) {
+                tracing::debug!(error = %e, pool = place.0, "no heartbeat");
+            }
+        }
+        drop((beats, link));
+        sleep(EVERY);
+    }
+}
+
+/// Stops the heartbeat when the backend is dropped in an orderly way.
+#[derive(Debug)]
+pub(super) struct Stop(pub(super) Arc<Beats>, pub(super) Arc<Link>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.stop(&self.1);
+    }
+}

@@ -1,0 +1,187 @@
+//! Following an owner that is gone, and shutting it out first.
+//!
+//! An owner on another host is followed only with two independent signs, both for [`CONFIRM`] on end and by the clocks of the OSDs
+//! and of this host alone: its heartbeat has run out, and nothing with its recorded address watches the image. Then its recorded
+//! address is put on the cluster's blocklist, and only then is its record replaced: from there on nothing that it still has in
+//! memory can reach the disk. A plugin that is merely stopped keeps its volumes: the kernel goes on watching.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::RbdBackend;
+use super::beats;
+use super::link::Session;
+use super::owner::{OwnerRecord, in_use};
+use crate::backend::Owner;
+use crate::ceph::{Cluster, Image, IoCtx};
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::linux::krbd;
+use crate::lock;
+use crate::name::ImageSpec;
+
+/// For how long both signs must be seen. Longer than a heartbeat takes to come back when the cluster itself was away.
+const CONFIRM: Duration = Duration::from_secs(10);
+/// Signs that were not looked at for so long are looked at from the beginning.
+const GAP: Duration = Duration::from_secs(3);
+
+/// Whose record it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Follow {
+    /// Our own, of this boot.
+    Ours,
+    /// Of somebody who is shut out: it may be replaced.
+    After,
+}
+
+/// Owners that seem dead: since when, and when we looked last.
+#[derive(Debug, Default)]
+pub(super) struct Suspects(Mutex<HashMap<String, (Instant, Instant)>>);
+
+impl Suspects {
+    /// One more look at an owner that shows no sign of life; whether it has been long enough.
+    fn confirm(&self, who: &str) -> bool {
+        let now = Instant::now();
+        let mut suspects = lock(&self.0);
+        let (since, last) = suspects.entry(who.to_owned()).or_insert((now, now));
+        if last.elapsed() > GAP {
+            *since = now;
+        }
+        *last = now;
+        since.elapsed() >= CONFIRM
+    }
+
+    fn clear(&self, who: &str) {
+        lock(&self.0).remove(who);
+    }
+}
+
+/// Shuts a client out of the cluster, and makes sure that we and whoever connects from now on know it.
+pub(crate) fn shut_out(cluster: &Cluster, address: &str, lasts: Duration) -> Result<()> {
+    let denied = |e: crate::error::CallError| {
+        let missing = matches!(e.errno, Errno::EACCES | Errno::EPERM);
+        let error = DriverError::from(e);
+        if missing {
+            error.context(format_args!("cannot fence {address}")).hint(super::caps_hint(cluster.user()))
+        } else {
+            error
+        }
+    };
+    cluster.blocklist(address, lasts).map_err(denied)?;
+    cluster.wait_for_latest_osdmap()?;
+    tracing::warn!(address, days = lasts.as_secs() / 86_400, "fenced");
+    Ok(())
+}
+
+impl RbdBackend {
+    /// Whether a record may be replaced by ours; an owner that is gone is shut out first. `InUse` while it lives or may live.
+    pub(super) fn may_follow(
+        &self,
+        session: &Session,
+        io: &IoCtx,
+        spec: &ImageSpec,
+        record: &OwnerRecord,
+    ) -> Result<Follow> {
+        if self.is_own(record) {
+            return Ok(Follow::Ours);
+        }
+        let owner = &record.owner;
+        let who = beats::cookie(owner);
+        if beats::alive(io)?.contains(&who) {
+            self.suspects.clear(&who);
+            return Err(in_use(spec, owner).hint("unmount the volume there"));
+        }
+        if !owner.same_plugin(&self.identity) {
+            self.refuse_unless_dead(io, spec, owner, &who)?;
+        }
+        if let Some(address) = &owner.client_addr {
+            shut_out(&session.cluster, address, self.options.fence)?;
+        }
+        Ok(Follow::After)
+    }
+
+    /// The owner's heart does not beat. Is that all?
+    fn refuse_unless_dead(&self, io: &IoCtx, spec: &ImageSpec, owner: &Owner, who: &str) -> Result<()> {
+        if owner.boot_id == self.identity.boot_id
+            && let Some(device) = self.local_mapping(spec)?
+        {
+            return Err(in_use(spec, owner).hint(format!(
+                "that plugin is not running, but the image is on {}: start it",
+                device.path.display()
+            )));
+        }
+        let watchers = watchers(io, spec)?;
+        let watching = match &owner.client_addr {
+            Some(address) => watchers.contains(address),
+            // It died before it wrote its address down, and may have mapped the image: any watcher may be it.
+            None => !watchers.is_empty(),
+        };
+        if watching {
+            self.suspects.clear(who);
+            return Err(in_use(spec, owner).hint(
+                "that plugin is not running, but its host still uses the image: start the plugin there",
+            ));
+        }
+        if !self.options.takeover {
+            return Err(in_use(spec, owner).hint(format!(
+                "that host shows no sign of life; with --takeover never it is for you to say so: rbd-docker-plugin lock break {spec}"
+            )));
+        }
+        if !self.suspects.confirm(who) {
+            return Err(in_use(spec, owner).hint(format!(
+                "that host shows no sign of life; it is fenced and followed when that has lasted {} s",
+                CONFIRM.as_secs()
+            )));
+        }
+        Ok(())
+    }
+
+    /// `InUse` when somebody outside of all plugins has a free image mapped or open for writing. Mappings of this host are not meant:
+    /// the driver sees those itself.
+    pub(super) fn refuse_if_watched(&self, session: &Session, io: &IoCtx, spec: &ImageSpec) -> Result<()> {
+        let watchers = watchers(io, spec)?;
+        if watchers.is_empty() {
+            return Ok(());
+        }
+        let here: Vec<String> = krbd::list()?.into_iter().map(|mapping| mapping.client_addr).collect();
+        let own = session.cluster.addresses()?;
+        match watchers.iter().find(|address| !here.contains(address) && !own.contains(address.as_str())) {
+            Some(address) => Err(DriverError::new(
+                ErrorKind::InUse,
+                format!("{spec} is mapped or open at {address}, not by a plugin of this kind"),
+            )
+            .hint(format!("unmap it there; rbd status {spec} shows who has it open"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The addresses that watch an image: of everybody who has it mapped, or open for writing.
+pub(super) fn watchers(io: &IoCtx, spec: &ImageSpec) -> Result<Vec<String>> {
+    let image = match Image::open_read_only(io, spec.image()) {
+        Err(e) if e.errno == Errno::ENOENT => return Ok(Vec::new()),
+        image => image?,
+    };
+    Ok(image.watchers()?.into_iter().map(|watcher| watcher.address).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suspect_is_confirmed_only_by_looking_all_the_time() {
+        let suspects = Suspects::default();
+        assert!(!suspects.confirm("a"), "the first look");
+        let Some(long_ago) = Instant::now().checked_sub(CONFIRM * 2) else { return };
+        lock(&suspects.0).insert("a".to_owned(), (long_ago, Instant::now()));
+        assert!(suspects.confirm("a"));
+        let Some(earlier) = Instant::now().checked_sub(GAP * 2) else { return };
+        lock(&suspects.0).insert("b".to_owned(), (long_ago, earlier));
+        assert!(!suspects.confirm("b"), "nobody looked in between");
+        suspects.clear("a");
+        assert!(!suspects.confirm("a"), "it has lived since");
+    }
+}

@@ -1,0 +1,230 @@
+//! What an image's own objects say, read with the class methods that librbd and the kernel use themselves: two round trips, where
+//! opening an image takes a dozen. Their encodings cannot change without breaking every kernel that maps images.
+//!
+//! Metadata is written the same way: `rbd_metadata_set` asks for the image's exclusive lock first, which a mapping with
+//! `lock=exclusive` never lends (EROFS, measured); the class method does not, and harms nobody, because nothing but this plugin reads our keys.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::backend::{Record, Stage};
+use crate::ceph::{ClassCall, IoCtx};
+use crate::error::{CallError, Result};
+use crate::size::Size;
+
+/// The image itself, not a snapshot of it (CEPH_NOSNAP).
+const HEAD: u64 = u64::MAX - 1;
+/// Our key in an image's metadata; `rbd image-meta list` shows it.
+const RECORD: &str = "rbd-docker-plugin.record";
+
+/// What the header says.
+#[derive(Debug, Clone)]
+pub(super) struct Header {
+    pub(super) size: Size,
+    pub(super) object_size: Size,
+    pub(super) features: u64,
+    pub(super) created: SystemTime,
+    pub(super) record: Option<Stored>,
+}
+
+/// Our record as it is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Stored {
+    #[serde(flatten)]
+    pub(super) record: Record,
+    /// The image that it was written for: a clone is given a copy.
+    pub(super) image: String,
+    /// Whether the image is being removed, and its data may be gone in part.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) removing: bool,
+}
+
+/// The id of an image by its name; nothing when there is none.
+pub(super) fn id(io: &IoCtx, image: &str) -> Result<Option<String>, CallError> {
+    match io.exec(&format!("rbd_id.{image}"), "rbd", "get_id", &[]) {
+        Ok(answer) => Ok(Decoder(&answer).string()),
+        Err(e) if e.errno == Errno::ENOENT => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn object(id: &str) -> String {
+    format!("rbd_header.{id}")
+}
+
+/// The header of an image; nothing when it is gone.
+pub(super) fn read(io: &IoCtx, id: &str) -> Result<Option<Header>> {
+    let head = HEAD.to_le_bytes();
+    let key = string(RECORD.as_bytes());
+    let call = |method, input| ClassCall { class: "rbd", method, input };
+    let calls = [
+        call("get_size", &head[..]),
+        call("get_features", &head[..]),
+        call("metadata_get", &key[..]),
+        call("get_create_timestamp", &[]),
+    ];
+    let answers = match io.exec_many(&object(id), &calls) {
+        Err(e) if e.errno == Errno::ENOENT => return Ok(None),
+        answers => answers?,
+    };
+    let [size, features, record, created] = answers.as_slice() else {
+        return Err(damaged(id, "get_size").into());
+    };
+    if matches!(size, Err(Errno::ENOENT)) {
+        return Ok(None);
+    }
+    let size = size.as_ref().map_err(|errno| failed(id, "get_size", *errno))?;
+    let mut fields = Decoder(size);
+    let (order, size) = fields
+        .u8()
+        .zip(fields.u64())
+        .filter(|(order, _)| *order < 64)
+        .ok_or_else(|| damaged(id, "get_size"))?;
+    let features = features.as_ref().map_err(|errno| failed(id, "get_features", *errno))?;
+    let features = Decoder(features).u64().ok_or_else(|| damaged(id, "get_features"))?;
+    let record = match record {
+        Ok(answer) => Decoder(answer).string().map(|text| parse_record(&text, id)).transpose()?.flatten(),
+        Err(Errno::ENOENT) => None,
+        Err(errno) => return Err(failed(id, "metadata_get", *errno).into()),
+    };
+    // Not in every image: those of before Mimic have none.
+    let created = created.as_ref().ok().and_then(|answer| {
+        let mut fields = Decoder(answer);
+        Some(UNIX_EPOCH + Duration::new(u64::from(fields.u32()?), fields.u32()?.min(999_999_999)))
+    });
+    Ok(Some(Header {
+        size: Size::bytes(size),
+        object_size: Size::bytes(1 << order),
+        features,
+        created: created.unwrap_or(UNIX_EPOCH),
+        record,
+    }))
+}
+
+/// A clone inherits the record of a volume that was ready: its options hold, but the image is not of our making. Any other record
+/// means nothing on another image.
+fn parse_record(text: &str, id: &str) -> Result<Option<Stored>> {
+    let mut stored: Stored = serde_json::from_str(text).map_err(|e| {
+        crate::error::DriverError::new(
+            crate::error::ErrorKind::Failed,
+            format!("the record in the metadata of image {id} is damaged: {e}"),
+        )
+        .hint(format!(
+            "to use the image as one that somebody else made: rbd image-meta remove IMAGE {RECORD}"
+        ))
+    })?;
+    if stored.image == id {
+        return Ok(Some(stored));
+    }
+    if stored.record.stage != Stage::Ready || stored.removing {
+        return Ok(None);
+    }
+    stored.record.adopted = true;
+    stored.record.options.size = None;
+    id.clone_into(&mut stored.image);
+    Ok(Some(stored))
+}
+
+/// Replaces our record of an image.
+pub(super) fn write_record(io: &IoCtx, id: &str, stored: &Stored) -> Result<(), CallError> {
+    let value = serde_json::to_vec(stored).unwrap_or_default();
+    let mut input = 1u32.to_le_bytes().to_vec();
+    input.extend(string(RECORD.as_bytes()));
+    input.extend(string(&value));
+    io.exec(&object(id), "rbd", "metadata_set", &input).map(drop)
+}
+
+fn failed(id: &str, method: &'static str, errno: Errno) -> CallError {
+    CallError::new(method, object(id), errno)
+}
+
+fn damaged(id: &str, method: &'static str) -> CallError {
+    failed(id, method, Errno::EBADMSG)
+}
+
+/// As Ceph encodes strings and buffers: length, then bytes.
+fn string(bytes: &[u8]) -> Vec<u8> {
+    let mut encoded = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes().to_vec();
+    encoded.extend(bytes);
+    encoded
+}
+
+/// Takes little-endian fields off the front; `None` when there is too little.
+struct Decoder<'a>(&'a [u8]);
+
+impl Decoder<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*field)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take::<1>().map(|[byte]| byte)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn string(&mut self) -> Option<String> {
+        let length = usize::try_from(self.u32()?).ok()?;
+        let (text, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        String::from_utf8(text.to_vec()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, proptest};
+
+    #[test]
+    fn fields_come_off_the_front_and_too_little_is_nothing() {
+        let mut decoder = Decoder(&[22, 0, 0, 0, 64, 0, 0, 0, 0]);
+        assert_eq!((decoder.u8(), decoder.u64()), (Some(22), Some(64 << 24)));
+        assert_eq!(decoder.u8(), None);
+        assert_eq!(Decoder(&string(b"abc")).string().as_deref(), Some("abc"));
+        assert_eq!(Decoder(&[200, 0, 0, 0, 1]).string(), None);
+    }
+
+    fn stored(text: &str, id: &str) -> Option<Stored> {
+        parse_record(text, id).unwrap()
+    }
+
+    #[test]
+    fn a_record_means_its_own_image_and_a_clone_only_inherits_options() {
+        let ready =
+            r#"{"state":"ready","created":1,"options":{"size":64,"mount-options":"noatime"},"image":"a1"}"#;
+        let own = stored(ready, "a1").unwrap();
+        assert!(!own.record.adopted);
+        let clone = stored(ready, "b2").unwrap();
+        assert!(clone.record.adopted, "a clone is not of our making");
+        assert_eq!(clone.record.options.mount_options.as_deref(), Some("noatime"));
+        assert_eq!(clone.record.options.size, None);
+        for unusable in [
+            r#"{"state":"creating","created":1,"image":"a1"}"#,
+            r#"{"state":"ready","created":1,"image":"a1","removing":true}"#,
+        ] {
+            assert!(stored(unusable, "a1").is_some());
+            assert!(stored(unusable, "b2").is_none(), "{unusable}");
+        }
+        assert!(parse_record("{", "a1").unwrap_err().to_string().contains("damaged"));
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let _ = Decoder(&bytes).string();
+            let mut decoder = Decoder(&bytes);
+            let _ = (decoder.u8(), decoder.u64(), decoder.u32());
+        }
+    }
+}

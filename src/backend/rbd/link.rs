@@ -1,0 +1,226 @@
+//! The connection to the cluster, which may come and go without the plugin ending or waiting.
+//!
+//! [`Link::session`] answers at once: with the session, or with the reason why there is none. A request that ran into its timeout
+//! takes the link down, so that the next ones are answered from the cache instead of each waiting for a timeout of its own; a
+//! background thread brings it up again. A client of ours that was blocklisted is thrown away and made anew.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::monitors::{self, Monitors};
+use crate::ceph::{Cluster, Connect, IoCtx};
+use crate::config;
+use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
+use crate::linux::keyring::Key;
+use crate::lock;
+use crate::name::ImageSpec;
+
+/// How often a link that is down is tried.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often a link that is up looks at the monitors, which move rarely.
+const REFRESH: Duration = Duration::from_secs(60);
+
+/// A pool, and perhaps a namespace of it.
+pub(super) type Place = (String, Option<String>);
+
+/// The place of an image.
+pub(super) fn place(spec: &ImageSpec) -> Place {
+    (spec.pool().to_owned(), spec.namespace().map(str::to_owned))
+}
+
+/// A connected client.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) cluster: Cluster,
+    /// The user's key, for the kernel; none where the cluster does not authenticate.
+    pub(super) key: Option<Key>,
+    /// Pools by name, open.
+    open: Mutex<HashMap<Place, IoCtx>>,
+    monitors: Mutex<Monitors>,
+}
+
+impl Session {
+    pub(super) fn connect(options: &config::Ceph) -> Result<Self> {
+        let cluster = Cluster::connect(&Connect {
+            conf: options.conf.clone(),
+            user: options.user.clone(),
+            cluster: options.cluster.clone(),
+            timeout: options.timeout,
+        })?;
+        let monitors = monitors::of(&cluster)?;
+        let key = super::secret::find(&cluster)?;
+        Ok(Self { cluster, key, open: Mutex::default(), monitors: Mutex::new(monitors) })
+    }
+
+    /// A pool or a namespace of it. `NotFound` when there is no such pool.
+    pub(super) fn open(&self, place: &Place) -> Result<IoCtx> {
+        if let Some(io) = lock(&self.open).get(place) {
+            return Ok(io.clone());
+        }
+        let io = self.cluster.ioctx(&place.0, place.1.as_deref())?;
+        lock(&self.open).insert(place.clone(), io.clone());
+        Ok(io)
+    }
+
+    pub(super) fn of(&self, spec: &ImageSpec) -> Result<IoCtx> {
+        self.open(&place(spec))
+    }
+
+    pub(super) fn monitors(&self) -> Monitors {
+        lock(&self.monitors).clone()
+    }
+
+    /// One small request to the monitors, which also keeps their addresses up to date. Pools are opened anew afterwards: one that
+    /// was deleted and made again is another one.
+    fn refresh(&self) -> Result<()> {
+        let monitors = monitors::of(&self.cluster)?;
+        lock(&self.open).clear();
+        *lock(&self.monitors) = monitors;
+        Ok(())
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Link {
+    options: config::Ceph,
+    /// A pool to try whether the storage answers too.
+    probe: Place,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    Up(Arc<Session>),
+    /// The session, if there was one, may work again by itself.
+    Down(DriverError, Option<Arc<Session>>),
+}
+
+impl Link {
+    /// Starts to connect, and waits for that at most `patience`.
+    pub(super) fn open(options: config::Ceph, probe: Place, patience: Duration) -> Result<Arc<Self>> {
+        let waiting = DriverError::new(ErrorKind::Unreachable, "not connected to the Ceph cluster yet");
+        let link = Arc::new(Self { options, probe, state: Mutex::new(State::Down(waiting, None)) });
+        let weak = Arc::downgrade(&link);
+        std::thread::Builder::new()
+            .name("ceph-link".to_owned())
+            .spawn(move || keep_up(&weak))
+            .or_call("clone", "the link thread")?;
+        let until = Instant::now() + patience;
+        while link.session().is_err() && Instant::now() < until {
+            sleep(Duration::from_millis(20));
+        }
+        Ok(link)
+    }
+
+    /// The session, or why there is none.
+    pub(super) fn session(&self) -> Result<Arc<Session>> {
+        match &*lock(&self.state) {
+            State::Up(session) => Ok(Arc::clone(session)),
+            State::Down(why, _) => Err(why.clone()),
+        }
+    }
+
+    /// Passes an answer on, and takes the link down when it says that the cluster does not answer.
+    pub(super) fn heed<T>(&self, answer: Result<T>) -> Result<T> {
+        if let Err(e) = &answer
+            && let Some(call) = &e.source
+            && (is_silence(call) || is_fenced(call))
+        {
+            self.take_down(e.clone(), is_fenced(call));
+        }
+        answer
+    }
+
+    fn take_down(&self, why: DriverError, fenced: bool) {
+        let mut state = lock(&self.state);
+        if let State::Up(session) = &*state {
+            tracing::error!("the Ceph cluster is away: {why}");
+            let session = (!fenced).then(|| Arc::clone(session));
+            let why = DriverError { kind: ErrorKind::Unreachable, ..why };
+            *state = State::Down(why, session);
+        }
+    }
+
+    /// One step of the background thread; how long until the next.
+    fn step(&self) -> Duration {
+        let (tried, was_up) = {
+            match &*lock(&self.state) {
+                State::Up(session) => (Some(Arc::clone(session)), true),
+                State::Down(_, session) => (session.clone(), false),
+            }
+        };
+        let answer = match &tried {
+            Some(session) => session.refresh().and_then(|()| self.probe(session)),
+            None => Ok(()),
+        };
+        let answer = answer.and_then(|()| match tried {
+            Some(session) => Ok(session),
+            None => Session::connect(&self.options).map(Arc::new),
+        });
+        match answer {
+            Ok(session) => {
+                if !was_up {
+                    tracing::info!(cluster = session.cluster.fsid(), "connected to the Ceph cluster");
+                }
+                *lock(&self.state) = State::Up(session);
+                REFRESH
+            }
+            Err(e) => {
+                let fenced = e.source.as_ref().is_some_and(is_fenced);
+                if was_up {
+                    // Other refusals than silence concern one request.
+                    let _ = self.heed::<()>(Err(e));
+                } else {
+                    let mut state = lock(&self.state);
+                    let session = match &*state {
+                        State::Down(_, session) if !fenced => session.clone(),
+                        _ => None,
+                    };
+                    tracing::debug!(error = %e, "the Ceph cluster is still away");
+                    *state = State::Down(DriverError { kind: ErrorKind::Unreachable, ..e }, session);
+                }
+                RETRY
+            }
+        }
+    }
+
+    /// Whether the storage answers, and not the monitors alone.
+    fn probe(&self, session: &Session) -> Result<()> {
+        let io = match session.open(&self.probe) {
+            // Whether that pool is there is not the question here.
+            Err(e) if e.kind == ErrorKind::NotFound => return Ok(()),
+            io => io?,
+        };
+        match io.read("rbd_directory", 1) {
+            Err(e) if is_silence(&e) || is_fenced(&e) => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn keep_up(link: &Weak<Link>) {
+    let mut next = Instant::now();
+    loop {
+        let Some(link) = link.upgrade() else { return };
+        if Instant::now() >= next || link.session().is_err() {
+            next = Instant::now() + link.step();
+        }
+        drop(link);
+        sleep(RETRY);
+    }
+}
+
+/// The cluster did not answer in time: what was asked for may have happened or not.
+fn is_silence(call: &CallError) -> bool {
+    matches!(call.errno, Errno::ETIMEDOUT | Errno::ENOTCONN)
+}
+
+/// Our own client is on the blocklist.
+fn is_fenced(call: &CallError) -> bool {
+    call.errno == Errno::ESHUTDOWN
+}

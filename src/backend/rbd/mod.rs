@@ -1,0 +1,122 @@
+//! Images in a Ceph cluster, mapped by the kernel.
+//!
+//! ```text
+//! rbd_header.<id>            the image's own metadata: our record of it, under `rbd-docker-plugin.record`
+//! rbd_docker_plugin.owners   in each pool and namespace: who may use which image (omap)
+//! rbd_docker_plugin.hosts    in each pool and namespace: whose heart beats (a lock with a duration)
+//! rbd_docker_plugin.names    in the default pool: bare names bound with `-o pool=` (omap)
+//! ```
+//!
+//! Everything that goes to the cluster has a timeout; what runs into it takes the [`link`] down. See DESIGN.md "Ownership on Ceph".
+
+pub mod admin;
+
+mod advisory;
+mod beats;
+mod fence;
+mod header;
+mod link;
+mod map;
+mod mine;
+mod monitors;
+mod names;
+mod options;
+mod owner;
+mod secret;
+mod store;
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::{Backend, Owner};
+use crate::ceph;
+use crate::config;
+use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::name::ImageSpec;
+use beats::Beats;
+use fence::Suspects;
+use link::Link;
+use names::Names;
+use owner::Held;
+
+/// How long a start waits for the cluster: with it, volumes of an earlier life are restored before the first request.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The Ceph backend.
+#[derive(Debug)]
+pub struct RbdBackend {
+    options: config::Ceph,
+    identity: Owner,
+    // Dropped before the link that it needs.
+    _stop: beats::Stop,
+    link: Arc<Link>,
+    names: Names,
+    beats: Arc<Beats>,
+    suspects: Suspects,
+    /// Owner records that we hold.
+    held: Mutex<Held>,
+    /// Images whose advisory lock we hold.
+    advisory: Mutex<HashSet<ImageSpec>>,
+    /// The cluster's blocklist, and when it was read.
+    blocklist: Mutex<(Option<Instant>, BTreeSet<String>)>,
+}
+
+impl RbdBackend {
+    /// Refuses settings that cannot work.
+    pub fn check(options: &config::Ceph) -> Result<()> {
+        let conf = &options.conf;
+        std::fs::File::open(conf).or_call("open", conf.display()).map_err(|e| {
+            DriverError::new(
+                ErrorKind::Config,
+                format!("Unable to find ceph config needed for ceph rbd tool: {}", conf.display()),
+            )
+            .hint("--config FILE names the cluster's ceph.conf; to try the plugin without Ceph: --backend local --local-dir DIR")
+            .caused_by(e)
+        })?;
+        let given = super::ImageOptions {
+            features: options.features.clone(),
+            map_options: options.map_options.clone(),
+            ..super::ImageOptions::default()
+        };
+        options::check(&given).map_err(|e| DriverError { kind: ErrorKind::Config, ..e })
+    }
+
+    /// Checks the settings and begins to connect. A cluster that does not answer is no error: it may come later.
+    pub fn open(options: &config::Ceph, identity: Owner) -> Result<Self> {
+        Self::check(options)?;
+        tracing::info!("{}", ceph::versions());
+        let pool = options.pools.first().cloned().unwrap_or_default();
+        let link = Link::open(options.clone(), (pool.clone(), None), PATIENCE)?;
+        if let Err(e) = link.session() {
+            tracing::error!("{e}; going on without it, and trying again");
+        }
+        let beats = Arc::new(Beats::new(&identity));
+        beats.keep(&link)?;
+        Ok(Self {
+            options: options.clone(),
+            identity,
+            _stop: beats::Stop(Arc::clone(&beats), Arc::clone(&link)),
+            names: Names::new(&pool),
+            link,
+            beats,
+            suspects: Suspects::default(),
+            held: Mutex::default(),
+            advisory: Mutex::default(),
+            blocklist: Mutex::default(),
+        })
+    }
+}
+
+impl Backend for RbdBackend {
+    fn name(&self) -> &'static str {
+        "rbd"
+    }
+}
+
+/// The command that gives a user what it needs.
+pub(crate) fn caps_hint(user: &str) -> String {
+    format!(
+        "it needs: ceph auth caps client.{user} mon 'profile rbd' osd 'profile rbd' mgr 'profile rbd' (or with pool=… for each pool)"
+    )
+}

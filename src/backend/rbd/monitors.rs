@@ -1,0 +1,103 @@
+//! Where the monitors are, for the kernel: from the live monmap, which knows what a ceph.conf may not.
+
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::ceph::Cluster;
+use crate::error::{DriverError, ErrorKind, Result};
+
+/// The monitors' addresses by protocol.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Monitors {
+    legacy: Vec<String>,
+    msgr2: Vec<String>,
+}
+
+impl Monitors {
+    /// The addresses for a mapping with these options, and the option that the kernel needs with them. The kernel speaks the old
+    /// protocol unless `ms_mode` says otherwise; the monitors may have closed its port.
+    pub(super) fn for_options(&self, options: &[String]) -> (&[String], Option<&'static str>) {
+        let mode = options.iter().find_map(|option| option.strip_prefix("ms_mode="));
+        match mode {
+            Some(mode) if mode != "legacy" => (&self.msgr2, None),
+            None if self.legacy.is_empty() => (&self.msgr2, Some("ms_mode=prefer-crc")),
+            _ => (&self.legacy, None),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Dump {
+    mons: Vec<Mon>,
+}
+
+#[derive(Deserialize)]
+struct Mon {
+    public_addrs: Vector,
+}
+
+#[derive(Deserialize)]
+struct Vector {
+    addrvec: Vec<Address>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    r#type: String,
+    addr: String,
+}
+
+/// Asks the cluster.
+pub(super) fn of(cluster: &Cluster) -> Result<Monitors> {
+    let answer = cluster.mon_command(&json!({"prefix": "mon dump", "format": "json"}))?;
+    parse(&answer)
+}
+
+fn parse(answer: &[u8]) -> Result<Monitors> {
+    let dump: Dump = serde_json::from_slice(answer).map_err(|e| {
+        DriverError::new(
+            ErrorKind::Failed,
+            format!("the monitors' list of themselves is not understood: {e}"),
+        )
+    })?;
+    let mut monitors = Monitors::default();
+    for address in dump.mons.into_iter().flat_map(|mon| mon.public_addrs.addrvec) {
+        match address.r#type.as_str() {
+            "v1" => monitors.legacy.push(address.addr),
+            "v2" => monitors.msgr2.push(address.addr),
+            _ => {}
+        }
+    }
+    Ok(monitors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DUMP: &str = r#"{"epoch":1,"mons":[{"rank":0,"name":"a","public_addrs":{"addrvec":[
+        {"type":"v2","addr":"10.0.0.1:3300","nonce":0},{"type":"v1","addr":"10.0.0.1:6789","nonce":0}]}},
+        {"rank":1,"name":"b","public_addrs":{"addrvec":[{"type":"v2","addr":"[2001:db8::1]:3300","nonce":0},
+        {"type":"v1","addr":"[2001:db8::1]:6789","nonce":0}]}}]}"#;
+
+    fn option(text: &str) -> Vec<String> {
+        vec![text.to_owned()]
+    }
+
+    #[test]
+    fn the_mode_chooses_the_port() {
+        let monitors = parse(DUMP.as_bytes()).unwrap();
+        let old = ["10.0.0.1:6789", "[2001:db8::1]:6789"].map(str::to_owned);
+        let new = ["10.0.0.1:3300", "[2001:db8::1]:3300"].map(str::to_owned);
+        assert_eq!(monitors.for_options(&[]), (&old[..], None));
+        assert_eq!(monitors.for_options(&option("ms_mode=legacy")), (&old[..], None));
+        assert_eq!(monitors.for_options(&option("ms_mode=secure")), (&new[..], None));
+    }
+
+    #[test]
+    fn monitors_without_the_old_port_are_spoken_to_in_the_new_protocol() {
+        let monitors = Monitors { legacy: Vec::new(), msgr2: option("10.0.0.1:3300") };
+        assert_eq!(monitors.for_options(&[]), (&option("10.0.0.1:3300")[..], Some("ms_mode=prefer-crc")));
+        assert!(parse(b"{}").is_err());
+    }
+}

@@ -1,0 +1,89 @@
+//! The registry of bare names that `-o pool=` bound to an image elsewhere: one omap in the default pool, the same for all hosts.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use nix::errno::Errno;
+
+use super::link::{Place, Session};
+use crate::ceph::{IoCtx, Swap};
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::lock;
+use crate::name::ImageSpec;
+
+/// The object of the registry.
+const OBJECT: &str = "rbd_docker_plugin.names";
+const ATTEMPTS: u32 = 20;
+
+type Bindings = BTreeMap<String, ImageSpec>;
+
+#[derive(Debug)]
+pub(super) struct Names {
+    place: Place,
+    /// What was read last, for when the cluster is away.
+    last: Mutex<Option<Arc<Bindings>>>,
+}
+
+impl Names {
+    pub(super) fn new(pool: &str) -> Self {
+        Self { place: (pool.to_owned(), None), last: Mutex::default() }
+    }
+
+    /// All of them. While the cluster is away, as they were read last: a name that is bound is never bound to another image.
+    pub(super) fn all(&self, session: Result<Arc<Session>>) -> Result<Arc<Bindings>> {
+        match session.and_then(|session| read(&session.open(&self.place)?)) {
+            Ok(read) => {
+                let read = Arc::new(read);
+                *lock(&self.last) = Some(Arc::clone(&read));
+                Ok(read)
+            }
+            Err(e) if e.kind == ErrorKind::Unreachable => lock(&self.last).clone().ok_or(e),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(super) fn bind(&self, session: &Session, name: &str, spec: &ImageSpec) -> Result<()> {
+        let io = session.open(&self.place)?;
+        let target = spec.to_string();
+        for _ in 0..ATTEMPTS {
+            match read(&io)?.get(name) {
+                Some(bound) if bound == spec => return Ok(()),
+                Some(bound) => {
+                    return Err(DriverError::new(
+                        ErrorKind::AlreadyExists,
+                        format!("{name:?} is the volume {bound} already"),
+                    ));
+                }
+                None => {}
+            }
+            if io.omap_swap(OBJECT, &[Swap { key: name, expected: None, new: Some(target.as_bytes()) }])? {
+                return Ok(());
+            }
+        }
+        Err(DriverError::new(ErrorKind::Busy, format!("the name {name:?} keeps changing")))
+    }
+
+    pub(super) fn unbind(&self, session: &Session, name: &str, spec: &ImageSpec) -> Result<()> {
+        let io = session.open(&self.place)?;
+        let target = spec.to_string();
+        // Whoever has bound it to another image meanwhile keeps that.
+        let swap = Swap { key: name, expected: Some(target.as_bytes()), new: None };
+        io.omap_swap(OBJECT, &[swap])?;
+        Ok(())
+    }
+}
+
+fn read(io: &IoCtx) -> Result<Bindings> {
+    let found = match io.omap(OBJECT) {
+        Err(e) if e.errno == Errno::ENOENT => return Ok(Bindings::new()),
+        found => found?,
+    };
+    let bindings = found.into_iter().filter_map(|(name, target)| {
+        let spec = String::from_utf8(target).ok().and_then(|text| ImageSpec::try_from(text).ok());
+        if spec.is_none() {
+            tracing::warn!(name, "the registry of names holds something that is no image for this name");
+        }
+        Some((name, spec?))
+    });
+    Ok(bindings.collect())
+}

@@ -1,0 +1,290 @@
+//! What may be asked of an image and of its mapping, and what becomes of it.
+
+use super::RbdBackend;
+use crate::backend::{ImageOptions, LockMode};
+use crate::ceph::{Cluster, CreateOptions, features};
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::linux::krbd;
+use crate::name::ImageSpec;
+use crate::size::Size;
+
+/// Words for the kernel that stand alone.
+const FLAGS: &[&str] = &[
+    "crc",
+    "nocrc",
+    "cephx_require_signatures",
+    "nocephx_require_signatures",
+    "cephx_sign_messages",
+    "nocephx_sign_messages",
+    "tcp_nodelay",
+    "notcp_nodelay",
+    "rxbounce",
+    "lock_on_read",
+    "notrim",
+    "abort_on_full",
+    "noshare",
+];
+/// Words for the kernel with a value.
+const VALUES: &[&str] = &[
+    "ip",
+    "mount_timeout",
+    "osdkeepalive",
+    "osd_idle_ttl",
+    "osd_request_timeout",
+    "ms_mode",
+    "crush_location",
+    "read_from_replica",
+    "queue_depth",
+    "lock_timeout",
+    "alloc_size",
+    "compression_hint",
+];
+/// How long the kernel waits for the exclusive lock; what holds it longer is a live owner.
+const LOCK_TIMEOUT: &str = "lock_timeout=30";
+/// What object sizes librbd takes.
+const OBJECT_SIZES: std::ops::RangeInclusive<u64> = 4096..=32 << 20;
+
+/// Refuses what can be refused without a cluster.
+pub(super) fn check(options: &ImageOptions) -> Result<()> {
+    layout(options)?;
+    if let Some(list) = &options.features {
+        parse_features(list)?;
+    }
+    if let Some(words) = &options.map_options {
+        check_map_options(words)?;
+    }
+    Ok(())
+}
+
+/// Refuses words that the kernel does not know, or that would undo what keeps data safe.
+pub(super) fn check_map_options(words: &str) -> Result<()> {
+    for word in words.split(',').filter(|word| !word.is_empty()) {
+        let bad = |why: &str| {
+            Err(DriverError::invalid(format!(
+                "map option {:?}: {why}",
+                word.replace(|c: char| !c.is_ascii_graphic(), "?")
+            ))
+            .hint(format!("accepted are {}, {}=…", FLAGS.join(", "), VALUES.join("=…, "))))
+        };
+        let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+        match (name, value) {
+            ("exclusive", None) => return bad("say -o lock=exclusive instead"),
+            ("ro" | "read_only", None) => return bad("say -o read-only=true instead"),
+            ("share", None) => return bad("one fenced volume would take all others with it"),
+            ("name" | "secret" | "key" | "fsid" | "_pool_ns", _) => return bad("the plugin sets it itself"),
+            (name, None) if FLAGS.contains(&name) => {}
+            (name, Some(value)) if VALUES.contains(&name) => {
+                let fits = !value.is_empty()
+                    && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:|[]".contains(&b));
+                if !fits {
+                    return bad("its value is empty, or has characters that no value has");
+                }
+            }
+            _ => return bad("not known"),
+        }
+    }
+    Ok(())
+}
+
+/// Order, stripe unit and stripe count.
+fn layout(options: &ImageOptions) -> Result<(Option<u8>, Option<u64>, Option<u64>)> {
+    let order = match options.object_size.map(Size::as_bytes) {
+        None => None,
+        Some(size) if size.is_power_of_two() && OBJECT_SIZES.contains(&size) => {
+            u8::try_from(size.trailing_zeros()).ok()
+        }
+        Some(_) => {
+            return Err(DriverError::invalid("object-size is not a power of two from 4K to 32M")
+                .hint("the default is 4M"));
+        }
+    };
+    let object = options.object_size.map_or(4 << 20, Size::as_bytes);
+    match (options.stripe_unit.map(Size::as_bytes), options.stripe_count) {
+        (None, None) => Ok((order, None, None)),
+        (Some(unit), Some(count)) if unit > 0 && count > 0 && object.is_multiple_of(unit) => {
+            Ok((order, Some(unit), Some(count)))
+        }
+        (Some(_), Some(_)) => {
+            Err(DriverError::invalid("the object size is not a multiple of stripe-unit, or a count is 0")
+                .hint("give a stripe-unit that divides object-size, such as 64K"))
+        }
+        _ => {
+            Err(DriverError::invalid("stripe-unit and stripe-count belong together")
+                .hint("give both, or none"))
+        }
+    }
+}
+
+fn parse_features(list: &str) -> Result<u64> {
+    let bits = features::parse(list).map_err(|unknown| {
+        DriverError::invalid(format!("feature {unknown:?} is not known"))
+            .hint("features are layering, exclusive-lock, object-map, fast-diff, deep-flatten, journaling")
+    })?;
+    for (feature, needs) in [
+        (features::OBJECT_MAP, features::EXCLUSIVE_LOCK),
+        (features::FAST_DIFF, features::OBJECT_MAP),
+        (features::JOURNALING, features::EXCLUSIVE_LOCK),
+    ] {
+        if bits & feature != 0 && bits & needs == 0 {
+            return Err(DriverError::invalid(format!(
+                "feature {} needs {}",
+                features::names(feature).join(","),
+                features::names(needs).join(",")
+            ))
+            .hint("name both"));
+        }
+    }
+    Ok(bits)
+}
+
+/// Without a feature, those that rest on it are not possible either.
+fn without_orphans(mut bits: u64) -> u64 {
+    if bits & features::EXCLUSIVE_LOCK == 0 {
+        bits &= !(features::OBJECT_MAP | features::JOURNALING);
+    }
+    if bits & features::OBJECT_MAP == 0 {
+        bits &= !features::FAST_DIFF;
+    }
+    bits
+}
+
+impl RbdBackend {
+    /// How a new image is to be made.
+    pub(super) fn create_options(&self, cluster: &Cluster, options: &ImageOptions) -> Result<CreateOptions> {
+        let (order, stripe_unit, stripe_count) = layout(options)?;
+        let kernel = krbd::supported_features()?;
+        let wanted = match options.features.as_ref().or(self.options.features.as_ref()) {
+            Some(list) => {
+                let bits = parse_features(list)?;
+                let lacking = kernel.map_or(0, |kernel| bits & !kernel);
+                if lacking != 0 {
+                    return Err(DriverError::invalid(format!(
+                        "this kernel cannot map images with {}",
+                        features::names(lacking).join(", ")
+                    ))
+                    .hint("leave that feature out, or use a newer kernel"));
+                }
+                Some(bits)
+            }
+            // What the cluster gives to images that nobody says anything of, as names or as a number.
+            None => cluster.conf("rbd_default_features").and_then(|text| {
+                let bits = text.parse().ok().or_else(|| features::parse(&text).ok())?;
+                Some(without_orphans(kernel.map_or(bits, |kernel| bits & kernel)))
+            }),
+        };
+        Ok(CreateOptions {
+            features: wanted,
+            order,
+            stripe_unit,
+            stripe_count,
+            data_pool: options.data_pool.clone(),
+        })
+    }
+
+    /// The options of a mapping.
+    pub(super) fn map_options(
+        &self,
+        options: &ImageOptions,
+        has: u64,
+        spec: &ImageSpec,
+    ) -> Result<Vec<String>> {
+        let given = options.map_options.as_ref().or(self.options.map_options.as_ref());
+        let mut words: Vec<String> = given
+            .into_iter()
+            .flat_map(|list| list.split(','))
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
+            .collect();
+        if !words.iter().any(|word| word == "noshare") {
+            words.push("noshare".to_owned());
+        }
+        let has_lock = has & features::EXCLUSIVE_LOCK != 0;
+        if has_lock && !words.iter().any(|word| word.starts_with("lock_timeout=")) {
+            words.push(LOCK_TIMEOUT.to_owned());
+        }
+        if options.lock == Some(LockMode::Exclusive) {
+            if !has_lock {
+                return Err(DriverError::new(
+                    ErrorKind::Invalid,
+                    format!("{spec} has lock=exclusive, and not the feature exclusive-lock"),
+                )
+                .hint(format!("rbd feature enable {spec} exclusive-lock")));
+            }
+            words.push("exclusive".to_owned());
+        }
+        Ok(words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn map_options_are_a_list_of_what_is_allowed() {
+        for fine in [
+            "",
+            "queue_depth=64,notrim",
+            "ms_mode=prefer-crc",
+            "crush_location=host:a|rack:b",
+            "ip=[2001:db8::1]",
+        ] {
+            check_map_options(fine).unwrap();
+        }
+        for (wrong, why) in [
+            ("secret=AQ==", "itself"),
+            ("key=client.admin", "itself"),
+            ("share", "fenced"),
+            ("exclusive", "lock=exclusive"),
+            ("ro", "read-only"),
+            ("bogus", "not known"),
+            ("queue_depth", "not known"),
+            ("queue_depth=", "value"),
+            ("ip=1 rbd evil", "value"),
+        ] {
+            let e = check_map_options(wrong).unwrap_err().to_string();
+            assert!(e.contains(why), "{wrong}: {e}");
+        }
+    }
+
+    fn options(object: Option<u64>, unit: Option<u64>, count: Option<u64>) -> ImageOptions {
+        ImageOptions {
+            object_size: object.map(Size::bytes),
+            stripe_unit: unit.map(Size::bytes),
+            stripe_count: count,
+            ..ImageOptions::default()
+        }
+    }
+
+    #[test]
+    fn layouts() {
+        assert_eq!(
+            layout(&options(Some(1 << 20), Some(65536), Some(4))).unwrap(),
+            (Some(20), Some(65536), Some(4))
+        );
+        assert_eq!(layout(&options(None, None, None)).unwrap(), (None, None, None));
+        for wrong in [
+            options(Some(5000), None, None),
+            options(Some(64 << 20), None, None),
+            options(None, Some(65536), None),
+            options(None, None, Some(4)),
+            options(None, Some(65537), Some(4)),
+            options(None, Some(0), Some(4)),
+        ] {
+            layout(&wrong).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn features_need_each_other() {
+        assert_eq!(parse_features("layering").unwrap(), features::LAYERING);
+        for (wrong, why) in
+            [("object-map", "exclusive-lock"), ("fast-diff,exclusive-lock", "object-map"), ("magic", "magic")]
+        {
+            assert!(parse_features(wrong).unwrap_err().to_string().contains(why), "{wrong}");
+        }
+        let all = features::LAYERING | features::EXCLUSIVE_LOCK | features::OBJECT_MAP | features::FAST_DIFF;
+        assert_eq!(without_orphans(all & !features::EXCLUSIVE_LOCK), features::LAYERING);
+        assert_eq!(without_orphans(all), all);
+    }
+}

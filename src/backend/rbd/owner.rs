@@ -1,0 +1,241 @@
+//! Owner records: who may use an image.
+//!
+//! All records of a pool (or of a namespace of it) are in the omap of one object: `image.<id>` for an image, by its id, because a name
+//! may be given to another image while this one is mounted; `new.<name>` for a name under which an image is being made. A change
+//! is one compare-and-swap of all keys that it concerns, so of two hosts one wins. What the states mean:
+//!
+//! ```text
+//! (no key)  ──claim──▶  no client_addr  ──map──▶  client_addr  ──unmap, release──▶  (no key)
+//! ```
+//!
+//! The address is what a fence shuts out. It is written after the mapping and before the first mount: a plugin that was frozen
+//! in between and is followed by another one finds its record changed, and takes the mapping away unused.
+
+use std::collections::{BTreeMap, HashMap};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::fence::Follow;
+use super::link::place;
+use super::{RbdBackend, header};
+use crate::backend::{Owner, Record};
+use crate::ceph::{IoCtx, Swap};
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::lock;
+use crate::name::ImageSpec;
+use crate::time;
+
+/// The object of the records.
+pub(super) const OBJECT: &str = "rbd_docker_plugin.owners";
+
+/// How often a claim may meet a change by somebody else before it says so.
+const ATTEMPTS: u32 = 20;
+
+/// Records that we hold, by key, as they are stored.
+pub(super) type Keys = BTreeMap<String, Vec<u8>>;
+/// Those of every image.
+pub(super) type Held = HashMap<ImageSpec, Keys>;
+
+/// One record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct OwnerRecord {
+    #[serde(flatten)]
+    pub(super) owner: Owner,
+    /// The image's name when it was claimed.
+    pub(super) image: ImageSpec,
+    /// The record of the image that is being made under this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) making: Option<Record>,
+}
+
+impl OwnerRecord {
+    pub(super) fn parse(raw: &[u8]) -> Result<Self> {
+        serde_json::from_slice(raw).map_err(|e| {
+            DriverError::new(ErrorKind::Failed, format!("an owner record in {OBJECT} is damaged: {e}"))
+                .hint(format!("rados -p POOL listomapvals {OBJECT} shows it; rmomapkey removes it"))
+        })
+    }
+
+    pub(super) fn store(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+pub(super) fn image_key(id: &str) -> String {
+    format!("image.{id}")
+}
+
+pub(super) fn new_key(spec: &ImageSpec) -> String {
+    format!("new.{}", spec.image())
+}
+
+/// The records of a place; none where nothing was ever claimed.
+pub(super) fn all(io: &IoCtx) -> Result<Keys> {
+    match io.omap(OBJECT) {
+        Err(e) if e.errno == Errno::ENOENT => Ok(Keys::new()),
+        found => Ok(found?),
+    }
+}
+
+/// Some of them.
+pub(super) fn some(io: &IoCtx, keys: &[&str]) -> Result<Keys> {
+    match io.omap_get(OBJECT, keys) {
+        Err(e) if e.errno == Errno::ENOENT => Ok(Keys::new()),
+        found => Ok(found?),
+    }
+}
+
+impl RbdBackend {
+    /// See [`ImageStore::claim`](crate::backend::ImageStore::claim).
+    pub(super) fn take(&self, spec: &ImageSpec) -> Result<()> {
+        let session = self.link.session()?;
+        let io = session.of(spec)?;
+        // Before the claim: whoever finds it must find us alive.
+        self.beats.cover(&io, &place(spec))?;
+        for _ in 0..ATTEMPTS {
+            let id = header::id(&io, spec.image())?;
+            let (new, image) = (new_key(spec), id.as_deref().map(image_key));
+            let keys: Vec<&str> = [Some(new.as_str()), image.as_deref()].into_iter().flatten().collect();
+            let found = some(&io, &keys)?;
+            let mut wanted = Keys::new();
+            for key in &keys {
+                let before = found.get(*key).map(|raw| OwnerRecord::parse(raw)).transpose()?;
+                match before {
+                    // Beside an image, nobody needs to hold its name.
+                    None if *key == new && image.is_some() => {}
+                    None => {
+                        drop(wanted.insert((*key).to_owned(), self.own(spec, None).store()));
+                    }
+                    Some(before) => match self.may_follow(&session, &io, spec, &before)? {
+                        Follow::Ours => {
+                            wanted.extend(found.get(*key).map(|raw| ((*key).to_owned(), raw.clone())));
+                        }
+                        Follow::After => {
+                            tracing::warn!(image = %spec, owner = %before.owner, "taking over from an owner that is gone");
+                            wanted.insert((*key).to_owned(), self.own(spec, before.making).store());
+                        }
+                    },
+                }
+            }
+            if image.as_ref().is_some_and(|key| !found.contains_key(key)) {
+                self.refuse_if_watched(&session, &io, spec)?;
+            }
+            if wanted.iter().any(|(key, raw)| found.get(key) != Some(raw)) {
+                let changes: Vec<Swap<'_>> = keys
+                    .iter()
+                    .map(|key| Swap {
+                        key,
+                        expected: found.get(*key).map(Vec::as_slice),
+                        new: wanted.get(*key).map(Vec::as_slice),
+                    })
+                    .collect();
+                if !io.omap_swap(OBJECT, &changes)? {
+                    continue;
+                }
+            }
+            lock(&self.held).insert(spec.clone(), wanted);
+            return id.map_or(Ok(()), |id| self.lock_like_the_old(&io, spec, &id));
+        }
+        Err(DriverError::new(ErrorKind::Busy, format!("the owner record of {spec} keeps changing"))
+            .hint("several hosts claim it at the same time; try again"))
+    }
+
+    fn own(&self, spec: &ImageSpec, making: Option<Record>) -> OwnerRecord {
+        let owner = Owner { since: time::now(), ..self.identity.clone() };
+        OwnerRecord { owner, image: spec.clone(), making }
+    }
+
+    /// Whether a record is of this plugin, in this boot.
+    pub(super) fn is_own(&self, record: &OwnerRecord) -> bool {
+        record.owner.same_plugin(&self.identity) && record.owner.boot_id == self.identity.boot_id
+    }
+
+    /// See [`ImageStore::release`](crate::backend::ImageStore::release).
+    pub(super) fn give_back(&self, spec: &ImageSpec) -> Result<()> {
+        let io = self.link.session()?.of(spec)?;
+        let held = lock(&self.held).get(spec).cloned();
+        let keys = match held {
+            Some(keys) => keys,
+            // Not claimed in this life; an earlier one may have left its record.
+            None => {
+                let id = header::id(&io, spec.image())?;
+                let keys = [Some(new_key(spec)), id.as_deref().map(image_key)];
+                let keys: Vec<&str> = keys.iter().flatten().map(String::as_str).collect();
+                some(&io, &keys)?
+            }
+        };
+        self.unlock_like_the_old(&io, spec, spec.image())?;
+        for key in keys.keys() {
+            self.change(&io, key, |_| None)?;
+        }
+        lock(&self.held).remove(spec);
+        Ok(())
+    }
+
+    /// Changes a record of our own, or removes it; whether it was ours. What it is now is answered.
+    pub(super) fn change(
+        &self,
+        io: &IoCtx,
+        key: &str,
+        change: impl Fn(OwnerRecord) -> Option<OwnerRecord>,
+    ) -> Result<Changed> {
+        for _ in 0..ATTEMPTS {
+            let found = some(io, &[key])?;
+            let Some(raw) = found.get(key) else { return Ok(Changed::NotOurs(None)) };
+            let before = OwnerRecord::parse(raw)?;
+            if !before.owner.same_plugin(&self.identity) {
+                return Ok(Changed::NotOurs(Some(before.owner)));
+            }
+            let after = change(before).map(|record| record.store());
+            if after.as_ref() == Some(raw) {
+                return Ok(Changed::To(after));
+            }
+            if io.omap_swap(OBJECT, &[Swap { key, expected: Some(raw), new: after.as_deref() }])? {
+                return Ok(Changed::To(after));
+            }
+        }
+        Err(DriverError::new(ErrorKind::Busy, format!("the owner record {key} keeps changing")))
+    }
+
+    /// Changes the record of a mapped image; an error when the image is somebody else's by now.
+    pub(super) fn change_held(
+        &self,
+        io: &IoCtx,
+        spec: &ImageSpec,
+        change: impl Fn(OwnerRecord) -> OwnerRecord,
+    ) -> Result<()> {
+        let key = lock(&self.held)
+            .get(spec)
+            .and_then(|keys| keys.keys().find(|key| key.starts_with("image.")).cloned());
+        let Some(key) = key else {
+            return Err(DriverError::new(ErrorKind::Failed, format!("{spec} is not claimed")));
+        };
+        match self.change(io, &key, |record| Some(change(record)))? {
+            Changed::To(Some(raw)) => {
+                if let Some(keys) = lock(&self.held).get_mut(spec) {
+                    keys.insert(key, raw);
+                }
+                Ok(())
+            }
+            Changed::NotOurs(Some(owner)) => Err(in_use(spec, &owner)),
+            Changed::NotOurs(None) | Changed::To(None) => {
+                Err(DriverError::new(ErrorKind::InUse, format!("the owner record of {spec} was taken away"))
+                    .hint("somebody has broken the lock meanwhile; try again"))
+            }
+        }
+    }
+}
+
+/// What became of a record.
+#[derive(Debug)]
+pub(super) enum Changed {
+    /// It was ours, and is this now.
+    To(Option<Vec<u8>>),
+    /// It is another plugin's, or there is none.
+    NotOurs(Option<Owner>),
+}
+
+pub(super) fn in_use(spec: &ImageSpec, owner: &Owner) -> DriverError {
+    DriverError::new(ErrorKind::InUse, format!("{spec} is in use by {owner}"))
+}

@@ -1,0 +1,77 @@
+//! The user's key, from where librados itself has it: `key`, `keyfile` or the first keyring that holds it.
+
+use std::fs;
+use std::io;
+
+use crate::ceph::Cluster;
+use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::linux::keyring::Key;
+
+/// The key; none where the cluster asks for none.
+pub(super) fn find(cluster: &Cluster) -> Result<Option<Key>> {
+    let conf = |key: &str| cluster.conf(key).filter(|value| !value.is_empty());
+    if conf("auth_client_required").is_some_and(|methods| !methods.contains("cephx")) {
+        return Ok(None);
+    }
+    if let Some(key) = conf("key") {
+        return decode(&key, "the option key").map(Some);
+    }
+    if let Some(path) = conf("keyfile") {
+        let text = fs::read_to_string(&path).or_call("read", &path)?;
+        return decode(text.trim(), &path).map(Some);
+    }
+    let entity = format!("client.{}", cluster.user());
+    let keyrings = conf("keyring").unwrap_or_default();
+    for path in keyrings.split([',', ';', ' ']).filter(|path| !path.is_empty()) {
+        let text = match fs::read_to_string(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            text => text.or_call("read", path)?,
+        };
+        if let Some(key) = in_keyring(&text, &entity) {
+            return decode(key, path).map(Some);
+        }
+    }
+    Err(DriverError::new(
+        ErrorKind::Config,
+        format!("no keyring holds the key of {entity} (looked in {keyrings})"),
+    )
+    .hint(format!("ceph auth get {entity} -o /etc/ceph/ceph.{entity}.keyring")))
+}
+
+fn decode(text: &str, place: &str) -> Result<Key> {
+    // Never the text itself.
+    Key::from_base64(text).ok_or_else(|| {
+        DriverError::new(ErrorKind::Config, format!("{place} holds no Ceph key: it is damaged"))
+    })
+}
+
+/// The line `key = …` in the section of an entity.
+fn in_keyring<'a>(text: &'a str, entity: &str) -> Option<&'a str> {
+    let mut ours = false;
+    for line in text.lines().map(str::trim) {
+        if let Some(section) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            ours = section.trim() == entity;
+        } else if ours
+            && let Some((name, value)) = line.split_once('=')
+            && name.trim() == "key"
+        {
+            return Some(value.trim().trim_matches('"'));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_the_one_of_the_user() {
+        let text =
+            "[client.a]\n\tkey = AAA==\n\tcaps mon = \"allow r\"\n# key = no\n[ client.b ]\nkey=BBB==\n";
+        assert_eq!(in_keyring(text, "client.a"), Some("AAA=="));
+        assert_eq!(in_keyring(text, "client.b"), Some("BBB=="));
+        assert_eq!(in_keyring(text, "client.c"), None);
+        assert_eq!(in_keyring("key = AAA==", "client.a"), None, "outside of any section");
+    }
+}

@@ -1,0 +1,369 @@
+//! Images in the cluster, and the record kept in the metadata of each.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use nix::errno::Errno;
+
+use super::header::{self, Stored};
+use super::link::{Place, place};
+use super::owner::{self, Changed, OwnerRecord, image_key, new_key};
+use super::{RbdBackend, fence, options};
+use crate::backend::{ImageInfo, ImageOptions, ImageStore, Owner, Record, Stage};
+use crate::ceph::{Image, IoCtx, Swap, features};
+use crate::error::{CallError, DriverError, ErrorKind, Result};
+use crate::lock;
+use crate::name::ImageSpec;
+use crate::size::Size;
+
+/// How often a long removal says how far it is.
+const TELLS: Duration = Duration::from_secs(10);
+
+impl RbdBackend {
+    fn info_of(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>> {
+        let io = match self.link.session()?.of(spec) {
+            Err(e)
+                if e.kind == ErrorKind::NotFound && !self.options.pools.iter().any(|p| p == spec.pool()) =>
+            {
+                return Ok(None);
+            }
+            // A pool of ours that is gone is a mistake of somebody, and no reason to forget its volumes.
+            Err(e) if e.kind == ErrorKind::NotFound => {
+                return Err(DriverError { kind: ErrorKind::Config, ..e });
+            }
+            io => io?,
+        };
+        let Some(id) = header::id(&io, spec.image())? else {
+            // Claimed and perhaps begun, but not there.
+            let making = self.making(&io, spec)?;
+            return Ok(making.map(|record| half_made(record, None)));
+        };
+        let Some(header) = header::read(&io, &id)? else {
+            // A removal that died: the name is left, the header is gone.
+            let record =
+                Record { stage: Stage::Ready, adopted: true, created: 0, options: ImageOptions::default() };
+            return Ok(Some(half_made(record, None)));
+        };
+        let (record, removing) = match header.record {
+            Some(stored) => (Some(stored.record), stored.removing),
+            // Made by a Create that died before it could write the record.
+            None => (self.making(&io, spec)?, false),
+        };
+        let details = [
+            ("image-id", id),
+            ("features", features::names(header.features).join(",")),
+            ("object-size", header.object_size.to_string()),
+            ("cluster", io.cluster().fsid().to_owned()),
+        ];
+        Ok(Some(ImageInfo {
+            size: (!removing).then_some(header.size),
+            record,
+            created: header.created,
+            allocated: None,
+            details: BTreeMap::from(details),
+        }))
+    }
+
+    /// The record of the image that somebody is making, or was making when they died, under this name.
+    fn making(&self, io: &IoCtx, spec: &ImageSpec) -> Result<Option<Record>> {
+        let key = new_key(spec);
+        let found = owner::some(io, &[&key])?;
+        Ok(found.get(&key).map(|raw| OwnerRecord::parse(raw)).transpose()?.and_then(|record| record.making))
+    }
+
+    /// The pools and namespaces whose images are volumes.
+    fn places(&self) -> Result<Vec<Place>> {
+        let session = self.link.session()?;
+        let bound = self.names.all(Ok(Arc::clone(&session)))?;
+        let mut places = Vec::new();
+        for (at, pool) in self.options.pools.iter().enumerate() {
+            let place = (pool.clone(), None);
+            let io = match session.open(&place) {
+                Err(e) if e.kind == ErrorKind::NotFound && at > 0 => {
+                    tracing::warn!(pool, "does not exist; its volumes are not listed");
+                    continue;
+                }
+                io => io?,
+            };
+            places.push(place);
+            let namespaces = io.namespaces()?;
+            places.extend(namespaces.into_iter().map(|namespace| (pool.clone(), Some(namespace))));
+        }
+        for spec in bound.values() {
+            let bound = place(spec);
+            if !places.contains(&bound) && session.open(&bound).is_ok() {
+                places.push(bound);
+            }
+        }
+        Ok(places)
+    }
+
+    fn open_image(&self, spec: &ImageSpec) -> Result<Image> {
+        let io = self.link.session()?.of(spec)?;
+        Ok(Image::open(&io, spec.image())?)
+    }
+
+    fn make(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()> {
+        let session = self.link.session()?;
+        let io = session.of(spec)?;
+        let create = self.create_options(&session.cluster, &record.options)?;
+        if header::id(&io, spec.image())?.is_some() {
+            return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{spec} exists")));
+        }
+        let key = new_key(spec);
+        let noted = |making: Option<&Record>| {
+            let changed =
+                self.change(&io, &key, |before| Some(OwnerRecord { making: making.cloned(), ..before }))?;
+            match changed {
+                Changed::To(Some(raw)) => Ok(raw),
+                _ => Err(DriverError::new(ErrorKind::InUse, format!("the claim on {spec} was taken away"))
+                    .hint("try again")),
+            }
+        };
+        let mut claim = noted(Some(record))?;
+        match io.create_image(spec.image(), size.as_bytes(), &create) {
+            Ok(()) => {}
+            Err(e) if e.errno == Errno::EEXIST => {
+                noted(None)?;
+                return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{spec} exists")));
+            }
+            // Only the data pool can be missing: the pool itself is open.
+            Err(e) if e.errno == Errno::ENOENT => {
+                let pool = create.data_pool.as_deref().unwrap_or_default();
+                return Err(DriverError::invalid(format!("data-pool {pool:?} does not exist")).caused_by(e));
+            }
+            Err(e) => return Err(e.into()),
+        }
+        let gone = || DriverError::new(ErrorKind::Failed, format!("{spec} was removed while it was made"));
+        let id = header::id(&io, spec.image())?.ok_or_else(gone)?;
+        // From the name to the image, in one step: at no time is it free.
+        let image = image_key(&id);
+        let owned = OwnerRecord { making: None, ..OwnerRecord::parse(&claim)? }.store();
+        let swap = [
+            Swap { key: &key, expected: Some(&claim), new: Some(&claim) },
+            Swap { key: &image, expected: None, new: Some(&owned) },
+        ];
+        if !io.omap_swap(owner::OBJECT, &swap)? {
+            return Err(DriverError::new(ErrorKind::InUse, format!("{spec} was claimed while it was made")));
+        }
+        lock(&self.held).entry(spec.clone()).or_default().insert(image, owned);
+        header::write_record(
+            &io,
+            &id,
+            &Stored { record: record.clone(), image: id.clone(), removing: false },
+        )?;
+        claim = noted(None)?;
+        lock(&self.held).entry(spec.clone()).or_default().insert(key, claim);
+        self.lock_like_the_old(&io, spec, &id)
+    }
+
+    fn write(&self, spec: &ImageSpec, record: &Record, removing: bool) -> Result<()> {
+        let io = self.link.session()?.of(spec)?;
+        match header::id(&io, spec.image())? {
+            Some(id) => {
+                let stored = Stored { record: record.clone(), image: id.clone(), removing };
+                Ok(header::write_record(&io, &id, &stored)?)
+            }
+            None => self
+                .change(&io, &new_key(spec), |before| {
+                    Some(OwnerRecord { making: Some(record.clone()), ..before })
+                })
+                .map(drop),
+        }
+    }
+
+    fn delete(&self, spec: &ImageSpec) -> Result<()> {
+        let io = self.link.session()?.of(spec)?;
+        if let Some(id) = header::id(&io, spec.image())? {
+            if let Some(header) = header::read(&io, &id)? {
+                self.refuse_unless_removable(&io, spec)?;
+                let record = header.record.map_or_else(
+                    || Record {
+                        stage: Stage::Ready,
+                        adopted: true,
+                        created: 0,
+                        options: ImageOptions::default(),
+                    },
+                    |stored| stored.record,
+                );
+                self.write(spec, &record, true)?;
+                let mut told = Instant::now();
+                let removed = io.remove_image(spec.image(), &mut |done| {
+                    if told.elapsed() >= TELLS {
+                        told = Instant::now();
+                        tracing::info!(image = %spec, "removing: {:.0} %", done * 100.0);
+                    }
+                });
+                match removed {
+                    Err(e) if e.errno == Errno::ENOENT => {}
+                    Err(e) => return Err(self.not_removed(&io, spec, &record, e)),
+                    Ok(()) => {}
+                }
+            } else {
+                io.remove_image(spec.image(), &mut |_| {})?;
+            }
+        }
+        self.change(&io, &new_key(spec), |before| Some(OwnerRecord { making: None, ..before })).map(drop)
+    }
+
+    /// A refusal leaves the image whole; then it must not count as half removed.
+    fn not_removed(&self, io: &IoCtx, spec: &ImageSpec, record: &Record, e: CallError) -> DriverError {
+        let refused =
+            matches!(e.errno, Errno::EBUSY | Errno::ENOTEMPTY | Errno::EROFS | Errno::ECHILD | Errno::EMLINK);
+        let error = match self.refuse_unless_removable(io, spec) {
+            Err(better) if refused => better.caused_by(e),
+            _ => DriverError::from(e),
+        };
+        match refused.then(|| self.write(spec, record, false)) {
+            Some(Err(failure)) => error.also(failure),
+            _ => error,
+        }
+    }
+
+    /// An error that says what an image has that keeps it from being removed.
+    fn refuse_unless_removable(&self, io: &IoCtx, spec: &ImageSpec) -> Result<()> {
+        let image = Image::open_read_only(io, spec.image())?;
+        let snapshots = image.snapshots()?;
+        if !snapshots.is_empty() {
+            return Err(DriverError::new(
+                ErrorKind::InUse,
+                format!("{spec} has {} snapshot(s): {}", snapshots.len(), shortened(&snapshots)),
+            )
+            .hint(format!("rbd snap purge {spec} removes them, if they are not needed")));
+        }
+        drop(image);
+        let watchers = fence::watchers(io, spec)?;
+        if watchers.is_empty() {
+            return Ok(());
+        }
+        Err(DriverError::new(
+            ErrorKind::InUse,
+            format!("{spec} is mapped or open at {}", shortened(&watchers)),
+        )
+        .hint("unmap it there"))
+    }
+}
+
+fn shortened(names: &[String]) -> String {
+    let more = if names.len() > 4 { ", …" } else { "" };
+    format!("{}{more}", names.iter().take(4).cloned().collect::<Vec<_>>().join(", "))
+}
+
+fn half_made(record: Record, size: Option<Size>) -> ImageInfo {
+    let created = UNIX_EPOCH + Duration::from_secs(record.created);
+    ImageInfo { size, record: Some(record), created, allocated: None, details: BTreeMap::new() }
+}
+
+impl ImageStore for RbdBackend {
+    fn info(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>> {
+        self.link.heed(self.info_of(spec))
+    }
+
+    fn check_options(&self, options: &ImageOptions) -> Result<()> {
+        options::check(options)
+    }
+
+    fn list(&self) -> Result<Vec<ImageSpec>> {
+        let listed = || {
+            let session = self.link.session()?;
+            let mut specs = Vec::new();
+            for place in self.places()? {
+                let images = session.open(&place)?.images()?;
+                // Names that no volume can have are no volumes.
+                let spec = |image: &str| ImageSpec::new(&place.0, place.1.as_deref(), image).ok();
+                specs.extend(images.iter().filter_map(|image| spec(&image.name)));
+            }
+            Ok(specs)
+        };
+        self.link.heed(listed())
+    }
+
+    fn create(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()> {
+        self.link.heed(self.make(spec, size, record))
+    }
+
+    fn write_record(&self, spec: &ImageSpec, record: &Record) -> Result<()> {
+        self.link.heed(self.write(spec, record, false))
+    }
+
+    fn is_untouched(&self, spec: &ImageSpec) -> Result<bool> {
+        let untouched = || {
+            let io = self.link.session()?.of(spec)?;
+            Ok(Image::open_read_only(&io, spec.image())?.is_untouched()?)
+        };
+        self.link.heed(untouched())
+    }
+
+    fn discard(&self, spec: &ImageSpec) -> Result<()> {
+        self.link.heed(self.open_image(spec).and_then(|image| Ok(image.discard_all()?)))
+    }
+
+    fn remove(&self, spec: &ImageSpec) -> Result<()> {
+        self.link.heed(self.delete(spec))
+    }
+
+    fn rename(&self, from: &ImageSpec, to: &ImageSpec) -> Result<()> {
+        let renamed = || {
+            let io = self.link.session()?.of(from)?;
+            match io.rename_image(from.image(), to.image()) {
+                Err(e) if e.errno == Errno::EEXIST => {
+                    return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{to} exists")));
+                }
+                renamed => renamed?,
+            }
+            self.unlock_like_the_old(&io, from, to.image())
+        };
+        self.link.heed(renamed())
+    }
+
+    fn claim(&self, spec: &ImageSpec) -> Result<()> {
+        self.link.heed(self.take(spec))
+    }
+
+    fn release(&self, spec: &ImageSpec) -> Result<()> {
+        self.link.heed(self.give_back(spec))
+    }
+
+    fn owner(&self, spec: &ImageSpec) -> Result<Option<Owner>> {
+        let owner = || {
+            let io = self.link.session()?.of(spec)?;
+            let Some(id) = header::id(&io, spec.image())? else { return Ok(None) };
+            let key = image_key(&id);
+            let found = owner::some(&io, &[&key])?;
+            Ok(found.get(&key).map(|raw| OwnerRecord::parse(raw)).transpose()?.map(|record| record.owner))
+        };
+        self.link.heed(owner())
+    }
+
+    fn owned(&self) -> Result<Vec<ImageSpec>> {
+        self.link.heed(self.find_own())
+    }
+
+    fn lost(&self, mounted: &[ImageSpec]) -> Result<Vec<(ImageSpec, String)>> {
+        self.link.heed(self.find_lost(mounted))
+    }
+
+    fn note_uses(&self, spec: &ImageSpec, ids: &[String]) -> Result<()> {
+        let note = || {
+            let io = self.link.session()?.of(spec)?;
+            self.change_held(&io, spec, |mut record| {
+                record.owner.mount_ids = ids.to_vec();
+                record
+            })
+        };
+        self.link.heed(note())
+    }
+
+    fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
+        self.link.heed(self.names.all(self.link.session()))
+    }
+
+    fn bind(&self, name: &str, spec: &ImageSpec) -> Result<()> {
+        self.link.heed(self.link.session().and_then(|session| self.names.bind(&session, name, spec)))
+    }
+
+    fn unbind(&self, name: &str, spec: &ImageSpec) -> Result<()> {
+        self.link.heed(self.link.session().and_then(|session| self.names.unbind(&session, name, spec)))
+    }
+}

@@ -1,0 +1,102 @@
+//! Volumes that were taken away from this plugin while it had them mounted: another host has fenced this one and taken them over, or
+//! an administrator has.
+//!
+//! The kernel refuses every write to such a device already. What is left is to say so, to take the dead mount away, so that no
+//! further container gets it, and to let Docker's later Unmounts succeed.
+
+use super::Driver;
+use crate::backend::Owner;
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::lock;
+use crate::name::ImageSpec;
+
+impl Driver {
+    /// Gives up every mounted volume that the backend says is lost. Skips volumes that an operation works on.
+    pub(super) fn look_for_lost(&self) {
+        let mounted: Vec<ImageSpec> =
+            self.table.all().iter().map(|volume| volume.refs.spec.clone()).collect();
+        if mounted.is_empty() {
+            return;
+        }
+        let lost = match self.backend.lost(&mounted) {
+            Ok(lost) => lost,
+            Err(e) => {
+                tracing::debug!(error = %e, "cannot see whether volumes were taken over");
+                return;
+            }
+        };
+        for (spec, why) in lost {
+            let Some(_guard) = self.guards.try_lock(&spec) else { continue };
+            if let Err(e) = self.give_up(&spec, &why) {
+                tracing::error!(image = %spec, error = %e, "was taken away, and cannot be detached yet");
+            }
+        }
+    }
+
+    /// Tells the backend which mount IDs use which volume, where that has changed.
+    pub(super) fn note_uses(&self) {
+        let mounted = self.table.all();
+        lock(&self.noted).retain(|spec, _| mounted.iter().any(|volume| volume.refs.spec == *spec));
+        for volume in mounted {
+            let spec = &volume.refs.spec;
+            let ids: Vec<String> = volume.refs.counts().keys().map(|id| (*id).to_owned()).collect();
+            if lock(&self.noted).get(spec) == Some(&ids) {
+                continue;
+            }
+            match self.backend.note_uses(spec, &ids) {
+                Ok(()) => drop(lock(&self.noted).insert(spec.clone(), ids)),
+                Err(e) => tracing::debug!(image = %spec, error = %e, "its mount IDs could not be noted"),
+            }
+        }
+    }
+
+    /// An error when a mounted volume is lost: then it is no mount to hand out.
+    pub(super) fn refuse_lost(&self, spec: &ImageSpec) -> Result<()> {
+        let lost = match self.backend.lost(std::slice::from_ref(spec)) {
+            // While the store is away its word is not to be had, and the kernel waits for it as well.
+            Err(_) => return Ok(()),
+            Ok(lost) => lost,
+        };
+        let Some((spec, why)) = lost.into_iter().next() else { return Ok(()) };
+        self.give_up(&spec, &why).map_err(|e| {
+            DriverError::new(ErrorKind::InUse, format!("{spec} was taken away from this host: {why}"))
+                .hint("its old mount could not be detached yet; it is tried again")
+                .also(e)
+        })
+    }
+
+    /// Takes the device away that a lost volume, which this plugin had mounted in this boot, has left behind. One whose owner is on this
+    /// host may be that owner's.
+    pub(super) fn drop_dead_mapping(&self, spec: &ImageSpec) -> Result<()> {
+        let elsewhere = |owner: Owner| owner.boot_id != self.settings.boot_id;
+        if self.backend.owner(spec)?.is_some_and(elsewhere)
+            && let Some(device) = self.backend.mapping(spec)?
+        {
+            self.backend.abandon(spec, device)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the dead mount of a lost volume away; killed half way it is found lost again.
+    fn give_up(&self, spec: &ImageSpec, why: &str) -> Result<()> {
+        let Some(mounted) = self.table.get(spec) else { return Ok(()) };
+        if lock(&self.fenced).insert(spec.clone(), why.to_owned()).is_none() {
+            let uses = mounted.refs.shown();
+            tracing::error!(image = %spec, uses, "FENCED: {why}; containers that use it get I/O errors: restart them");
+        }
+        let mountpoint = &mounted.refs.mountpoint;
+        self.host.detach(mountpoint)?;
+        // What is mapped now may be another mapping already: only the device of the dead mount goes.
+        self.backend.abandon(spec, mounted.device.clone())?;
+        // From here on it is a matter of bringing the rest to rest.
+        self.mark_unsettled(spec);
+        self.table.remove(spec);
+        self.host.forget(&self.refs_file(spec))?;
+        self.host.remove_dir(mountpoint)?;
+        // Fenced by hand, it may still be ours on record.
+        self.backend.release(spec)?;
+        lock(&self.unsettled).remove(spec);
+        tracing::warn!(image = %spec, "detached");
+        Ok(())
+    }
+}

@@ -1,0 +1,27 @@
+//! The ceph tier: what needs a real Ceph cluster.
+//!
+//! It starts one of its own with `tools/ceph-cluster`, on the loopback device and with its data in memory, and ends it; without the
+//! daemons every test is skipped with the reason. With `RBD_TEST_CLUSTER=<ceph.conf>` it uses that cluster as
+//! client.admin instead: it works in pools of its own, which it removes again (the monitors must allow that), and skips what would stop
+//! a daemon. One test after the other: some of them stop an OSD.
+#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod backend;
+mod layer;
+mod rig;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let lab = if arguments.list { Err("only listed".to_owned()) } else { rig::Lab::start() };
+    let mut trials = layer::trials(&lab);
+    trials.extend(backend::trials(&lab));
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // By hand: what exits with a code drops nothing.
+    drop(lab);
+    conclusion.exit_code()
+}
