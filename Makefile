@@ -9,7 +9,7 @@ RUN      := $(CARGO) test $(FEATURES)
 AS_ROOT  := tools/as-root $(RUN)
 
 .DEFAULT_GOAL := build
-.PHONY: help setup build release demo test check test-unit test-local test-docker test-ceph test-leaks bench fuzz clean
+.PHONY: help setup build release demo test check test-unit test-local test-docker test-ceph test-krbd test-leaks bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,11 @@ test-local: ## the local backend on real loop devices
 	@tools/setup --tier local
 	@tools/headline "Local tier: real loop devices, real filesystems"
 	@$(AS_ROOT) --test local
+
+test-krbd: ## mapping, on a kernel with rbd in a virtual machine, against a real Ceph
+	@tools/headline "krbd tier: a real kernel, a real cluster"
+	@$(RUN) --test krbd --no-run
+	@tools/test-krbd
 
 test-docker: ## a real Docker engine, started for the tests and apart from the host's
 	@tools/setup --tier docker

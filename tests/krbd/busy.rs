@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use rbd_docker_plugin::deadline::Deadline;
 use rbd_docker_plugin::linux::krbd::{self, Mapping};
 
-use crate::rig::{Rig, eventually, trial, within};
+use crate::rig::{Rig, Running, eventually, trial, within};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -20,16 +20,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("busy::just_closed", just_closed),
         trial("busy::right_after_mapping", right_after_mapping),
     ]
-}
-
-/// Ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn busy(mapping: &Mapping) {

@@ -8,11 +8,12 @@ use nix::errno::Errno;
 use rbd_docker_plugin::deadline::Deadline;
 use rbd_docker_plugin::linux::krbd;
 
-use crate::rig::{Rig, eventually, keys, trial, within};
+use crate::rig::{Rig, Running, eventually, keys, trial, within};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("outage::a_late_mapping_is_taken_away", a_late_mapping_is_taken_away),
+        trial("outage::killed_while_it_maps", killed_while_it_maps),
         trial("outage::the_next_map_waits_for_the_late_one", the_next_map_waits_for_the_late_one),
         trial("outage::unmapping_comes_to_its_end_later", unmapping_comes_to_its_end_later),
         trial("outage::monitors_that_are_not_there", monitors_that_are_not_there),
@@ -64,6 +65,36 @@ fn a_late_mapping_is_taken_away(rig: &Rig) {
     assert_eq!(announced(), before + 1, "it was mapped once only");
     let mapping = rig.map(&made);
     krbd::unmap(mapping.id, false, within(60)).unwrap();
+}
+
+/// The kernel gives up, so nothing comes later that nobody waits for.
+fn killed_while_it_maps(rig: &Rig) {
+    let made = rig.image(None);
+    let before = announced();
+    rig.pause();
+    let image = format!("{} {}", made.name, made.id);
+    let mapper = Running(Command::new("/proc/self/exe").env(MAPPER, image).spawn().unwrap());
+    eventually("it is about to write", || !keys().is_empty());
+    std::thread::sleep(Duration::from_secs(1));
+    let begin = Instant::now();
+    drop(mapper);
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    rig.resume();
+    let other = rig.image(None);
+    let mapping = rig.map(&other);
+    krbd::unmap(mapping.id, false, within(60)).unwrap();
+    assert_eq!(made.watchers(), Vec::<String>::new());
+    assert_eq!(announced(), before + 1, "only the other one was mapped");
+}
+
+/// The process that is killed there.
+pub(crate) const MAPPER: &str = "KRBD_TEST_MAPPER";
+
+pub(crate) fn mapper(image: &str) {
+    let rig = Rig::new();
+    let (name, id) = image.split_once(' ').unwrap();
+    let made = rig.known(None, name.to_owned(), id.to_owned());
+    let _ = rig.try_map(&made, within(600));
 }
 
 fn the_next_map_waits_for_the_late_one(rig: &Rig) {

@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -101,7 +101,7 @@ impl Made {
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let conf = PathBuf::from(env::var_os("KRBD_TEST_CONF").unwrap());
         let cluster = Cluster::connect(&Connect {
             conf: conf.clone(),
@@ -132,6 +132,12 @@ impl Rig {
         let name = format!("krbd-{}-{}", std::process::id(), IMAGES.fetch_add(1, Ordering::Relaxed));
         io.create_image(&name, 16 * MIB, &CreateOptions::default()).unwrap();
         let id = Image::open_read_only(&io, &name).unwrap().id().unwrap();
+        self.known(namespace, name, id)
+    }
+
+    /// One that is there, without asking for it.
+    pub(crate) fn known(&self, namespace: Option<&str>, name: String, id: String) -> Made {
+        let io = self.cluster.ioctx(POOL, namespace).unwrap();
         Made { io, fsid: self.cluster.fsid().to_owned(), name, id }
     }
 
@@ -185,16 +191,25 @@ impl Rig {
     }
 }
 
-/// The keys that the kernel shows to root.
-pub(crate) fn keys() -> Vec<String> {
-    let keys = fs::read_to_string("/proc/keys").unwrap();
-    keys.lines()
-        .filter(|line| line.contains(" ceph ") && line.contains(&format!("client.{USER}")))
-        .map(str::to_owned)
-        .collect()
+/// A process that ends with the test.
+#[derive(Debug)]
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
-/// All of sysfs that tells how a device was mapped.
+/// The Ceph keys that the kernel shows to root. It shows no more of them than that they are there.
+pub(crate) fn keys() -> Vec<String> {
+    let keys = fs::read_to_string("/proc/keys").unwrap();
+    let is_ceph = |line: &&str| line.split_ascii_whitespace().nth(7) == Some("ceph");
+    keys.lines().filter(is_ceph).map(str::to_owned).collect()
+}
+
+/// An attribute as sysfs has it.
 pub(crate) fn attribute(mapping: &Mapping, name: &str) -> String {
     fs::read_to_string(format!("/sys/bus/rbd/devices/{}/{name}", mapping.id)).unwrap()
 }

@@ -12,6 +12,8 @@ for process in /proc/[0-9]*/exe; do
     case $(readlink "$process") in */rbd-docker-plugin*) echo "runs: $process" ;; esac
 done
 for socket in /run/docker/plugins/*; do
+    # Its lock and the folder of its mount IDs stay.
+    case $socket in *.lock) continue ;; *.mounts) [ "$(ls -A "$socket")" ] || continue ;; esac
     [ -e "$socket" ] && echo "left: $socket"
 done
 dmesg | grep -E 'BUG:|kernel BUG|Oops|WARNING:|blocked for more than' | sed 's/^/kernel: /'

@@ -12,9 +12,11 @@ mod daemon;
 mod docker;
 mod host;
 mod kernel;
+mod ownership;
 mod plugin;
 mod rig;
 mod trouble;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -27,7 +29,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
-    for more in [kernel::trials, trouble::trials, docker::trials] {
+    for more in [kernel::trials, trouble::trials, docker::trials, volumes::trials, ownership::trials] {
         trials.extend(more());
     }
     trials.push(rig::last());

@@ -143,6 +143,19 @@ impl<'a> Plugin<'a> {
         self.ok("Unmount", &json!({"Name": volume, "ID": id}));
     }
 
+    /// Whether its host has the volume of the default pool mounted where this plugin mounts it.
+    pub(crate) fn mounts(&self, image: &str) -> bool {
+        let mountpoint = self.mountpoint(image);
+        self.host.run(&format!("grep -q ' {} ' /proc/self/mounts", mountpoint.display())).status == 0
+    }
+
+    /// A graceful stop and a start with further flags.
+    pub(crate) fn restart_with(&mut self, flags: &[&str]) {
+        self.stop();
+        self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self.start();
+    }
+
     /// A graceful stop: no socket left.
     pub(crate) fn stop(&mut self) {
         self.signal("TERM");
