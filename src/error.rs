@@ -236,7 +236,7 @@ impl From<CallError> for DriverError {
             ("mount", Errno::ENODEV) => {
                 (K::MissingTool, "the kernel does not know this filesystem", Some("load its kernel module"))
             }
-            ("umount2" | "LOOP_CLR_FD" | "rmdir" | "flock", Errno::EBUSY | Errno::EWOULDBLOCK) => {
+            ("umount2" | "LOOP_CLR_FD" | "rbd_remove" | "rmdir" | "flock", Errno::EBUSY | Errno::EWOULDBLOCK) => {
                 (K::InUse, "still in use", None)
             }
             (_, Errno::EPERM | Errno::EACCES) => {
