@@ -15,7 +15,8 @@ use crate::linux::krbd::{self, Failure, Identity, Mapping, Request};
 use crate::name::ImageSpec;
 
 /// How long the kernel may take to map: an exclusive lock is waited for as long as `lock_timeout`, and then some.
-const MAPS: Duration = Duration::from_secs(60);
+/// With the longest `--owner-wait` it is less than Docker gives a Mount.
+const MAPS: Duration = Duration::from_secs(45);
 /// How long a device may stay open after our unmount: udev and blkid look at it for a moment.
 const SETTLES: Duration = Duration::from_secs(10);
 /// How long a forced unmap may take: requests in flight are waited for.
