@@ -30,13 +30,15 @@ demo: ## a volume's life on this machine, step by step: no Ceph needed, root is
 	$(CARGO) build --release
 	@tools/demo
 
-test: ## everything: format, lints, unit, protocol, model, loop devices, a real Docker engine, a real Ceph
+test: ## everything: format, lints, unit, protocol, model, loop devices, a real Docker engine, a real Ceph, a real kernel with rbd, two hosts
 	@tools/setup --tier all
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-local
 	@$(MAKE) --no-print-directory test-docker
 	@$(MAKE) --no-print-directory test-ceph
+	@$(MAKE) --no-print-directory test-krbd
+	@$(MAKE) --no-print-directory test-vm
 
 check: ## format and lints
 	@tools/headline "Format and lints"
@@ -54,6 +56,7 @@ test-local: ## the local backend on real loop devices
 	@$(AS_ROOT) --test local
 
 test-krbd: ## mapping, on a kernel with rbd in a virtual machine, against a real Ceph
+	@tools/setup --tier vm
 	@tools/headline "krbd tier: a real kernel, a real cluster"
 	@$(RUN) --test krbd --no-run
 	@tools/test-krbd
