@@ -30,7 +30,7 @@ pub(crate) fn asked() -> Option<ExitCode> {
 pub(crate) struct Plugin<'a> {
     /// Its name for Docker.
     pub(crate) name: String,
-    host: &'a Host,
+    pub(crate) host: &'a Host,
     flags: Vec<String>,
     pid: Option<u32>,
 }
@@ -169,6 +169,11 @@ impl<'a> Plugin<'a> {
     /// kill -9.
     pub(crate) fn kill(&mut self) {
         self.signal("KILL");
+        self.remove_socket();
+    }
+
+    /// What a plugin that died leaves, and what would pass for one that answers.
+    pub(crate) fn remove_socket(&self) {
         self.host.ok(&format!("rm -f {}", self.socket().display()));
     }
 
