@@ -30,7 +30,7 @@ pub(crate) fn used(host: &Host, plugin: &Plugin<'_>, volume: &str, script: &str)
 
 /// An image with a filesystem on it and the word `theirs` in a file.
 fn with_data(lab: &Lab, image: &str, kind: &str) {
-    lab.cluster.rbd(&["create", "--size", "128", "--image-feature", "layering", image]);
+    lab.cluster.rbd(&["create", "--size", "320", "--image-feature", "layering", image]);
     lab.alpha().ok(&format!(
         "d=$(rbd map -o noshare {image}) && mkfs.{kind} -q $d && mount $d /mnt && echo theirs >/mnt/file && umount /mnt && rbd unmap $d"
     ));
