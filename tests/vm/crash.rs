@@ -1,8 +1,9 @@
 //! kill -9 at the steps of Create, Mount, Unmount and Remove, and a restart that accounts for every mapping, mount, owner record
 //! and image.
 //!
-//! A step is a call to the backend that changes something, mkfs, a mount, an unmount, or a file of ours, and the plugin dies right after it. What it leaves is
-//! the same as right before the next call, and reads leave nothing. `RBD_EVERY_POINT=1` kills at every point instead.
+//! A step is a call to the backend that changes something, mkfs, a mount, an unmount, or a file of ours, and the plugin dies right
+//! after it. What it leaves then is the same as right before the next call, and reads leave nothing. `RBD_EVERY_POINT=1` kills at
+//! every point instead.
 
 use std::fs;
 

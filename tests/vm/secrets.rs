@@ -49,7 +49,7 @@ fn life(plugin: &Plugin<'_>, mut at_mount: impl FnMut()) -> String {
         plugin.error("Remove", &json!({"Name": "v"})),
         plugin.error("Create", &json!({"Name": "v", "Opts": {"size": "64M"}})),
         plugin.error("Create", &json!({"Name": "w", "Opts": {"map-options": "secret=AQ=="}})),
-        plugin.error("Create", &json!({"Name": "w", "Opts": {"map-options": "ip=1.2.3.4:1"}})),
+        plugin.error("Create", &json!({"Name": "w", "Opts": {"map-options": "ms_mode=bogus"}})),
         plugin.error("Create", &json!({"Name": "w", "Opts": {"pool": "nowhere"}})),
         plugin.error("Mount", &json!({"Name": "none", "ID": "a"})),
     ];
