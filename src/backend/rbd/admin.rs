@@ -228,17 +228,28 @@ fn lock(
     names: &BTreeMap<String, String>,
 ) -> Result<Lock> {
     let OwnerRecord { owner, image, making } = record;
-    let image_id = key.strip_prefix("image.").map(str::to_owned);
-    let name = image_id.as_ref().and_then(|id| names.get(id)).map_or(image.image(), String::as_str);
+    let name =
+        key.strip_prefix("image.").and_then(|id| names.get(id)).map_or_else(|| image.image(), String::as_str);
     let image = ImageSpec::new(&place.0, place.1.as_deref(), name)?;
     let watching = match &owner.client_addr {
         Some(address) => fence::watchers(io, &image)?.contains(address),
         None => false,
     };
-    Ok(Lock {
-        alive: alive.contains(&beats::cookie(&owner)),
+    let signs = (alive.contains(&beats::cookie(&owner)), watching);
+    Ok(seen((key, raw), image, owner, making.is_some(), signs))
+}
+
+fn seen(
+    (key, raw): (String, Vec<u8>),
+    image: ImageSpec,
+    owner: Owner,
+    making: bool,
+    (alive, watching): (bool, bool),
+) -> Lock {
+    Lock {
+        alive,
         watching,
-        making: making.is_some(),
+        making,
         image,
         host: owner.host.clone(),
         plugin: owner.plugin.clone(),
@@ -246,8 +257,19 @@ fn lock(
         client_addr: owner.client_addr.clone(),
         mount_ids: owner.mount_ids.clone(),
         owner,
-        image_id,
+        image_id: key.strip_prefix("image.").map(str::to_owned),
         key,
         raw,
-    })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What is said of a record whose owner shows no sign of life.
+    pub(crate) fn parsed(raw: &serde_json::Value) -> Lock {
+        let OwnerRecord { owner, image, making } = OwnerRecord::parse(raw.to_string().as_bytes()).unwrap();
+        seen(("image.1".to_owned(), Vec::new()), image, owner, making.is_some(), (false, false))
+    }
 }

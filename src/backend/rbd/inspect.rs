@@ -110,8 +110,7 @@ impl Admin {
     /// and a short fence of some address would still make a new map for every OSD. So the monitors are asked to fence what is no
     /// address: they look at the capability first (EACCES) and at the address only then (EINVAL), and change nothing.
     pub fn may_fence(&self) -> Result<bool> {
-        let ask =
-            json!({"prefix": "osd blocklist", "blocklistop": "add", "addr": NO_ADDRESS, "expire": 1.0});
+        let ask = json!({"prefix": "osd blocklist", "blocklistop": "add", "addr": NO_ADDRESS, "expire": 1.0});
         match self.cluster().mon_command(&ask) {
             Err(e) if matches!(e.errno, Errno::EACCES | Errno::EPERM) => Ok(false),
             Err(e) if e.errno == Errno::EINVAL => Ok(true),
@@ -187,7 +186,8 @@ impl Admin {
 
 /// Whether these map options make the kernel speak the new protocol.
 pub fn wants_msgr2(map_options: Option<&str>) -> bool {
-    let mode = map_options.unwrap_or_default().split(',').find_map(|word| word.trim().strip_prefix("ms_mode="));
+    let mode =
+        map_options.unwrap_or_default().split(',').find_map(|word| word.trim().strip_prefix("ms_mode="));
     mode.is_some_and(|mode| mode != "legacy")
 }
 
