@@ -9,7 +9,7 @@ RUN      := $(CARGO) test $(FEATURES)
 AS_ROOT  := tools/as-root $(RUN)
 
 .DEFAULT_GOAL := build
-.PHONY: help setup build release demo demo-ceph test check test-unit test-local test-docker test-ceph test-krbd test-leaks bench bench-ceph fuzz clean
+.PHONY: help setup build release demo demo-ceph test check test-unit test-local test-docker test-ceph test-krbd test-vm test-leaks bench bench-ceph fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,13 +35,15 @@ demo-ceph: ## a real Ceph on this machine and, where virtual machines can run, t
 	$(CARGO) build --release
 	@tools/demo-ceph
 
-test: ## everything: format, lints, unit, protocol, model, loop devices, a real Docker engine, a real Ceph
+test: ## everything: format, lints, unit, protocol, model, loop devices, a real Docker engine, a real Ceph, a real kernel with rbd, two hosts
 	@tools/setup --tier all
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-local
 	@$(MAKE) --no-print-directory test-docker
 	@$(MAKE) --no-print-directory test-ceph
+	@$(MAKE) --no-print-directory test-krbd
+	@$(MAKE) --no-print-directory test-vm
 
 check: ## format and lints
 	@tools/headline "Format and lints"
@@ -59,9 +61,15 @@ test-local: ## the local backend on real loop devices
 	@$(AS_ROOT) --test local
 
 test-krbd: ## mapping, on a kernel with rbd in a virtual machine, against a real Ceph
+	@tools/setup --tier vm
 	@tools/headline "krbd tier: a real kernel, a real cluster"
 	@$(RUN) --test krbd --no-run
 	@tools/test-krbd
+
+test-vm: ## two hosts and a cluster: the plugin and Docker on a kernel with rbd, freezes, power losses, network cuts
+	@tools/setup --tier vm
+	@tools/headline "VM tier: two hosts, a real cluster"
+	@$(AS_ROOT) --test vm
 
 test-docker: ## a real Docker engine, started for the tests and apart from the host's
 	@tools/setup --tier docker

@@ -54,7 +54,7 @@ fn read_on_beta(lab: &Lab, two: &Plugin<'_>, volume: &str) -> (String, Duration)
 }
 
 fn handed_over(lab: &Lab) {
-    let (one, mut two) = pair(lab, "hand", &["--owner-wait", "100"]);
+    let (one, mut two) = pair(lab, "hand", &["--owner-wait", "60"]);
     one.mount("hand", "a");
     write(lab, &one, "hand", "from-alpha");
     std::thread::scope(|scope| {
