@@ -118,8 +118,10 @@ impl RbdBackend {
                     },
                 }
             }
-            if image.as_ref().is_some_and(|key| !found.contains_key(key)) {
-                self.refuse_if_watched(&session, &io, spec)?;
+            if let Some(id) = &id
+                && image.as_ref().is_some_and(|key| !found.contains_key(key))
+            {
+                self.refuse_if_watched(&session, &io, spec, id)?;
             }
             if wanted.iter().any(|(key, raw)| found.get(key) != Some(raw)) {
                 let changes: Vec<Swap<'_>> = keys
