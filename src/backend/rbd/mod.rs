@@ -10,6 +10,7 @@
 //! Everything that goes to the cluster has a timeout; what runs into it takes the [`link`] down. See DESIGN.md "Ownership on Ceph".
 
 pub mod admin;
+pub mod inspect;
 
 mod advisory;
 mod beats;
@@ -77,6 +78,11 @@ impl RbdBackend {
             .hint("--config FILE names the cluster's ceph.conf; to try the plugin without Ceph: --backend local --local-dir DIR")
             .caused_by(e)
         })?;
+        Self::check_words(options)
+    }
+
+    /// Refuses features and map options that nobody knows.
+    pub fn check_words(options: &config::Ceph) -> Result<()> {
         let given = super::ImageOptions {
             features: options.features.clone(),
             map_options: options.map_options.clone(),
