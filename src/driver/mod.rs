@@ -121,6 +121,9 @@ pub struct Driver {
     fenced: Mutex<BTreeMap<ImageSpec, String>>,
     /// The mount IDs that the backend was told of.
     noted: Mutex<BTreeMap<ImageSpec, Vec<String>>>,
+    /// Held by whoever looks for lost volumes, or for its own.
+    looking: Mutex<()>,
+    learning: Mutex<()>,
     /// Whether the backend has said which images this plugin owns.
     knows_own: AtomicBool,
 }
@@ -140,6 +143,8 @@ impl Driver {
             orphaned: Mutex::default(),
             fenced: Mutex::default(),
             noted: Mutex::default(),
+            looking: Mutex::default(),
+            learning: Mutex::default(),
             knows_own: AtomicBool::new(false),
         });
         for folder in [&driver.settings.state, &driver.settings.refs] {

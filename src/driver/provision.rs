@@ -132,7 +132,8 @@ impl Driver {
                 }
             }
         }
-        if !record.adopted {
+        // Whatever was being deleted is deleted.
+        if !record.adopted || !has_image {
             return self.backend.remove(spec);
         }
         self.backend.discard(spec)?;

@@ -230,6 +230,8 @@ impl Driver {
                 if last_look.elapsed() >= LOOK {
                     last_look = Instant::now();
                     driver.in_background(|driver| {
+                        // One at a time: with a store that hangs they would pile up.
+                        let Ok(_alone) = driver.looking.try_lock() else { return };
                         driver.look_for_lost();
                         driver.note_uses();
                     });
@@ -257,6 +259,7 @@ impl Driver {
     /// Asks again for the images that this plugin owns, when the backend was away at the start; those that are not mounted are
     /// brought to rest.
     fn learn_own(&self) {
+        let Ok(_alone) = self.learning.try_lock() else { return };
         if self.knows_own.load(Ordering::SeqCst) {
             return;
         }

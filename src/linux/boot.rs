@@ -5,6 +5,7 @@ use std::fs;
 use crate::error::{CallError, OrCall};
 
 const MACHINE_ID: &str = "/etc/machine-id";
+const PRODUCT_UUID: &str = "/sys/class/dmi/id/product_uuid";
 const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -20,9 +21,14 @@ pub fn hostname() -> Result<String, CallError> {
         .or_call("gethostname", "this host")
 }
 
-/// The host's machine id; empty where it has none.
+/// What tells this machine from another one of its name: its machine id, which copies of a virtual machine share, and the UUID of its
+/// firmware, which they do not, where there is one. Empty where it has no machine id.
 pub fn machine_id() -> String {
-    fs::read_to_string(MACHINE_ID).map(|id| id.trim().to_owned()).unwrap_or_default()
+    let read = |path| fs::read_to_string(path).map(|id| id.trim().to_owned()).unwrap_or_default();
+    match (read(MACHINE_ID), read(PRODUCT_UUID)) {
+        (id, uuid) if id.is_empty() || uuid.is_empty() => id,
+        (id, uuid) => format!("{id}.{}", uuid.to_ascii_lowercase()),
+    }
 }
 
 /// A random UUID, made by the kernel.

@@ -60,6 +60,9 @@ pub struct Identity<'a> {
     pub image_id: &'a str,
 }
 
+/// What the last word of a line for the kernel begins with, when it is ours.
+const MARK: &str = "rbd-docker-plugin:";
+
 /// A mapped image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
@@ -87,6 +90,8 @@ pub struct Mapping {
     pub client_addr: String,
     /// In bytes.
     pub size: u64,
+    /// Whether a plugin of this kind has mapped it: it bears our mark.
+    pub marked: bool,
 }
 
 impl Mapping {

@@ -39,6 +39,11 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("profile_rbd_is_enough", profile_rbd_is_enough),
         t("what_a_wrong_user_is_told", what_a_wrong_user_is_told),
         t("administration", administration),
+        t("who_was_followed_changes_nothing_any_more", who_was_followed_changes_nothing_any_more),
+        t("the_advisory_lock_of_a_dead_owner", the_advisory_lock_of_a_dead_owner),
+        t("a_copy_of_a_host_takes_nothing_from_it", a_copy_of_a_host_takes_nothing_from_it),
+        t("a_name_without_an_image", a_name_without_an_image),
+        t("without_the_default_pool", without_the_default_pool),
     ]
 }
 
@@ -150,6 +155,8 @@ fn life_of_an_image(lab: &Lab) {
     assert_eq!(backend.owner(&a).unwrap().unwrap().host, "alone");
     volume(&backend, &b);
     assert_eq!(backend.rename(&a, &b).unwrap_err().kind, ErrorKind::AlreadyExists);
+    assert_eq!(backend.remove(&b).unwrap_err().kind, ErrorKind::InUse, "it is not claimed");
+    backend.claim(&b).unwrap();
     backend.remove(&b).unwrap();
     backend.rename(&a, &b).unwrap();
     backend.release(&a).unwrap();
@@ -586,4 +593,92 @@ fn administration(lab: &Lab) {
         two.remove(&spec).unwrap();
         two.release(&spec).unwrap();
     }
+}
+
+fn who_was_followed_changes_nothing_any_more(lab: &Lab) {
+    let (one, two) = (host(lab, "followed"), host(lab, "h2"));
+    let a = spec(lab, "followed");
+    one.claim(&a).unwrap();
+    one.create(&a, Size::mib(16), &record(Stage::Creating)).unwrap();
+    // As after a takeover: the image is made anew, and holds another host's data.
+    Admin::connect(&options(lab)).unwrap().break_lock(&a, true).unwrap();
+    two.claim(&a).unwrap();
+    two.remove(&a).unwrap();
+    two.create(&a, Size::mib(16), &record(Stage::Ready)).unwrap();
+    rbd(lab, &["bench", "--io-type", "write", "--io-total", "1M", "rbd/followed"]);
+    for owned in [true, false] {
+        if !owned {
+            two.release(&a).unwrap();
+        }
+        for (what, answer) in [
+            ("remove", one.remove(&a)),
+            ("discard", one.discard(&a)),
+            ("write_record", one.write_record(&a, &record(Stage::Creating))),
+            ("rename", one.rename(&a, &spec(lab, "followed-away"))),
+        ] {
+            let e = answer.expect_err(what);
+            assert!(matches!(e.kind, ErrorKind::InUse | ErrorKind::Busy), "{what}: {e}");
+        }
+        assert_eq!(two.info(&a).unwrap().unwrap().record, Some(record(Stage::Ready)));
+        assert!(!two.is_untouched(&a).unwrap());
+    }
+    two.claim(&a).unwrap();
+    two.remove(&a).unwrap();
+    two.release(&a).unwrap();
+}
+
+fn the_advisory_lock_of_a_dead_owner(lab: &Lab) {
+    let (one, two) = (host(lab, "dead-locker"), host(lab, "h2"));
+    let a = spec(lab, "dead-lock");
+    rbd(lab, &["create", "--size", "16M", "--image-feature", "layering", "rbd/dead-lock"]);
+    one.claim(&a).unwrap();
+    drop(one);
+    assert!(rbd(lab, &["lock", "ls", "rbd/dead-lock"]).contains("dead-locker"), "it never runs out");
+    claim_in_time(&two, &a, Duration::from_secs(100));
+    let locks = rbd(lab, &["lock", "ls", "rbd/dead-lock"]);
+    assert!(locks.contains("h2") && !locks.contains("dead-locker"), "{locks}");
+    two.remove(&a).unwrap();
+    two.release(&a).unwrap();
+}
+
+fn a_copy_of_a_host_takes_nothing_from_it(lab: &Lab) {
+    let original = host(lab, "cloned");
+    let a = spec(lab, "cloned");
+    volume(&original, &a);
+    original.claim(&a).unwrap();
+    let copy = RbdBackend::open(&options(lab), identity("cloned", "boot of the copy")).unwrap();
+    in_use(copy.claim(&a));
+    copy.release(&a).unwrap();
+    copy.note_uses(&a, &[]).unwrap_err();
+    assert_eq!(original.owner(&a).unwrap().unwrap().boot_id, "boot of cloned");
+    assert_eq!(original.lost(std::slice::from_ref(&a)).unwrap(), []);
+    original.remove(&a).unwrap();
+    original.release(&a).unwrap();
+}
+
+/// What a Create or a removal leaves that dies inside librbd.
+fn a_name_without_an_image(lab: &Lab) {
+    let backend = host(lab, "nameless");
+    let a = spec(lab, "nameless");
+    volume(&backend, &a);
+    let id = backend.info(&a).unwrap().unwrap().details["image-id"].clone();
+    lab.run(&["rados", "-p", &lab.pool, "rm", &format!("rbd_header.{id}")]);
+    let info = backend.info(&a).unwrap().expect("something is left");
+    assert_eq!(info.size, None, "and it is no volume");
+    assert!(info.is_half_made());
+    backend.claim(&a).unwrap();
+    backend.remove(&a).unwrap();
+    assert!(backend.info(&a).unwrap().is_none());
+    backend.create(&a, Size::mib(16), &record(Stage::Creating)).expect("the name can be used again");
+    backend.remove(&a).unwrap();
+    backend.release(&a).unwrap();
+}
+
+fn without_the_default_pool(lab: &Lab) {
+    let wrong = config::Ceph { pools: vec!["no-such-pool".to_owned()], ..options(lab) };
+    let backend = RbdBackend::open(&wrong, identity("lost", "b")).unwrap();
+    // Docker would forget every volume if this were "not found".
+    assert_eq!(backend.bindings().unwrap_err().kind, ErrorKind::Config);
+    let a = ImageSpec::new("no-such-pool", None, "a").unwrap();
+    assert_eq!(backend.info(&a).unwrap_err().kind, ErrorKind::Config);
 }

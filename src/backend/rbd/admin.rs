@@ -104,7 +104,7 @@ impl Admin {
     /// All owner records, in all pools that the user may look at.
     pub fn locks(&self) -> Result<Locks> {
         let mut locks = Locks::default();
-        for place in mine::everywhere(&self.session)? {
+        for place in mine::everywhere(&self.session, &[])? {
             self.look(&place, &mut locks)?;
         }
         locks.found.sort_by(|a, b| a.image.cmp(&b.image));
@@ -227,13 +227,15 @@ fn lock(
     alive: &BTreeSet<String>,
     names: &BTreeMap<String, String>,
 ) -> Result<Lock> {
-    let OwnerRecord { owner, image, making } = record;
+    let OwnerRecord { owner, image, making, .. } = record;
     let name =
         key.strip_prefix("image.").and_then(|id| names.get(id)).map_or_else(|| image.image(), String::as_str);
     let image = ImageSpec::new(&place.0, place.1.as_deref(), name)?;
+    let watchers = fence::watchers(io, &image)?;
     let watching = match &owner.client_addr {
-        Some(address) => fence::watchers(io, &image)?.contains(address),
-        None => false,
+        Some(address) => watchers.contains(address),
+        // It may have mapped the image, and not have written that down.
+        None => !watchers.is_empty(),
     };
     let signs = (alive.contains(&beats::cookie(&owner)), watching);
     Ok(seen((key, raw), image, owner, making.is_some(), signs))
@@ -269,7 +271,8 @@ pub(crate) mod tests {
 
     /// What is said of a record whose owner shows no sign of life.
     pub(crate) fn parsed(raw: &serde_json::Value) -> Lock {
-        let OwnerRecord { owner, image, making } = OwnerRecord::parse(raw.to_string().as_bytes()).unwrap();
+        let OwnerRecord { owner, image, making, .. } =
+            OwnerRecord::parse(raw.to_string().as_bytes()).unwrap();
         seen(("image.1".to_owned(), Vec::new()), image, owner, making.is_some(), (false, false))
     }
 }

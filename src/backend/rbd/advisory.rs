@@ -6,6 +6,7 @@
 
 use nix::errno::Errno;
 
+use super::owner::OwnerRecord;
 use super::{RbdBackend, header};
 use crate::ceph::{Image, IoCtx, Lockers, features};
 use crate::error::{DriverError, ErrorKind, Result};
@@ -25,7 +26,11 @@ impl RbdBackend {
         }
         let image = Image::open(io, spec.image())?;
         // Of an earlier life of this plugin, or of the old one on this host.
-        self.unlock(io, &image)?;
+        self.unlock(io, &image, &self.identity.host)?;
+        // Of the host that was followed, and is shut out.
+        for host in self.followed(spec)? {
+            self.unlock(io, &image, &host)?;
+        }
         match image.lock(&self.identity.host) {
             Ok(()) => {
                 lock(&self.advisory).insert(spec.clone());
@@ -44,21 +49,27 @@ impl RbdBackend {
         match Image::open(io, name) {
             // The lock went with the image.
             Err(e) if e.errno == Errno::ENOENT => {}
-            image => self.unlock(io, &image?)?,
+            image => self.unlock(io, &image?, &self.identity.host)?,
         }
         lock(&self.advisory).remove(spec);
         Ok(())
     }
 
-    /// Ends every lock that bears this host's name. Breaking one shuts its holder out of the cluster, so our own is given back instead.
-    fn unlock(&self, io: &IoCtx, image: &Image) -> Result<()> {
+    /// The hosts whose records were replaced by ours.
+    fn followed(&self, spec: &ImageSpec) -> Result<Vec<String>> {
+        let held = lock(&self.held).get(spec).cloned().unwrap_or_default();
+        let records = held.values().map(|raw| OwnerRecord::parse(raw)).collect::<Result<Vec<_>>>()?;
+        Ok(records.into_iter().filter_map(|record| record.after).collect())
+    }
+
+    /// Ends every lock that bears a host's name. Breaking one shuts its holder out of the cluster, so our own is given back instead.
+    fn unlock(&self, io: &IoCtx, image: &Image, cookie: &str) -> Result<()> {
         let own = format!("client.{}", io.cluster().instance_id());
-        let cookie = &self.identity.host;
-        for locker in image.lockers()?.lockers.iter().filter(|locker| locker.cookie == *cookie) {
+        for locker in image.lockers()?.lockers.iter().filter(|locker| locker.cookie == cookie) {
             if locker.client == own {
                 image.unlock(cookie)?;
             } else {
-                tracing::warn!(client = locker.client, "breaking a lock that bears this host's name");
+                tracing::warn!(client = locker.client, "breaking a lock that bears the host name {cookie}");
                 image.break_lock(&locker.client, cookie)?;
             }
         }

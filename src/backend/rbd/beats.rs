@@ -41,11 +41,18 @@ pub(super) struct Beats {
     host: String,
     /// Where it beats, and when it last did.
     places: Mutex<BTreeMap<Place, Instant>>,
+    /// Where a beat is on its way.
+    under_way: Mutex<BTreeSet<Place>>,
 }
 
 impl Beats {
     pub(super) fn new(identity: &Owner) -> Self {
-        Self { cookie: cookie(identity), host: identity.host.clone(), places: Mutex::default() }
+        Self {
+            cookie: cookie(identity),
+            host: identity.host.clone(),
+            places: Mutex::default(),
+            under_way: Mutex::default(),
+        }
     }
 
     /// Makes sure that it beats in a place.
@@ -88,9 +95,20 @@ fn keep(beats: &Weak<Beats>, link: &Weak<Link>) {
         let (Some(beats), Some(link)) = (beats.upgrade(), link.upgrade()) else { return };
         let places: Vec<Place> = lock(&beats.places).keys().cloned().collect();
         for place in places {
-            let beat = link.session().and_then(|session| beats.beat(&session.open(&place)?, &place));
-            if let Err(e) = link.heed(beat) {
-                tracing::debug!(error = %e, pool = place.0, "no heartbeat");
+            // Each on its own: a pool that hangs must not stop the heart in the others.
+            if lock(&beats.under_way).insert(place.clone()) {
+                let (of, over, at) = (Arc::clone(&beats), Arc::clone(&link), place.clone());
+                let spawned = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(move || {
+                    let beat = over.session().and_then(|session| of.beat(&session.open(&at)?, &at));
+                    if let Err(e) = over.heed(beat) {
+                        tracing::debug!(error = %e, pool = at.0, "no heartbeat");
+                    }
+                    lock(&of.under_way).remove(&at);
+                });
+                if let Err(e) = spawned {
+                    tracing::error!(error = %e, "no thread for a heartbeat");
+                    lock(&beats.under_way).remove(&place);
+                }
             }
         }
         drop((beats, link));

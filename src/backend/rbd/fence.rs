@@ -89,8 +89,10 @@ impl RbdBackend {
         }
         let owner = &record.owner;
         let who = beats::cookie(owner);
+        // Whether it is dead is asked for each image: one may be unmapped while another is in use.
+        let suspect = format!("{} {who}", record.image);
         if beats::alive(io)?.contains(&who) {
-            self.suspects.clear(&who);
+            self.suspects.clear(&suspect);
             let hint = if owner.same_plugin(&self.identity) {
                 "that is this host before its restart, or a copy of it that lives; it is known when its heartbeat has run out"
             } else {
@@ -98,10 +100,11 @@ impl RbdBackend {
             };
             return Err(in_use(spec, owner).hint(hint));
         }
-        if !owner.same_plugin(&self.identity) {
-            self.refuse_unless_dead(io, spec, owner, &who)?;
+        // Without a machine id, another host of this name cannot be told from this one before its restart.
+        if !owner.same_plugin(&self.identity) || owner.machine_id.is_empty() {
+            self.refuse_unless_dead(io, spec, owner, &suspect)?;
         }
-        if let Some(address) = &owner.client_addr {
+        for address in [&record.plugin_addr, &owner.client_addr].into_iter().flatten() {
             shut_out(&session.cluster, address, self.options.fence)?;
         }
         Ok(Follow::After)

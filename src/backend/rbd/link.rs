@@ -79,6 +79,23 @@ impl Session {
         self.open(&place(spec))
     }
 
+    /// An error when a pool that is open is not there any more, or is another one of its name.
+    pub(super) fn still(&self, place: &Place, io: &IoCtx) -> Result<()> {
+        let now = self.cluster.ioctx(&place.0, None).map_err(|e| {
+            let error = DriverError::from(e);
+            // What was open a moment ago is gone by somebody's mistake, perhaps.
+            let kind = if error.kind == ErrorKind::NotFound { ErrorKind::Config } else { error.kind };
+            DriverError { kind, ..error }
+        });
+        let now = now.inspect_err(|_| lock(&self.open).clear())?;
+        if now.pool_id() == io.pool_id() {
+            return Ok(());
+        }
+        lock(&self.open).clear();
+        Err(DriverError::new(ErrorKind::Unreachable, format!("the pool {} was made anew", place.0))
+            .hint("try again"))
+    }
+
     pub(super) fn monitors(&self) -> Monitors {
         lock(&self.monitors).clone()
     }

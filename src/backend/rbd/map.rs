@@ -68,10 +68,7 @@ impl RbdBackend {
         let mapping =
             krbd::map(request, identity, Deadline::after(MAPS)).map_err(|e| refused(&io, spec, e))?;
         let address = mapping.client_addr.clone();
-        let noted = self.change_held(&io, spec, |mut record| {
-            record.owner.client_addr = Some(address.clone());
-            record
-        });
+        let noted = self.note_address(&io, spec, &address);
         match noted {
             Ok(()) => Ok(device(&mapping)),
             // Somebody has followed us meanwhile: nothing was written through it yet.
@@ -113,9 +110,43 @@ impl RbdBackend {
         Ok(at.map(|at| mappings.swap_remove(at)))
     }
 
+    /// The mapping of an image on this host that some plugin of this kind has made.
+    pub(super) fn own_mapping(&self, io: &IoCtx, id: &str) -> Result<Option<Mapping>> {
+        Ok(mapping_of(io, id)?.filter(|mapping| mapping.marked))
+    }
+
+    /// `InUse` when a free image is mapped on this host, by nobody's plugin: perhaps by the old one, which has it mounted and locked.
+    pub(super) fn refuse_if_mapped_by_hand(&self, io: &IoCtx, spec: &ImageSpec, id: &str) -> Result<()> {
+        match mapping_of(io, id)?.filter(|mapping| !mapping.marked) {
+            Some(mapping) => Err(DriverError::new(
+                ErrorKind::InUse,
+                format!("{spec} is mapped to {}, not by this plugin", mapping.path.display()),
+            )
+            .hint("unmap it")),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn local_mapping(&self, spec: &ImageSpec) -> Result<Option<Device>> {
         Ok(self.find_mapping(spec)?.as_ref().map(device))
     }
+}
+
+/// The mapping of an image on this host, by its id.
+fn mapping_of(io: &IoCtx, id: &str) -> Result<Option<Mapping>> {
+    let identity = Identity {
+        fsid: io.cluster().fsid(),
+        pool_id: io.pool_id(),
+        namespace: io.namespace(),
+        image_id: id,
+    };
+    Ok(krbd::list()?.into_iter().find(|mapping| mapping.is(identity)))
+}
+
+/// Whether it was mapped under this name. Device numbers are used again.
+pub(super) fn is_named(mapping: &Mapping, spec: &ImageSpec) -> bool {
+    (mapping.pool.as_str(), mapping.namespace.as_deref(), mapping.image.as_str())
+        == (spec.pool(), spec.namespace(), spec.image())
 }
 
 fn device(mapping: &Mapping) -> Device {
@@ -185,7 +216,7 @@ impl Mapper for RbdBackend {
         let Some(mapping) = krbd::list()?.into_iter().find(|mapping| mapping.number == device.number) else {
             return Ok(());
         };
-        if (mapping.pool.as_str(), mapping.namespace.as_deref()) != (spec.pool(), spec.namespace()) {
+        if !is_named(&mapping, spec) {
             // The device is gone, and its number is another image's.
             return Ok(());
         }
@@ -207,7 +238,7 @@ impl Mapper for RbdBackend {
         let Some(mapping) = krbd::list()?.into_iter().find(|mapping| mapping.number == device.number) else {
             return Ok(());
         };
-        if (mapping.pool.as_str(), mapping.namespace.as_deref()) != (spec.pool(), spec.namespace()) {
+        if !is_named(&mapping, spec) {
             return Ok(());
         }
         Ok(krbd::unmap(mapping.id, true, Deadline::after(FORCED))?)

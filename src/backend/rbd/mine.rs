@@ -7,11 +7,14 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::RbdBackend;
-use super::link::{Place, Session};
-use super::owner::{self, OwnerRecord};
-use crate::ceph::Cluster;
+use super::link::{Place, Session, place};
+use super::map::is_named;
+use super::owner::{self, OwnerRecord, image_key};
+use super::{RbdBackend, header};
+use crate::backend::Owner;
+use crate::ceph::{Cluster, IoCtx, Swap};
 use crate::error::{DriverError, ErrorKind, Result};
+use crate::linux::krbd;
 use crate::lock;
 use crate::name::ImageSpec;
 
@@ -23,7 +26,7 @@ impl RbdBackend {
     pub(super) fn find_own(&self) -> Result<Vec<ImageSpec>> {
         let session = self.link.session()?;
         let mut specs = BTreeSet::new();
-        for place in everywhere(&session)? {
+        for place in everywhere(&session, &self.options.pools)? {
             for (key, raw) in owner::all(&session.open(&place)?)? {
                 let record = match OwnerRecord::parse(&raw) {
                     Ok(record) => record,
@@ -48,62 +51,96 @@ impl RbdBackend {
     /// See [`ImageStore::lost`](crate::backend::ImageStore::lost).
     pub(super) fn find_lost(&self, mounted: &[ImageSpec]) -> Result<Vec<(ImageSpec, String)>> {
         let session = self.link.session()?;
-        let fenced = self.blocklisted(&session.cluster)?;
+        // Without it, a fence by a plugin still shows in the owner records.
+        let fenced = self.blocklisted(&session.cluster).unwrap_or_else(|e| {
+            tracing::warn!(error = %e, "cannot see the cluster's blocklist");
+            BTreeSet::new()
+        });
         let mut lost = Vec::new();
+        let mut failed = None;
+        // What cannot be seen of one volume does not keep the others from being looked at.
         for spec in mounted {
-            if let Some(why) = self.why_lost(&session, spec, &fenced)? {
-                lost.push((spec.clone(), why));
+            match self.link.heed(self.why_lost(&session, spec, &fenced)) {
+                Ok(None) => {}
+                Ok(Some(why)) => lost.push((spec.clone(), why)),
+                Err(e) => {
+                    tracing::warn!(image = %spec, error = %e, "cannot see whether it was taken over");
+                    failed = Some(e);
+                }
             }
         }
-        Ok(lost)
+        match failed {
+            Some(e) if lost.is_empty() => Err(e),
+            _ => Ok(lost),
+        }
     }
 
+    /// Why a mounted image is not ours any more. What this plugin alone knows is written down again on the way: its heartbeat, a
+    /// record that is gone, the address of its mapping.
     fn why_lost(
         &self,
         session: &Session,
         spec: &ImageSpec,
         fenced: &BTreeSet<String>,
     ) -> Result<Option<String>> {
-        let held = lock(&self.held).get(spec).cloned().unwrap_or_default();
-        let Some((key, raw)) = held.iter().find(|(key, _)| key.starts_with("image.")) else {
-            // Adopted while the cluster was away, or while another plugin had the record.
-            return self.take_again(spec);
-        };
+        let io = session.of(spec)?;
+        self.beats.cover(&io, &place(spec))?;
         let shut_out = |address: &str| format!("its kernel client {address} is on the cluster's blocklist");
-        let found = owner::some(&session.of(spec)?, &[key])?;
-        let Some(now) = found.get(key) else {
-            let before = OwnerRecord::parse(raw)?;
-            let fenced = blocklist(&session.cluster)?;
-            if let Some(address) = before.owner.client_addr.filter(|address| fenced.contains(address)) {
-                return Ok(Some(shut_out(&address)));
-            }
-            lock(&self.held).remove(spec);
-            return self.take_again(spec);
-        };
-        let record = OwnerRecord::parse(now)?;
-        if !self.is_own(&record) {
-            return Ok(Some(format!("taken over by {}", record.owner)));
+        let mapping = krbd::list()?.into_iter().find(|mapping| mapping.marked && is_named(mapping, spec));
+        if let Some(mapping) = mapping.as_ref().filter(|mapping| fenced.contains(&mapping.client_addr)) {
+            return Ok(Some(shut_out(&mapping.client_addr)));
         }
-        Ok(record
-            .owner
-            .client_addr
-            .filter(|address| fenced.contains(address))
-            .map(|address| shut_out(&address)))
+        let held = lock(&self.held).get(spec).cloned().unwrap_or_default();
+        let held = held.into_keys().find(|key| key.starts_with("image."));
+        let key = match (held, &mapping) {
+            (Some(key), _) => key,
+            // Adopted while the cluster was away.
+            (None, Some(mapping)) => image_key(&mapping.image_id),
+            (None, None) => return self.whose(&io, spec),
+        };
+        let found = owner::some(&io, &[&key])?;
+        let before = found.get(&key).map(|raw| OwnerRecord::parse(raw)).transpose()?;
+        let record = match before {
+            Some(record) if self.is_own(&record) => record,
+            Some(record) => return Ok(Some(format!("taken over by {}", record.owner))),
+            None => {
+                // Perhaps an administrator has fenced this host, which is newer than what is known of the blocklist.
+                let fenced = blocklist(&session.cluster)?;
+                if let Some(mapping) =
+                    mapping.as_ref().filter(|mapping| fenced.contains(&mapping.client_addr))
+                {
+                    return Ok(Some(shut_out(&mapping.client_addr)));
+                }
+                tracing::warn!(image = %spec, "its owner record is gone, writing it again");
+                self.own(session, spec)?
+            }
+        };
+        let client_addr =
+            mapping.map_or_else(|| record.owner.client_addr.clone(), |mapping| Some(mapping.client_addr));
+        let owner = Owner { client_addr, ..record.owner.clone() };
+        let raw = OwnerRecord { owner, ..record }.store();
+        let expected = found.get(&key).map(Vec::as_slice);
+        if expected != Some(&raw)
+            && !io.omap_swap(owner::OBJECT, &[Swap { key: &key, expected, new: Some(&raw) }])?
+        {
+            return Err(DriverError::new(
+                ErrorKind::Busy,
+                format!("the owner record of {spec} keeps changing"),
+            ));
+        }
+        lock(&self.held).entry(spec.clone()).or_default().insert(key, raw);
+        Ok(None)
     }
 
-    /// Claims a mounted image whose record is not known to be ours; why not, if it is not.
-    fn take_again(&self, spec: &ImageSpec) -> Result<Option<String>> {
-        match self.take(spec) {
-            Err(e) if e.kind == ErrorKind::InUse => return Ok(Some(e.message)),
-            taken => taken?,
-        }
-        let Some(mapping) = self.find_mapping(spec)? else { return Ok(None) };
-        let io = self.link.session()?.of(spec)?;
-        self.change_held(&io, spec, |mut record| {
-            record.owner.client_addr = Some(mapping.client_addr.clone());
-            record
-        })?;
-        Ok(None)
+    /// Who owns an image that is not mapped here, if it is not this plugin.
+    fn whose(&self, io: &IoCtx, spec: &ImageSpec) -> Result<Option<String>> {
+        let Some(id) = header::id(io, spec.image())? else { return Ok(None) };
+        let key = image_key(&id);
+        let found = owner::some(io, &[&key])?;
+        let record = found.get(&key).map(|raw| OwnerRecord::parse(raw)).transpose()?;
+        Ok(record
+            .filter(|record| !self.is_own(record))
+            .map(|record| format!("taken over by {}", record.owner)))
     }
 
     /// The blocklist as it was read last.
@@ -152,26 +189,44 @@ fn parse_blocklist(answer: &[u8]) -> Result<Vec<Fence>> {
     Ok(fences)
 }
 
-/// All pools and namespaces that this user may look at.
-pub(crate) fn everywhere(session: &Session) -> Result<Vec<Place>> {
+/// All pools and namespaces that this user may look at. Of pools that are not among the plugin's own, those that cannot be looked at
+/// are left out: any of a cluster's many pools may be down.
+pub(crate) fn everywhere(session: &Session, pools: &[String]) -> Result<Vec<Place>> {
     let mut places = Vec::new();
     for pool in session.cluster.pools()? {
-        let place = (pool.clone(), None);
-        let Ok(io) = session.open(&place) else { continue };
-        match io.namespaces() {
-            Ok(namespaces) => places.extend(namespaces.into_iter().map(|ns| (pool.clone(), Some(ns)))),
-            // Not a pool for images, or not one of ours.
-            Err(e) if matches!(e.errno, Errno::EPERM | Errno::EACCES | Errno::ENOENT | Errno::EOPNOTSUPP) => {
-            }
-            Err(e) => return Err(e.into()),
-        }
-        match owner::all(&io) {
-            Err(e) if e.kind == ErrorKind::Denied => {}
-            Err(e) => return Err(e),
-            Ok(_) => places.push(place),
+        match places_in(session, &pool) {
+            Ok(found) => places.extend(found),
+            Err(e) if pools.contains(&pool) && e.kind != ErrorKind::Denied => return Err(e),
+            Err(e) => tracing::debug!(pool, error = %e, "is left out"),
         }
     }
     Ok(places)
+}
+
+/// A pool and its namespaces, as far as there may be owner records in them.
+fn places_in(session: &Session, pool: &str) -> Result<Vec<Place>> {
+    let bare = (pool.to_owned(), None);
+    let io = session.open(&bare)?;
+    let namespaces = match io.namespaces() {
+        // Not a pool for images, or not one of ours.
+        Err(e) if matches!(e.errno, Errno::EPERM | Errno::EACCES | Errno::ENOENT | Errno::EOPNOTSUPP) => {
+            Vec::new()
+        }
+        namespaces => namespaces?,
+    };
+    let mut places = vec![bare];
+    places.extend(namespaces.into_iter().map(|namespace| (pool.to_owned(), Some(namespace))));
+    let readable = |place: &Place| match session.open(place).and_then(|io| owner::all(&io)) {
+        Err(e) if e.kind == ErrorKind::Denied => Ok(false),
+        answer => answer.map(|_| true),
+    };
+    let mut found = Vec::new();
+    for place in places {
+        if readable(&place)? {
+            found.push(place);
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -31,13 +31,23 @@ impl Names {
 
     /// All of them. While the cluster is away, as they were read last: a name that is bound is never bound to another image.
     pub(super) fn all(&self, session: Result<Arc<Session>>) -> Result<Arc<Bindings>> {
-        match session.and_then(|session| read(&session.open(&self.place)?)) {
+        let found = session.and_then(|session| {
+            let io = session.open(&self.place)?;
+            let found = read(&io)?;
+            if found.is_empty() && lock(&self.last).as_ref().is_some_and(|last| !last.is_empty()) {
+                session.still(&self.place, &io)?;
+            }
+            Ok(found)
+        });
+        match found {
             Ok(read) => {
                 let read = Arc::new(read);
                 *lock(&self.last) = Some(Arc::clone(&read));
                 Ok(read)
             }
             Err(e) if e.kind == ErrorKind::Unreachable => lock(&self.last).clone().ok_or(e),
+            // Without its pool nothing is known of a name; it is not known to be free.
+            Err(e) if e.kind == ErrorKind::NotFound => Err(DriverError { kind: ErrorKind::Config, ..e }),
             Err(e) => Err(e),
         }
     }

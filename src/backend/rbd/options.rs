@@ -59,14 +59,15 @@ pub(super) fn check(options: &ImageOptions) -> Result<()> {
 /// Refuses words that the kernel does not know, or that would undo what keeps data safe.
 pub(super) fn check_map_options(words: &str) -> Result<()> {
     for word in words.split(',').filter(|word| !word.is_empty()) {
+        let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+        // Never the value: it may be a key.
         let bad = |why: &str| {
             Err(DriverError::invalid(format!(
                 "map option {:?}: {why}",
-                word.replace(|c: char| !c.is_ascii_graphic(), "?")
+                name.replace(|c: char| !c.is_ascii_graphic(), "?")
             ))
             .hint(format!("accepted are {}, {}=…", FLAGS.join(", "), VALUES.join("=…, "))))
         };
-        let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
         match (name, value) {
             ("exclusive", None) => return bad("say -o lock=exclusive instead"),
             ("ro" | "read_only", None) => return bad("say -o read-only=true instead"),

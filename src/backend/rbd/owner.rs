@@ -17,11 +17,12 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::fence::Follow;
-use super::link::place;
+use super::link::{Session, place};
 use super::{RbdBackend, header};
 use crate::backend::{Owner, Record};
 use crate::ceph::{IoCtx, Swap};
 use crate::error::{DriverError, ErrorKind, Result};
+use crate::linux::krbd;
 use crate::lock;
 use crate::name::ImageSpec;
 use crate::time;
@@ -47,6 +48,12 @@ pub(super) struct OwnerRecord {
     /// The record of the image that is being made under this name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) making: Option<Record>,
+    /// The address of the plugin's own client, which makes, clears and removes images: it is shut out with the kernel's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) plugin_addr: Option<String>,
+    /// The host that was followed: its advisory lock is there still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) after: Option<String>,
 }
 
 impl OwnerRecord {
@@ -105,15 +112,24 @@ impl RbdBackend {
                     // Beside an image, nobody needs to hold its name.
                     None if *key == new && image.is_some() => {}
                     None => {
-                        drop(wanted.insert((*key).to_owned(), self.own(spec, None).store()));
+                        let record = self.own(&session, spec)?;
+                        drop(wanted.insert((*key).to_owned(), record.store()));
                     }
                     Some(before) => match self.may_follow(&session, &io, spec, &before)? {
                         Follow::Ours => {
-                            wanted.extend(found.get(*key).map(|raw| ((*key).to_owned(), raw.clone())));
+                            // Perhaps of an earlier life: then the client was another one.
+                            let plugin_addr = Some(session.cluster.addresses()?);
+                            let record = OwnerRecord { plugin_addr, ..before };
+                            wanted.insert((*key).to_owned(), record.store());
                         }
                         Follow::After => {
                             tracing::warn!(image = %spec, owner = %before.owner, "taking over from an owner that is gone");
-                            wanted.insert((*key).to_owned(), self.own(spec, before.making).store());
+                            let record = OwnerRecord {
+                                making: before.making,
+                                after: Some(before.owner.host),
+                                ..self.own(&session, spec)?
+                            };
+                            wanted.insert((*key).to_owned(), record.store());
                         }
                     },
                 }
@@ -121,6 +137,7 @@ impl RbdBackend {
             if let Some(id) = &id
                 && image.as_ref().is_some_and(|key| !found.contains_key(key))
             {
+                self.refuse_if_mapped_by_hand(&io, spec, id)?;
                 self.refuse_if_watched(&session, &io, spec, id)?;
             }
             if wanted.iter().any(|(key, raw)| found.get(key) != Some(raw)) {
@@ -136,16 +153,58 @@ impl RbdBackend {
                     continue;
                 }
             }
-            lock(&self.held).insert(spec.clone(), wanted);
-            return id.map_or(Ok(()), |id| self.lock_like_the_old(&io, spec, &id));
+            lock(&self.held).entry(spec.clone()).or_default().extend(wanted);
+            let Some(id) = id else { return Ok(()) };
+            // Left by an earlier life: before anything is mounted from it, its address has to be on record.
+            if let Some(mapping) = self.own_mapping(&io, &id)? {
+                self.note_address(&io, spec, &mapping.client_addr)?;
+            }
+            return self.lock_like_the_old(&io, spec, &id);
         }
         Err(DriverError::new(ErrorKind::Busy, format!("the owner record of {spec} keeps changing"))
             .hint("several hosts claim it at the same time; try again"))
     }
 
-    fn own(&self, spec: &ImageSpec, making: Option<Record>) -> OwnerRecord {
+    pub(super) fn own(&self, session: &Session, spec: &ImageSpec) -> Result<OwnerRecord> {
         let owner = Owner { since: time::now(), ..self.identity.clone() };
-        OwnerRecord { owner, image: spec.clone(), making }
+        let plugin_addr = Some(session.cluster.addresses()?);
+        Ok(OwnerRecord { owner, image: spec.clone(), making: None, plugin_addr, after: None })
+    }
+
+    /// Writes down which kernel client has an image of ours mapped.
+    pub(super) fn note_address(&self, io: &IoCtx, spec: &ImageSpec, address: &str) -> Result<()> {
+        self.change_held(io, spec, |mut record| {
+            record.owner.client_addr = Some(address.to_owned());
+            record
+        })
+    }
+
+    /// The id of the image that this plugin owns under a name; none when there is no image. An error when it does not own it (any more),
+    /// or when the name is another image's by now: whatever changes an image asks this first.
+    pub(super) fn own_id(&self, io: &IoCtx, spec: &ImageSpec) -> Result<Option<String>> {
+        let held = lock(&self.held).get(spec).cloned().unwrap_or_default();
+        let id = header::id(io, spec.image())?;
+        let key = match &id {
+            Some(id) if held.contains_key(&image_key(id)) => image_key(id),
+            Some(_) if held.keys().any(|key| key.starts_with("image.")) => {
+                return Err(DriverError::new(
+                    ErrorKind::Busy,
+                    format!("{spec} was renamed or made anew meanwhile"),
+                )
+                .hint("try again"));
+            }
+            // Made by us, and not yet on record as an image.
+            _ => new_key(spec),
+        };
+        let found = some(io, &[&key])?;
+        match found.get(&key).map(|raw| OwnerRecord::parse(raw)).transpose()? {
+            Some(record) if self.is_own(&record) => Ok(id),
+            Some(record) => Err(in_use(spec, &record.owner)),
+            // Removed already, and nothing is left to own.
+            None if id.is_none() => Ok(None),
+            None => Err(DriverError::new(ErrorKind::InUse, format!("the claim on {spec} was taken away"))
+                .hint("try again")),
+        }
     }
 
     /// Whether a record is of this plugin, in this boot.
@@ -167,6 +226,17 @@ impl RbdBackend {
                 some(&io, &keys)?
             }
         };
+        // A record that names a mapping is not given back before the mapping.
+        let mapped: Vec<String> = krbd::list()?.into_iter().map(|mapping| mapping.client_addr).collect();
+        for raw in keys.values() {
+            let record = OwnerRecord::parse(raw)?;
+            if self.is_own(&record)
+                && record.owner.client_addr.is_some_and(|address| mapped.contains(&address))
+            {
+                return Err(DriverError::new(ErrorKind::InUse, format!("{spec} is mapped here still"))
+                    .hint("it is given back when it is unmapped"));
+            }
+        }
         self.unlock_like_the_old(&io, spec, spec.image())?;
         for key in keys.keys() {
             if self.change_known(&io, spec, key, |_| None)?.is_none() {
@@ -188,7 +258,7 @@ impl RbdBackend {
             let found = some(io, &[key])?;
             let Some(raw) = found.get(key) else { return Ok(Changed::NotOurs(None)) };
             let before = OwnerRecord::parse(raw)?;
-            if !before.owner.same_plugin(&self.identity) {
+            if !self.is_own(&before) {
                 return Ok(Changed::NotOurs(Some(before.owner)));
             }
             let after = change(before).map(|record| record.store());

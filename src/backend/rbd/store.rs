@@ -22,7 +22,8 @@ const TELLS: Duration = Duration::from_secs(10);
 
 impl RbdBackend {
     fn info_of(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>> {
-        let io = match self.link.session()?.of(spec) {
+        let session = self.link.session()?;
+        let io = match session.of(spec) {
             Err(e)
                 if e.kind == ErrorKind::NotFound && !self.options.pools.iter().any(|p| p == spec.pool()) =>
             {
@@ -35,6 +36,8 @@ impl RbdBackend {
             io => io?,
         };
         let Some(id) = header::id(&io, spec.image())? else {
+            // In a pool that was deleted, everything is "not found".
+            session.still(&place(spec), &io)?;
             // Claimed and perhaps begun, but not there.
             let making = self.making(&io, spec)?;
             return Ok(making.map(|record| half_made(record, None)));
@@ -92,16 +95,15 @@ impl RbdBackend {
         }
         for spec in bound.values() {
             let bound = place(spec);
-            if !places.contains(&bound) && session.open(&bound).is_ok() {
-                places.push(bound);
+            if places.contains(&bound) {
+                continue;
+            }
+            match session.open(&bound) {
+                Err(e) if e.kind == ErrorKind::NotFound => {}
+                io => drop(io.map(|_| places.push(bound))?),
             }
         }
         Ok(places)
-    }
-
-    fn open_image(&self, spec: &ImageSpec) -> Result<Image> {
-        let io = self.link.session()?.of(spec)?;
-        Ok(Image::open(&io, spec.image())?)
     }
 
     fn make(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()> {
@@ -112,6 +114,10 @@ impl RbdBackend {
             return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{spec} exists")));
         }
         let key = new_key(spec);
+        if !lock(&self.held).get(spec).is_some_and(|keys| keys.contains_key(&key)) {
+            // The claim was on an image that has been cleared away since.
+            self.take(spec)?;
+        }
         let noted = |making: Option<&Record>| {
             let changed =
                 self.change(&io, &key, |before| Some(OwnerRecord { making: making.cloned(), ..before }))?;
@@ -160,7 +166,7 @@ impl RbdBackend {
 
     fn write(&self, spec: &ImageSpec, record: &Record, removing: bool) -> Result<()> {
         let io = self.link.session()?.of(spec)?;
-        match header::id(&io, spec.image())? {
+        match self.own_id(&io, spec)? {
             Some(id) => {
                 let stored = Stored { record: record.clone(), image: id.clone(), removing };
                 Ok(header::write_record(&io, &id, &stored)?)
@@ -175,34 +181,38 @@ impl RbdBackend {
 
     fn delete(&self, spec: &ImageSpec) -> Result<()> {
         let io = self.link.session()?.of(spec)?;
-        if let Some(id) = header::id(&io, spec.image())? {
-            if let Some(header) = header::read(&io, &id)? {
-                self.refuse_unless_removable(&io, spec)?;
-                let record = header.record.map_or_else(
-                    || Record {
-                        stage: Stage::Ready,
-                        adopted: true,
-                        created: 0,
-                        options: ImageOptions::default(),
-                    },
-                    |stored| stored.record,
-                );
-                self.write(spec, &record, true)?;
-                let mut told = Instant::now();
-                let removed = io.remove_image(spec.image(), &mut |done| {
-                    if told.elapsed() >= TELLS {
-                        told = Instant::now();
-                        tracing::info!(image = %spec, "removing: {:.0} %", done * 100.0);
-                    }
-                });
-                match removed {
-                    Err(e) if e.errno == Errno::ENOENT => {}
-                    Err(e) => return Err(self.not_removed(&io, spec, &record, e)),
-                    Ok(()) => {}
-                }
-            } else {
-                io.remove_image(spec.image(), &mut |_| {})?;
+        let header = match self.own_id(&io, spec)? {
+            Some(id) => header::read(&io, &id)?,
+            None => None,
+        };
+        let record = header.as_ref().map(|header| {
+            header.record.clone().map_or_else(
+                || Record {
+                    stage: Stage::Ready,
+                    adopted: true,
+                    created: 0,
+                    options: ImageOptions::default(),
+                },
+                |stored| stored.record,
+            )
+        });
+        if let Some(record) = &record {
+            self.refuse_unless_removable(&io, spec)?;
+            self.write(spec, record, true)?;
+        }
+        let mut told = Instant::now();
+        // Also where only a name is left, or nothing: librbd goes on with a removal that died.
+        let removed = io.remove_image(spec.image(), &mut |done| {
+            if told.elapsed() >= TELLS {
+                told = Instant::now();
+                tracing::info!(image = %spec, "removing: {:.0} %", done * 100.0);
             }
+        });
+        match (removed, &record) {
+            (Ok(()), _) => {}
+            (Err(e), _) if e.errno == Errno::ENOENT => {}
+            (Err(e), Some(record)) => return Err(self.not_removed(&io, spec, record, e)),
+            (Err(e), None) => return Err(e.into()),
         }
         self.change(&io, &new_key(spec), |before| Some(OwnerRecord { making: None, ..before })).map(drop)
     }
@@ -296,7 +306,12 @@ impl ImageStore for RbdBackend {
     }
 
     fn discard(&self, spec: &ImageSpec) -> Result<()> {
-        self.link.heed(self.open_image(spec).and_then(|image| Ok(image.discard_all()?)))
+        let discarded = || {
+            let io = self.link.session()?.of(spec)?;
+            self.own_id(&io, spec)?;
+            Ok(Image::open(&io, spec.image())?.discard_all()?)
+        };
+        self.link.heed(discarded())
     }
 
     fn remove(&self, spec: &ImageSpec) -> Result<()> {
@@ -306,6 +321,7 @@ impl ImageStore for RbdBackend {
     fn rename(&self, from: &ImageSpec, to: &ImageSpec) -> Result<()> {
         let renamed = || {
             let io = self.link.session()?.of(from)?;
+            self.own_id(&io, from)?;
             match io.rename_image(from.image(), to.image()) {
                 Err(e) if e.errno == Errno::EEXIST => {
                     return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{to} exists")));

@@ -123,6 +123,7 @@ mod tests {
             snapshot: None,
             client_addr: String::new(),
             size: 0,
+            marked: false,
         }
     }
 

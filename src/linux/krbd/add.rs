@@ -43,7 +43,7 @@ fn try_map(
     deadline: Deadline,
 ) -> Result<Mapping, CallError> {
     let object = request.to_string();
-    let mark = format!("rbd-docker-plugin:{}", boot::random_uuid()?);
+    let mark = format!("{}{}", super::MARK, boot::random_uuid()?);
     let line = line(&request, &mark).map_err(|errno| CallError::new(CALL, &object, errno))?;
     let turn = Turn::take(format!("{}/{object}", identity.fsid), deadline)
         .ok_or_else(|| CallError::new(CALL, &object, Errno::ETIMEDOUT))?;

@@ -86,6 +86,11 @@ impl Sysfs {
             snapshot: some(text("current_snap")?, HEAD),
             client_addr: text("client_addr")?,
             size: self.number(id, "size", &text("size")?)?,
+            // The mark is the last word of what was written to map it.
+            marked: optional("config_info")?
+                .rsplit(' ')
+                .next()
+                .is_some_and(|word| word.starts_with(super::MARK)),
         })
     }
 

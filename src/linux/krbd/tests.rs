@@ -111,6 +111,7 @@ fn the_devices_of_a_host() {
             snapshot: None,
             client_addr: "192.0.2.7:0/3589491565".to_owned(),
             size: 10 << 20,
+            marked: false,
         }
     );
     assert!(head.is(identity()));
