@@ -66,6 +66,18 @@ impl RbdBackend {
     }
 }
 
+/// Ends the lock that an owner took here which is shut out by now: nobody else could take it otherwise.
+pub(super) fn end_lock_of(io: &IoCtx, name: &str, host: &str) -> Result<()> {
+    let image = match Image::open(io, name) {
+        Err(e) if e.errno == Errno::ENOENT => return Ok(()),
+        image => image?,
+    };
+    for locker in image.lockers()?.lockers.iter().filter(|locker| locker.cookie == host) {
+        image.break_lock(&locker.client, &locker.cookie)?;
+    }
+    Ok(())
+}
+
 /// Who has it locked, and how to end that.
 pub(super) fn locked(spec: &ImageSpec, held: &Lockers) -> DriverError {
     let error = |who: String| DriverError::new(ErrorKind::InUse, format!("{spec} is locked by {who}"));

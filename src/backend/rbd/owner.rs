@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::advisory::end_lock_of;
 use super::fence::Follow;
 use super::link::place;
 use super::{RbdBackend, header};
@@ -113,6 +114,8 @@ impl RbdBackend {
                         }
                         Follow::After => {
                             tracing::warn!(image = %spec, owner = %before.owner, "taking over from an owner that is gone");
+                            // Before the record: whoever dies in between, the next one finds the same and ends it.
+                            end_lock_of(&io, spec.image(), &before.owner.host)?;
                             wanted.insert((*key).to_owned(), self.own(spec, before.making).store());
                         }
                     },
