@@ -9,7 +9,7 @@ RUN      := $(CARGO) test $(FEATURES)
 AS_ROOT  := tools/as-root $(RUN)
 
 .DEFAULT_GOAL := build
-.PHONY: help setup build release demo test check test-unit test-local test-docker test-ceph test-leaks bench fuzz clean
+.PHONY: help setup build release demo demo-ceph test check test-unit test-local test-docker test-ceph test-krbd test-vm test-leaks bench bench-ceph fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,13 +30,20 @@ demo: ## a volume's life on this machine, step by step: no Ceph needed, root is
 	$(CARGO) build --release
 	@tools/demo
 
-test: ## everything: format, lints, unit, protocol, model, loop devices, a real Docker engine, a real Ceph
+demo-ceph: ## a real Ceph on this machine and, where virtual machines can run, two hosts with Docker, of which one loses its power
+	@tools/setup --tier vm
+	$(CARGO) build --release
+	@tools/demo-ceph
+
+test: ## everything: format, lints, unit, protocol, model, loop devices, a real Docker engine, a real Ceph, a real kernel with rbd, two hosts
 	@tools/setup --tier all
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-local
 	@$(MAKE) --no-print-directory test-docker
 	@$(MAKE) --no-print-directory test-ceph
+	@$(MAKE) --no-print-directory test-krbd
+	@$(MAKE) --no-print-directory test-vm
 
 check: ## format and lints
 	@tools/headline "Format and lints"
@@ -52,6 +59,17 @@ test-local: ## the local backend on real loop devices
 	@tools/setup --tier local
 	@tools/headline "Local tier: real loop devices, real filesystems"
 	@$(AS_ROOT) --test local
+
+test-krbd: ## mapping, on a kernel with rbd in a virtual machine, against a real Ceph
+	@tools/setup --tier vm
+	@tools/headline "krbd tier: a real kernel, a real cluster"
+	@$(RUN) --test krbd --no-run
+	@tools/test-krbd
+
+test-vm: ## two hosts and a cluster: the plugin and Docker on a kernel with rbd, freezes, power losses, network cuts
+	@tools/setup --tier vm
+	@tools/headline "VM tier: two hosts, a real cluster"
+	@$(AS_ROOT) --test vm
 
 test-docker: ## a real Docker engine, started for the tests and apart from the host's
 	@tools/setup --tier docker
@@ -71,7 +89,13 @@ test-leaks: ## a small life of the Ceph layer under valgrind: nothing of librado
 bench: ## the table of speeds, each beside its floor
 	@tools/setup --tier local
 	@tools/headline "Speed"
-	@tools/as-root $(CARGO) bench --bench '*'
+	@tools/as-root $(CARGO) bench --bench speed
+
+bench-ceph: ## the table of speeds on a real cluster, in a virtual machine: the plugin, the old plugin's programs, bare system calls
+	@tools/setup --tier vm
+	@tools/headline "Speed on Ceph"
+	$(CARGO) bench --bench ceph --no-run
+	@tools/bench-ceph
 
 fuzz: ## fuzz each target for SECONDS (30)
 	@tools/setup --tier fuzz

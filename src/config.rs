@@ -212,7 +212,7 @@ fn ceph(all: &Layers, pool: &str) -> Result<Ceph> {
         features: optional(all, "features", values::word)?,
         map_options: optional(all, "map-options", values::word)?,
         takeover: parse(all, "takeover", values::takeover)?,
-        owner_wait: parse(all, "owner-wait", |text| values::seconds(text, 100))?,
+        owner_wait: parse(all, "owner-wait", |text| values::seconds(text, 60))?,
         fence: parse(all, "fence-days", values::days)?,
         timeout: parse(all, "ceph-timeout", |text| match values::seconds(text, 60)? {
             none if none.is_zero() => Err("it must be 1 second at least".to_owned()),

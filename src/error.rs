@@ -218,6 +218,15 @@ impl From<CallError> for DriverError {
                     ),
                 )
             }
+            (call, Errno::ETIMEDOUT | Errno::ENOTCONN)
+                if call.starts_with("rados_") || call.starts_with("rbd_") =>
+            {
+                (
+                    K::Unreachable,
+                    "the Ceph cluster does not answer",
+                    Some("ceph -s shows what is down; it is tried again by itself"),
+                )
+            }
             ("mount", Errno::EUCLEAN) => (
                 K::NeedsRepair,
                 "Image filesystem has errors, requires manual repairs",
@@ -236,9 +245,10 @@ impl From<CallError> for DriverError {
             ("mount", Errno::ENODEV) => {
                 (K::MissingTool, "the kernel does not know this filesystem", Some("load its kernel module"))
             }
-            ("umount2" | "LOOP_CLR_FD" | "rmdir" | "flock", Errno::EBUSY | Errno::EWOULDBLOCK) => {
-                (K::InUse, "still in use", None)
-            }
+            (
+                "umount2" | "LOOP_CLR_FD" | "rbd_remove" | "rmdir" | "flock",
+                Errno::EBUSY | Errno::EWOULDBLOCK,
+            ) => (K::InUse, "still in use", None),
             (_, Errno::EPERM | Errno::EACCES) => {
                 (K::Denied, "permission denied", Some("the plugin needs to run as root with CAP_SYS_ADMIN"))
             }

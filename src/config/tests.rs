@@ -50,7 +50,7 @@ fn defaults() {
 fn pools_are_listed_once_with_the_default_one_first() {
     let c = load(&["pool=b", "pools=a, b,c,a"], &[], "").unwrap();
     assert_eq!(c.ceph.pools, ["b", "a", "c"]);
-    for wrong in ["pools=a/b", "takeover=maybe", "fence-days=0", "ceph-timeout=0", "owner-wait=101"] {
+    for wrong in ["pools=a/b", "takeover=maybe", "fence-days=0", "ceph-timeout=0", "owner-wait=61"] {
         let e = load(&[wrong], &[], "").unwrap_err().to_string();
         assert!(
             e.contains("accepted") || e.contains("only letters") || e.contains("at least"),

@@ -41,6 +41,23 @@ pub(crate) fn tail(path: &Path) -> String {
     format!("--- {}\n{}", path.display(), lines[lines.len().saturating_sub(40)..].join("\n"))
 }
 
+/// One request as Docker sends it; status and body of the answer, or nothing when the connection ended without one.
+pub(crate) fn ask(socket: &Path, endpoint: &str, body: &str) -> Option<(u16, Value)> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "POST /VolumeDriver.{endpoint} HTTP/1.1\r\nHost: plugin.moby.localhost\r\nUser-Agent: Go-http-client/1.1\r\n\
+         Content-Length: {length}\r\nAccept: application/vnd.docker.plugins.v1.2+json\r\nConnection: close\r\n\r\n{body}"
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let status = answer.split(' ').nth(1)?.parse().ok()?;
+    Some((status, serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?))
+}
+
 /// A plugin on the local backend; all it makes is below one folder.
 #[derive(Debug)]
 pub(crate) struct Daemon {
@@ -136,20 +153,7 @@ impl Daemon {
 
     /// One request as Docker sends it; status and body of the answer, or nothing when the connection ended without one.
     pub(crate) fn ask(&self, endpoint: &str, body: &Value) -> Option<(u16, Value)> {
-        let mut stream = UnixStream::connect(self.socket()).ok()?;
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let body = body.to_string();
-        let length = body.len();
-        write!(
-            stream,
-            "POST /VolumeDriver.{endpoint} HTTP/1.1\r\nHost: plugin.moby.localhost\r\nUser-Agent: Go-http-client/1.1\r\n\
-             Content-Length: {length}\r\nAccept: application/vnd.docker.plugins.v1.2+json\r\nConnection: close\r\n\r\n{body}"
-        )
-        .ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let status = answer.split(' ').nth(1)?.parse().ok()?;
-        Some((status, serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?))
+        ask(&self.socket(), endpoint, &body.to_string())
     }
 
     /// A request that must succeed.

@@ -91,7 +91,12 @@ impl RbdBackend {
         let who = beats::cookie(owner);
         if beats::alive(io)?.contains(&who) {
             self.suspects.clear(&who);
-            return Err(in_use(spec, owner).hint("unmount the volume there"));
+            let hint = if owner.same_plugin(&self.identity) {
+                "that is this host before its restart, or a copy of it that lives; it is known when its heartbeat has run out"
+            } else {
+                "unmount the volume there"
+            };
+            return Err(in_use(spec, owner).hint(hint));
         }
         if !owner.same_plugin(&self.identity) {
             self.refuse_unless_dead(io, spec, owner, &who)?;
@@ -140,8 +145,14 @@ impl RbdBackend {
 
     /// `InUse` when somebody outside of all plugins has a free image mapped or open for writing. Mappings of this host are not meant:
     /// the driver sees those itself.
-    pub(super) fn refuse_if_watched(&self, session: &Session, io: &IoCtx, spec: &ImageSpec) -> Result<()> {
-        let watchers = watchers(io, spec)?;
+    pub(super) fn refuse_if_watched(
+        &self,
+        session: &Session,
+        io: &IoCtx,
+        spec: &ImageSpec,
+        id: &str,
+    ) -> Result<()> {
+        let watchers = self.opened.watchers(io, spec, id)?;
         if watchers.is_empty() {
             return Ok(());
         }

@@ -1,10 +1,12 @@
 //! The connection to the cluster, which may come and go without the plugin ending or waiting.
 //!
-//! [`Link::session`] answers at once: with the session, or with the reason why there is none. A request that ran into its timeout
-//! takes the link down, so that the next ones are answered from the cache instead of each waiting for a timeout of its own; a
-//! background thread brings it up again. A client of ours that was blocklisted is thrown away and made anew.
+//! [`Link::session`] answers at once: with the session, or with the reason why there is none. When a request runs into its timeout, a
+//! background thread looks whether it was that request alone (one pool may hang while all others work) or the cluster; then it takes the
+//! link down, so that the next requests are answered from the cache instead of each waiting for a timeout of its own, and brings it up
+//! again later. A client of ours that was blocklisted is thrown away and made anew.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -21,6 +23,8 @@ use crate::name::ImageSpec;
 
 /// How often a link that is down is tried.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often to see whether a request has run into its timeout.
+const LOOK: Duration = Duration::from_millis(100);
 /// How often a link that is up looks at the monitors, which move rarely.
 const REFRESH: Duration = Duration::from_secs(60);
 
@@ -96,6 +100,8 @@ pub(super) struct Link {
     /// A pool to try whether the storage answers too.
     probe: Place,
     state: Mutex<State>,
+    /// Whether some request has run into its timeout since the last look.
+    suspect: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -109,7 +115,12 @@ impl Link {
     /// Starts to connect, and waits for that at most `patience`.
     pub(super) fn open(options: config::Ceph, probe: Place, patience: Duration) -> Result<Arc<Self>> {
         let waiting = DriverError::new(ErrorKind::Unreachable, "not connected to the Ceph cluster yet");
-        let link = Arc::new(Self { options, probe, state: Mutex::new(State::Down(waiting, None)) });
+        let link = Arc::new(Self {
+            options,
+            probe,
+            state: Mutex::new(State::Down(waiting, None)),
+            suspect: AtomicBool::new(false),
+        });
         let weak = Arc::downgrade(&link);
         std::thread::Builder::new()
             .name("ceph-link".to_owned())
@@ -130,13 +141,16 @@ impl Link {
         }
     }
 
-    /// Passes an answer on, and takes the link down when it says that the cluster does not answer.
+    /// Passes an answer on, and sees to the link when it says that the cluster does not answer.
     pub(super) fn heed<T>(&self, answer: Result<T>) -> Result<T> {
         if let Err(e) = &answer
             && let Some(call) = &e.source
-            && (is_silence(call) || is_fenced(call))
         {
-            self.take_down(e.clone(), is_fenced(call));
+            if is_fenced(call) {
+                self.take_down(e.clone(), true);
+            } else if is_silence(call) {
+                self.suspect.store(true, Ordering::SeqCst);
+            }
         }
         answer
     }
@@ -179,7 +193,9 @@ impl Link {
                 let fenced = e.source.as_ref().is_some_and(is_fenced);
                 if was_up {
                     // Other refusals than silence concern one request.
-                    let _ = self.heed::<()>(Err(e));
+                    if fenced || e.source.as_ref().is_some_and(is_silence) {
+                        self.take_down(e, fenced);
+                    }
                 } else {
                     let mut state = lock(&self.state);
                     let session = match &*state {
@@ -212,11 +228,13 @@ fn keep_up(link: &Weak<Link>) {
     let mut next = Instant::now();
     loop {
         let Some(link) = link.upgrade() else { return };
-        if Instant::now() >= next || link.session().is_err() {
+        let suspect = link.suspect.swap(false, Ordering::SeqCst);
+        if suspect || Instant::now() >= next || link.session().is_err() {
             next = Instant::now() + link.step();
         }
+        let pause = if link.session().is_ok() { LOOK } else { RETRY };
         drop(link);
-        sleep(RETRY);
+        sleep(pause);
     }
 }
 

@@ -7,15 +7,18 @@ use nix::errno::Errno;
 use super::RbdBackend;
 use super::advisory::locked;
 use super::header;
+use super::owner::image_key;
 use crate::backend::{Device, ImageOptions, Mapper};
 use crate::ceph::{Image, IoCtx, features};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::linux::krbd::{self, Failure, Identity, Mapping, Request};
+use crate::lock;
 use crate::name::ImageSpec;
 
 /// How long the kernel may take to map: an exclusive lock is waited for as long as `lock_timeout`, and then some.
-const MAPS: Duration = Duration::from_secs(60);
+/// With the longest `--owner-wait` it is less than Docker gives a Mount.
+const MAPS: Duration = Duration::from_secs(45);
 /// How long a device may stay open after our unmount: udev and blkid look at it for a moment.
 const SETTLES: Duration = Duration::from_secs(10);
 /// How long a forced unmap may take: requests in flight are waited for.
@@ -27,6 +30,14 @@ impl RbdBackend {
         let io = session.of(spec)?;
         let missing = || DriverError::new(ErrorKind::NotFound, format!("{spec} does not exist"));
         let id = header::id(&io, spec.image())?.ok_or_else(missing)?;
+        if !lock(&self.held).get(spec).is_some_and(|keys| keys.contains_key(&image_key(&id))) {
+            // The claim is on an image, and this name is another image's by now.
+            return Err(DriverError::new(
+                ErrorKind::Busy,
+                format!("{spec} was renamed or made anew meanwhile"),
+            )
+            .hint("try again"));
+        }
         let header = header::read(&io, &id)?.ok_or_else(missing)?;
         let Some(kernel) = krbd::supported_features()? else {
             return Err(DriverError::new(ErrorKind::MissingTool, "the kernel module rbd is not loaded")

@@ -21,6 +21,7 @@ mod map;
 mod mine;
 mod monitors;
 mod names;
+mod opened;
 mod options;
 mod owner;
 mod secret;
@@ -39,6 +40,7 @@ use beats::Beats;
 use fence::Suspects;
 use link::Link;
 use names::Names;
+use opened::Opened;
 use owner::Held;
 
 /// How long a start waits for the cluster: with it, volumes of an earlier life are restored before the first request.
@@ -53,6 +55,7 @@ pub struct RbdBackend {
     _stop: beats::Stop,
     link: Arc<Link>,
     names: Names,
+    opened: Opened,
     beats: Arc<Beats>,
     suspects: Suspects,
     /// Owner records that we hold.
@@ -104,6 +107,7 @@ impl RbdBackend {
             identity,
             _stop: beats::Stop(Arc::clone(&beats), Arc::clone(&link)),
             names: Names::new(&pool),
+            opened: Opened::default(),
             link,
             beats,
             suspects: Suspects::default(),

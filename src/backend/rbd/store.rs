@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use nix::errno::Errno;
 
@@ -16,6 +16,9 @@ use crate::error::{CallError, DriverError, ErrorKind, Result};
 use crate::lock;
 use crate::name::ImageSpec;
 use crate::size::Size;
+
+/// How often a long removal says how far it is.
+const TELLS: Duration = Duration::from_secs(10);
 
 impl RbdBackend {
     fn info_of(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>> {
@@ -185,10 +188,10 @@ impl RbdBackend {
                     |stored| stored.record,
                 );
                 self.write(spec, &record, true)?;
-                let mut told = 0.0;
+                let mut told = Instant::now();
                 let removed = io.remove_image(spec.image(), &mut |done| {
-                    if done - told >= 0.1 {
-                        told = done;
+                    if told.elapsed() >= TELLS {
+                        told = Instant::now();
                         tracing::info!(image = %spec, "removing: {:.0} %", done * 100.0);
                     }
                 });

@@ -15,11 +15,15 @@ const CALL: &str = "rbd_remove";
 /// The first pause and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(50)];
 
+/// What is left of the time for telling that the device is busy, and not only that time is up.
+const REPORT: Duration = Duration::from_millis(250);
+
 /// On a thread of its own: with a cluster that does not answer, the kernel waits in the write for the lock to be given back.
 pub(super) fn unmap(sysfs: &Sysfs, id: u32, force: bool, deadline: Deadline) -> Result<(), CallError> {
     let object = sysfs.node(id).display().to_string();
     let sysfs = sysfs.clone();
-    by_deadline(CALL, &object, deadline, move || remove(&sysfs, id, force, deadline), |()| {})
+    let sooner = deadline.at_most(deadline.left().saturating_sub(REPORT.min(deadline.left() / 4)));
+    by_deadline(CALL, &object, deadline, move || remove(&sysfs, id, force, sooner), |()| {})
 }
 
 /// The same on this thread: it comes to an end when the kernel does.
@@ -50,7 +54,6 @@ pub(super) fn repeat(
         if instance()? != Some(ours) {
             return Ok(());
         }
-        // Soon enough for whoever waits for us until the deadline to be told why.
         if deadline.left() <= pause {
             let errno = if failed.errno == Errno::EBUSY { Errno::EBUSY } else { Errno::ETIMEDOUT };
             return Err(CallError { errno, ..failed });

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use nix::errno::Errno;
-use rbd_docker_plugin::ceph::{Cluster, Connect, versions};
+use rbd_docker_plugin::ceph::{Cluster, Connect, CreateOptions, Image, Swap, versions};
 use serde_json::{Value, json};
 
-use crate::rig::{Lab, Ready, TIMEOUT, connect, trial, wait_until};
+use crate::rig::{Lab, Ready, TIMEOUT, connect, fresh, trial, trial_if, wait_until};
 
 pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
     vec![
@@ -22,6 +22,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         trial("pools_are_listed_and_a_missing_one_is_enoent", ready, pools),
         trial("a_blocklisted_client_gets_eshutdown", ready, blocklist),
         trial("an_address_may_name_its_protocol", ready, blocklist_with_protocol),
+        trial_if("a_user_with_profile_rbd_may_do_all_of_it", ready, Lab::is_ours, profile_rbd),
         trial("a_closed_client_leaves_no_thread_and_no_file_open", ready, nothing_left),
     ]
 }
@@ -92,11 +93,10 @@ fn identity(lab: &Lab) {
     assert!(address.contains(":0/") && !address.contains([' ', '[']), "{address}");
     assert_ne!(address, other);
     assert!(cluster.instance_id() > 0);
+    // The manager of a new cluster needs a while until it knows.
+    wait_until("the OSDs are counted", Duration::from_secs(60), || cluster.usage().unwrap().total > 1 << 20);
     let usage = cluster.usage().unwrap();
-    assert!(
-        usage.total > 1 << 20 && usage.used + usage.available <= usage.total + usage.total / 10,
-        "{usage:?}"
-    );
+    assert!(usage.used + usage.available <= usage.total + usage.total / 10, "{usage:?}");
     let text = versions().to_string();
     assert!(text.starts_with("librados 3.") && text.contains("librbd 1."), "{text}");
 }
@@ -180,6 +180,37 @@ fn blocklist_with_protocol(lab: &Lab) {
     lab.io.cluster().blocklist(&format!("v1:{address}"), Duration::from_secs(60)).unwrap();
     assert_eq!(victim.create_object("victim").unwrap_err().errno, Errno::ESHUTDOWN);
     lab.run(&["ceph", "osd", "blocklist", "rm", &address]);
+}
+
+fn profile_rbd(lab: &Lab) {
+    let docker = Connect {
+        conf: lab.conf.clone(),
+        user: "docker".to_owned(),
+        cluster: String::new(),
+        timeout: TIMEOUT,
+    };
+    let io = Cluster::connect(&docker).unwrap().ioctx(&lab.pool, None).unwrap();
+    let (name, object) = (fresh("docker"), fresh("docker"));
+    io.create_image(&name, 4 << 20, &CreateOptions::default()).unwrap();
+    let image = Image::open(&io, &name).unwrap();
+    image.discard_all().unwrap();
+    assert_eq!(image.lockers().unwrap().lockers.len(), 1);
+    image.close().unwrap();
+    let change = Swap { key: "k", expected: None, new: Some(b"v") };
+    assert_eq!(io.omap_swap(&object, &[change]), Ok(true));
+    io.lock_shared(&object, "l", "c", "t", "", TIMEOUT).unwrap();
+    io.remove_image(&name, &mut |_| ()).unwrap();
+    // To fence another client, too; but not to take it off the list again.
+    let victim = lab.another();
+    let address = victim.cluster().addresses().unwrap();
+    io.cluster().blocklist(&address, Duration::from_secs(60)).unwrap();
+    assert_eq!(victim.read(&object, 1).unwrap_err().errno, Errno::ESHUTDOWN);
+    let undo = json!({ "prefix": "osd blocklist", "blocklistop": "rm", "addr": address });
+    assert_eq!(io.cluster().mon_command(&undo).unwrap_err().errno, Errno::EACCES);
+    lab.io.cluster().mon_command(&undo).unwrap();
+    assert!(io.cluster().usage().is_ok() && !io.cluster().pools().unwrap().is_empty());
+    let e = io.cluster().mon_command(&json!({ "prefix": "auth ls" })).unwrap_err();
+    assert_eq!(e.errno, Errno::EACCES);
 }
 
 fn nothing_left(lab: &Lab) {

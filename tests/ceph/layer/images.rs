@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use nix::errno::Errno;
@@ -117,7 +117,7 @@ fn list(lab: &Lab) {
     }
     let begin = Instant::now();
     let found = io.images().unwrap();
-    println!("{MANY} images are listed in {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
     assert_eq!(found.len(), MANY + 1);
     let one = found.iter().find(|image| image.name == "image 1234").unwrap();
     assert_eq!(one.id, "id1234");
@@ -242,9 +242,7 @@ fn untouched(lab: &Lab) {
     let name = fresh("large");
     lab.io.create_image(&name, 40 << 30, &plain()).unwrap();
     let image = Image::open_read_only(&lab.io, &name).unwrap();
-    let begin = Instant::now();
     assert_eq!(image.is_untouched(), Ok(true));
-    println!("40 GiB without an object map are looked through in {:?}", begin.elapsed());
     let last: u64 = (40 << 30) / (4 << 20) - 1;
     let last = format!("rbd_data.{}.{last:016x}", image.id().unwrap());
     lab.run(&["rados", "-p", &lab.pool, "put", &last, "/etc/hostname"]);

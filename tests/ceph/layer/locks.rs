@@ -15,6 +15,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         trial("a_shared_lock_ends_by_itself_unless_it_is_renewed", ready, expiry),
         trial("an_image_lock_has_one_holder_and_can_be_broken", ready, image_lock),
         trial("lockers_of_an_image_are_those_of_this_moment", ready, fresh_lockers),
+        trial("an_image_of_the_old_format_has_lockers_too", ready, old_format),
         trial("lockers_are_listed_however_many", ready, many_lockers),
     ]
 }
@@ -148,6 +149,30 @@ fn fresh_lockers(lab: &Lab) {
     assert_eq!((found.exclusive, found.tag.as_str(), found.lockers.len()), (true, "internal", 1));
     assert!(found.lockers[0].cookie.starts_with("auto "), "{found:?}");
     assert_eq!(found.lockers[0].address, lab.io.cluster().addresses().unwrap());
+}
+
+/// Nothing makes such images any more, but there are some: 4 MiB, no snapshots.
+fn old_format(lab: &Lab) {
+    let name = fresh("old");
+    let mut header = b"<<< Rados Block Device Image >>>\n".to_vec();
+    header.resize(40, 0);
+    header.extend(b"rb.0.1");
+    header.resize(64, 0);
+    header.extend(b"RBD\x00001.005\x00");
+    header.extend([22, 0, 0, 0]);
+    header.extend((4_u64 << 20).to_le_bytes());
+    header.resize(112, 0);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("header");
+    std::fs::write(&file, header).unwrap();
+    lab.run(&["rados", "-p", &lab.pool, "put", &format!("{name}.rbd"), file.to_str().unwrap()]);
+    let image = Image::open(&lab.io, &name).unwrap();
+    assert_eq!((image.size(), image.features()), (Ok(4 << 20), Ok(0)));
+    assert_eq!(image.id().unwrap_err().errno, Errno::EINVAL);
+    assert_eq!(image.lockers().unwrap().lockers, []);
+    image.lock("cookie").unwrap();
+    assert_eq!(image.lockers().unwrap().lockers[0].cookie, "cookie");
+    assert_eq!(image.is_untouched(), Ok(true));
 }
 
 fn many_lockers(lab: &Lab) {

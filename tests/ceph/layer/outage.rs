@@ -24,8 +24,7 @@ fn ends<T>(what: &str, requests: u32, call: impl FnOnce() -> Result<T>) -> Optio
     let begin = Instant::now();
     let errno = call().err().map(|e| e.errno);
     let took = begin.elapsed();
-    println!("{what}: {errno:?} after {took:.1?}");
-    assert!(took < TIMEOUT * requests + Duration::from_secs(1), "{what}: {took:?}");
+    assert!(took < TIMEOUT * requests + Duration::from_secs(1), "{what}: {errno:?} after {took:?}");
     errno
 }
 

@@ -1,0 +1,257 @@
+//! A host: a virtual machine of `tools/vm`, with a kernel that has rbd loaded, a Docker engine when asked for, and plugins.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::daemon::wait;
+use crate::plugin::Plugin;
+use crate::rig::{Missing, tool};
+
+/// What a command may take if its caller does not say: ten times what the slowest takes.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// How a command in the guest ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Output {
+    /// Its exit status; 128 and more for a signal.
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    /// Between sending the command and seeing its end.
+    pub(crate) took: Duration,
+}
+
+/// A virtual machine that stands for a host.
+#[derive(Debug)]
+pub(crate) struct Host {
+    /// Its hostname.
+    pub(crate) name: String,
+    dir: PathBuf,
+    netns: String,
+    conf: PathBuf,
+    /// Whether this boot's engine runs.
+    engine: Mutex<bool>,
+}
+
+impl Host {
+    /// Boots one. It ends with this process, whatever ends that.
+    pub(crate) fn boot_new(name: &str, dir: &Path, netns: &str, conf: &Path) -> Result<Self, Missing> {
+        let engine = Mutex::new(false);
+        let (dir, netns, conf) = (dir.to_owned(), netns.to_owned(), conf.to_owned());
+        let host = Self { name: name.to_owned(), dir, netns, conf, engine };
+        host.start()?;
+        Ok(host)
+    }
+
+    fn start(&self) -> Result<(), Missing> {
+        let watch = std::process::id().to_string();
+        tool("vm", "start", &self.dir, &["--name", &self.name, "--netns", &self.netns, "--watch", &watch])?;
+        self.ok("modprobe -a rbd loop");
+        Ok(())
+    }
+
+    /// A folder that is the same on both sides, at the same path. What a host must keep over a power loss is better on `/disk`,
+    /// where it has to be synced as on any disk.
+    pub(crate) fn share(&self) -> PathBuf {
+        self.dir.join("share")
+    }
+
+    /// What its kernel wrote on the console, this boot.
+    pub(crate) fn console(&self) -> PathBuf {
+        self.dir.join("console")
+    }
+
+    /// Starts a shell command and does not wait. It has no stdin, sees `CEPH_CONF`, and is killed at the deadline with its
+    /// children, except those that `setsid` took out of its group. Several can run at once.
+    pub(crate) fn spawn(&self, command: &str, deadline: Duration) -> Job<'_> {
+        static JOBS: AtomicU64 = AtomicU64::new(0);
+        let name = format!("{}-{}", std::process::id(), JOBS.fetch_add(1, Ordering::Relaxed));
+        let files = self.share().join(".run").join(&name);
+        let script = format!("export CEPH_CONF='{}'\n{command}\n", self.conf.display());
+        fs::write(files.with_extension("sh"), script).expect("the shared folder can be written");
+        // Read-write, so that it never waits for a reader.
+        let agent = OpenOptions::new().read(true).write(true).open(self.dir.join("run/agent.in"));
+        let line = format!("{name} {}\n", deadline.as_secs().max(1));
+        agent.and_then(|mut agent| agent.write_all(line.as_bytes())).expect("the host takes commands");
+        Job { host: self, files, command: command.to_owned(), begin: Instant::now(), deadline }
+    }
+
+    /// Runs a shell command to its end.
+    #[track_caller]
+    pub(crate) fn run(&self, command: &str) -> Output {
+        self.spawn(command, DEADLINE).wait()
+    }
+
+    /// The same, which must succeed; what it wrote to stdout, without the last line feed.
+    #[track_caller]
+    pub(crate) fn ok(&self, command: &str) -> String {
+        let output = self.run(command);
+        assert_eq!(output.status, 0, "{}: {command}\n{}{}", self.name, output.stdout, output.stderr);
+        output.stdout.trim_end().to_owned()
+    }
+
+    /// The same, which must fail; what it wrote to stderr.
+    #[track_caller]
+    pub(crate) fn fails(&self, command: &str) -> String {
+        let output = self.run(command);
+        assert_ne!(
+            output.status, 0,
+            "{}: {command} succeeded\n{}{}",
+            self.name, output.stdout, output.stderr
+        );
+        output.stderr.trim_end().to_owned()
+    }
+
+    /// Stops it in its tracks, with all it holds, until [`Self::thaw`].
+    pub(crate) fn freeze(&self) {
+        self.tool("freeze");
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.tool("thaw");
+    }
+
+    /// A power loss: nothing is written any more, nobody is told.
+    pub(crate) fn power_off(&self) {
+        self.tool("kill");
+        *self.engine.lock().unwrap() = false;
+    }
+
+    /// Power is back: the same name and machine-id, its disk and [`Self::share`] as they were; nothing runs, nothing is mapped.
+    pub(crate) fn boot(&self) {
+        self.start().unwrap_or_else(|why| panic!("{why:?}"));
+    }
+
+    /// Takes out the network cable. Commands still reach the host.
+    pub(crate) fn cut_network(&self) {
+        self.tool("cut");
+        self.wait_carrier("0");
+    }
+
+    pub(crate) fn restore_network(&self) {
+        self.tool("restore");
+        self.wait_carrier("1");
+    }
+
+    fn wait_carrier(&self, state: &str) {
+        wait(&format!("the link of {} to be {state}", self.name), || {
+            self.ok("cat /sys/class/net/eth0/carrier") == state
+        });
+    }
+
+    /// Starts the plugin under test and waits until it answers. See [`Plugin::new`].
+    pub(crate) fn plugin(&self, name: &str, flags: &[&str]) -> Plugin<'_> {
+        let mut plugin = Plugin::new(self, name, flags);
+        plugin.start();
+        plugin
+    }
+
+    fn tool(&self, command: &str) {
+        tool("vm", command, &self.dir, &[]).unwrap_or_else(|why| panic!("{why:?}"));
+    }
+
+    /// Runs `docker ARGS` against this host's engine, which is started if need be. It has the image `bb`, a busybox. The engine's
+    /// data are on the disk.
+    #[track_caller]
+    pub(crate) fn docker(&self, args: &[&str]) -> Output {
+        let mut runs = self.engine.lock().unwrap();
+        if !*runs {
+            self.start_engine();
+            *runs = true;
+        }
+        drop(runs);
+        self.run(&shell_words::join([&["docker"], args].concat()))
+    }
+
+    /// The same, which must succeed; what it wrote to stdout.
+    #[track_caller]
+    pub(crate) fn docker_ok(&self, args: &[&str]) -> String {
+        let output = self.docker(args);
+        assert_eq!(output.status, 0, "{}: docker {args:?}\n{}", self.name, output.stderr);
+        output.stdout.trim_end().to_owned()
+    }
+
+    /// `docker run --rm` of a shell script in a busybox, with further flags; what it wrote to stdout.
+    #[track_caller]
+    pub(crate) fn container(&self, flags: &[&str], script: &str) -> String {
+        let run = ["run", "--rm", "--network", "none"];
+        self.docker_ok(&[&run, flags, &["bb", "sh", "-c", script]].concat())
+    }
+
+    fn start_engine(&self) {
+        self.ok(include_str!("engine.sh"));
+    }
+
+    /// What is on it that a test must not leave: mappings, mounts of devices, plugins, containers, volumes, kernel faults.
+    pub(crate) fn leaks(&self) -> Vec<String> {
+        let engine = *self.engine.lock().unwrap();
+        let docker = "docker ps -aq | sed 's/^/container /'; docker volume ls -q | sed 's/^/volume /'";
+        let script = format!("{}\n{}", include_str!("leaks.sh"), if engine { docker } else { "" });
+        let left = self.ok(&script);
+        left.lines().map(|line| format!("{}: {line}", self.name)).collect()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Err(why) = tool("vm", "kill", &self.dir, &[]) {
+            eprintln!("{why:?}");
+        }
+    }
+}
+
+/// A command on its way.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    host: &'a Host,
+    files: PathBuf,
+    command: String,
+    begin: Instant,
+    deadline: Duration,
+}
+
+impl Job<'_> {
+    /// Whether it has ended. Not while its host is frozen.
+    pub(crate) fn is_done(&self) -> bool {
+        self.files.with_extension("status").exists()
+    }
+
+    /// What it wrote to stdout so far.
+    pub(crate) fn so_far(&self) -> String {
+        self.text("out")
+    }
+
+    fn text(&self, kind: &str) -> String {
+        let bytes = fs::read(self.files.with_extension(kind)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Waits for its end; a panic at the deadline, with what it wrote.
+    #[track_caller]
+    pub(crate) fn wait(self) -> Output {
+        let (name, command, limit) = (self.host.name.clone(), self.command.clone(), self.deadline);
+        self.end().unwrap_or_else(|written| panic!("{name}: {command}: more than {limit:?}\n{written}"))
+    }
+
+    /// Waits for its end, or for its deadline: then what it wrote until then.
+    pub(crate) fn end(self) -> Result<Output, String> {
+        // The guest ends it at the deadline; a frozen one, or one whose process is stuck in the kernel, does not.
+        let limit = self.deadline + Duration::from_secs(3);
+        while !self.is_done() && self.begin.elapsed() < limit {
+            sleep(Duration::from_millis(5));
+        }
+        let took = self.begin.elapsed();
+        let (stdout, stderr, status) = (self.text("out"), self.text("err"), self.text("status"));
+        match status.trim().parse() {
+            Ok(status) if status != 137 || took < self.deadline => {
+                Ok(Output { status, stdout, stderr, took })
+            }
+            _ => Err(format!("{stdout}{stderr}")),
+        }
+    }
+}
