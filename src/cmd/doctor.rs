@@ -1,7 +1,7 @@
 //! `doctor`: looks at everything that volumes need, and says what is wrong and what mends it.
 //!
-//! It goes from what everything rests on to what rests on it: settings, cluster, pools, images, this host's kernel and folders, Docker,
-//! leftovers. A step runs on a thread of its own and is given up when it takes too long, so nothing hangs it; what cannot be known
+//! It goes from what everything rests on to what rests on it: settings, cluster, pools, images, the kernel, leftovers, this host's
+//! folders, Docker. A step runs on a thread of its own and is given up when it takes too long, so nothing hangs it; what cannot be known
 //! because something before it failed is left out.
 
 #[cfg(feature = "ceph")]
@@ -26,7 +26,7 @@ use std::time::Duration;
 use super::output::Format;
 use crate::config::{self, Backend, Config};
 use crate::error::Result;
-use report::{Finding, Report, Status};
+use report::{Finding, Report};
 
 /// How long a step on this host may take.
 const HERE: Duration = Duration::from_secs(10);
@@ -57,30 +57,26 @@ fn examine(config: &Arc<Config>, report: &mut Report) -> Result<()> {
         let fix = "sudo rbd-docker-plugin doctor";
         report.add([Finding::warn("user", "not root: what only root may see is not known", fix)])?;
     }
-    let admin = match &config.backend {
+    match &config.backend {
         #[cfg(feature = "ceph")]
-        Backend::Rbd => cluster::examine(config, report)?,
+        Backend::Rbd => {
+            let admin = cluster::examine(config, report)?;
+            step(config, report, "kernel", kernel::examine)?;
+            if let Some(admin) = admin {
+                leftovers::examine(config, &admin, report)?;
+                // Closing a connection may wait, too; this process ends in any case.
+                within(HERE, move || drop(admin));
+            }
+        }
         #[cfg(not(feature = "ceph"))]
         Backend::Rbd => {
             let fix = "build it with the feature ceph, or use --backend local";
             report.add([Finding::fail("backend", "this build has no Ceph support", fix)])?;
-            None::<()>
         }
-        Backend::Local(_) | Backend::Sim => None,
-    };
-    #[cfg(feature = "ceph")]
-    if config.backend == Backend::Rbd {
-        step(config, report, "kernel", kernel::examine)?;
+        Backend::Local(_) | Backend::Sim => {}
     }
     step(config, report, "host", host::examine)?;
-    step(config, report, "docker", docker::examine)?;
-    #[cfg(feature = "ceph")]
-    if let Some(admin) = &admin {
-        leftovers::examine(config, admin, report)?;
-    }
-    // Closing a connection may wait, too; this process ends in any case.
-    within(HERE, move || drop(admin));
-    Ok(())
+    step(config, report, "docker", docker::examine)
 }
 
 fn settings(config: &Config) -> Vec<Finding> {
@@ -140,6 +136,7 @@ fn geteuid() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::report::Status;
     use super::*;
 
     #[test]

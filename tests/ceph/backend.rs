@@ -114,7 +114,7 @@ fn in_use(answer: Result<()>) -> String {
 }
 
 /// Claims again and again, as a Mount that waits does.
-fn claim_in_time(backend: &RbdBackend, spec: &ImageSpec, most: Duration) -> Duration {
+pub(crate) fn claim_in_time(backend: &RbdBackend, spec: &ImageSpec, most: Duration) -> Duration {
     let start = Instant::now();
     loop {
         match backend.claim(spec) {

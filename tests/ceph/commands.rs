@@ -12,7 +12,7 @@ use rbd_docker_plugin::error::ErrorKind;
 use rbd_docker_plugin::name::ImageSpec;
 use serde_json::Value;
 
-use crate::backend::{host, spec, volume, with_user};
+use crate::backend::{claim_in_time, host, spec, volume, with_user};
 use crate::rig::{Lab, Ready, fresh, trial, trial_if};
 
 pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
@@ -226,7 +226,15 @@ fn the_old_lock_ends_with_the_owner(lab: &Lab) {
     let broken = run(lab, &["lock", "break", &name, "--force"]);
     assert_eq!(broken.code, Some(0), "{broken:?}");
     assert_eq!(lockers(), []);
-    done(&host(lab, &fresh("next")), &spec);
+    // And when a dead one is followed.
+    let dead = host(lab, &fresh("dies"));
+    dead.claim(&spec).unwrap();
+    drop(dead);
+    let heir = host(lab, "old-heir");
+    claim_in_time(&heir, &spec, Duration::from_secs(60));
+    let after: Vec<String> = lockers().into_iter().map(|locker| locker.cookie).collect();
+    assert_eq!(after, ["old-heir"]);
+    done(&heir, &spec);
 }
 
 fn a_damaged_record_hides_no_other(lab: &Lab) {
@@ -352,6 +360,7 @@ fn doctor_and_users(lab: &Lab) {
         );
     }
     assert_eq!(reader.line("connection").0, "ok", "{reader:?}");
+    assert_eq!(reader.lines("images"), [], "nothing can be said of them: {reader:?}");
 
     // The key of somebody else.
     let keyring = dir.path().join("keyring");

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use serde::Serialize;
 
+use super::advisory::end_lock_of;
 use super::link::{Place, Session, place};
 use super::owner::{self, OwnerRecord};
 use super::{beats, fence, mine, names};
 use crate::backend::Owner;
-use crate::ceph::{Cluster, Image, IoCtx, Swap};
+use crate::ceph::{Cluster, IoCtx, Swap};
 use crate::config;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::name::{ImageSpec, VolumeName};
@@ -185,7 +185,9 @@ impl Admin {
 
     fn remove(&self, lock: &Lock) -> Result<()> {
         let io = self.session.of(&lock.image)?;
-        self.break_advisory(&io, lock)?;
+        if lock.image_id.is_some() {
+            end_lock_of(&io, lock.image.image(), &lock.host)?;
+        }
         // A name that somebody is making an image under stays known as half made: whoever claims it next clears it.
         let mut record = OwnerRecord::parse(&lock.raw)?;
         let kept = record.making.is_some().then(|| {
@@ -201,21 +203,6 @@ impl Admin {
         }
         Err(DriverError::new(ErrorKind::Busy, format!("the owner of {} has changed meanwhile", lock.image))
             .hint("look at it again with rbd-docker-plugin lock ls"))
-    }
-
-    /// Ends the lock that the owner has taken like the old plugin, or nobody else could take it.
-    fn break_advisory(&self, io: &IoCtx, lock: &Lock) -> Result<()> {
-        if lock.image_id.is_none() {
-            return Ok(());
-        }
-        let image = match Image::open(io, lock.image.image()) {
-            Err(e) if e.errno == Errno::ENOENT => return Ok(()),
-            image => image?,
-        };
-        for locker in image.lockers()?.lockers.iter().filter(|locker| locker.cookie == lock.host) {
-            image.break_lock(&locker.client, &locker.cookie)?;
-        }
-        Ok(())
     }
 }
 

@@ -6,7 +6,6 @@
 
 use nix::errno::Errno;
 
-use super::owner::OwnerRecord;
 use super::{RbdBackend, header};
 use crate::ceph::{Image, IoCtx, Lockers, features};
 use crate::error::{DriverError, ErrorKind, Result};
@@ -27,10 +26,6 @@ impl RbdBackend {
         let image = Image::open(io, spec.image())?;
         // Of an earlier life of this plugin, or of the old one on this host.
         self.unlock(io, &image, &self.identity.host)?;
-        // Of the host that was followed, and is shut out.
-        for host in self.followed(spec)? {
-            self.unlock(io, &image, &host)?;
-        }
         match image.lock(&self.identity.host) {
             Ok(()) => {
                 lock(&self.advisory).insert(spec.clone());
@@ -55,13 +50,6 @@ impl RbdBackend {
         Ok(())
     }
 
-    /// The hosts whose records were replaced by ours.
-    fn followed(&self, spec: &ImageSpec) -> Result<Vec<String>> {
-        let held = lock(&self.held).get(spec).cloned().unwrap_or_default();
-        let records = held.values().map(|raw| OwnerRecord::parse(raw)).collect::<Result<Vec<_>>>()?;
-        Ok(records.into_iter().filter_map(|record| record.after).collect())
-    }
-
     /// Ends every lock that bears a host's name. Breaking one shuts its holder out of the cluster, so our own is given back instead.
     fn unlock(&self, io: &IoCtx, image: &Image, cookie: &str) -> Result<()> {
         let own = format!("client.{}", io.cluster().instance_id());
@@ -75,6 +63,18 @@ impl RbdBackend {
         }
         Ok(())
     }
+}
+
+/// Ends the lock that an owner took here which is shut out by now: nobody else could take it otherwise.
+pub(super) fn end_lock_of(io: &IoCtx, name: &str, host: &str) -> Result<()> {
+    let image = match Image::open(io, name) {
+        Err(e) if e.errno == Errno::ENOENT => return Ok(()),
+        image => image?,
+    };
+    for locker in image.lockers()?.lockers.iter().filter(|locker| locker.cookie == host) {
+        image.break_lock(&locker.client, &locker.cookie)?;
+    }
+    Ok(())
 }
 
 /// Who has it locked, and how to end that.

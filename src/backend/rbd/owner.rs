@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::advisory::end_lock_of;
 use super::fence::Follow;
 use super::link::{Session, place};
 use super::{RbdBackend, header};
@@ -51,9 +52,6 @@ pub(super) struct OwnerRecord {
     /// The address of the plugin's own client, which makes, clears and removes images: it is shut out with the kernel's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) plugin_addr: Option<String>,
-    /// The host that was followed: its advisory lock is there still.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) after: Option<String>,
 }
 
 impl OwnerRecord {
@@ -124,11 +122,9 @@ impl RbdBackend {
                         }
                         Follow::After => {
                             tracing::warn!(image = %spec, owner = %before.owner, "taking over from an owner that is gone");
-                            let record = OwnerRecord {
-                                making: before.making,
-                                after: Some(before.owner.host),
-                                ..self.own(&session, spec)?
-                            };
+                            // Before the record: whoever dies in between, the next one finds the same and ends it.
+                            end_lock_of(&io, spec.image(), &before.owner.host)?;
+                            let record = OwnerRecord { making: before.making, ..self.own(&session, spec)? };
                             wanted.insert((*key).to_owned(), record.store());
                         }
                     },
@@ -168,7 +164,7 @@ impl RbdBackend {
     pub(super) fn own(&self, session: &Session, spec: &ImageSpec) -> Result<OwnerRecord> {
         let owner = Owner { since: time::now(), ..self.identity.clone() };
         let plugin_addr = Some(session.cluster.addresses()?);
-        Ok(OwnerRecord { owner, image: spec.clone(), making: None, plugin_addr, after: None })
+        Ok(OwnerRecord { owner, image: spec.clone(), making: None, plugin_addr })
     }
 
     /// Writes down which kernel client has an image of ours mapped.

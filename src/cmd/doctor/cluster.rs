@@ -5,13 +5,15 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::report::{Finding, Report, Status, said};
 use super::{HERE, geteuid, late, pools, within};
 use crate::backend::rbd::admin::Admin;
 use crate::backend::rbd::inspect::{self, Health, Monitor};
 use crate::ceph::{self, Versions};
 use crate::config::Config;
-use crate::error::{DriverError, ErrorKind, Result};
+use crate::error::{DriverError, ErrorKind, OrCall, Result};
 
 /// How long a monitor may take to accept a connection.
 const KNOCK: Duration = Duration::from_secs(2);
@@ -21,7 +23,7 @@ pub(super) fn examine(config: &Arc<Config>, report: &mut Report) -> Result<Optio
     report.add([versions(ceph::versions())])?;
     let given = config.ceph.clone();
     let local = within(HERE, move || configuration(&given)).unwrap_or_else(|| vec![late("ceph.conf", HERE)]);
-    let usable = local.iter().all(|finding| finding.status != Status::Fail);
+    let usable = local.iter().all(|finding| finding.status == Status::Ok);
     report.add(local)?;
     if !usable {
         return Ok(None);
@@ -70,9 +72,9 @@ fn versions(found: Versions) -> Finding {
 /// What is on this host: ceph.conf, and the key.
 fn configuration(options: &crate::config::Ceph) -> Vec<Finding> {
     let conf = &options.conf;
-    if let Err(e) = std::fs::read(conf) {
+    if let Err(e) = std::fs::File::open(conf).or_call("open", conf.display()) {
         let fix = "copy it from a monitor to /etc/ceph/ceph.conf, or say where it is: --config FILE";
-        return vec![unreadable("ceph.conf", format!("{}: {e}", conf.display()), e.kind(), fix.to_owned())];
+        return vec![unreadable("ceph.conf", e.to_string(), e.errno, fix)];
     }
     let mut findings = vec![Finding::ok("ceph.conf", conf.display().to_string())];
     let entity = format!("client.{}", options.user);
@@ -80,20 +82,20 @@ fn configuration(options: &crate::config::Ceph) -> Vec<Finding> {
         Ok(Some(place)) => Finding::ok("key", format!("{entity} in {place}")),
         Ok(None) => Finding::ok("key", "this cluster asks for none"),
         Err(e) => {
-            let kind = e.source.as_ref().map(|call| std::io::Error::from(call.errno).kind());
+            let errno = e.source.as_ref().map_or(Errno::ENOENT, |call| call.errno);
             let fix = format!(
                 "ceph auth get-or-create {entity} mon 'profile rbd' osd 'profile rbd' mgr 'profile rbd' -o /etc/ceph/ceph.{entity}.keyring"
             );
-            unreadable("key", said(&e), kind.unwrap_or(std::io::ErrorKind::NotFound), fix)
+            unreadable("key", said(&e), errno, &fix)
         }
     });
     findings
 }
 
 /// Root may read it perhaps, and then all is well.
-fn unreadable(check: &'static str, found: String, kind: std::io::ErrorKind, fix: String) -> Finding {
-    if kind == std::io::ErrorKind::PermissionDenied && geteuid() != 0 {
-        return Finding::fail(check, found, "sudo rbd-docker-plugin doctor");
+fn unreadable(check: &'static str, found: String, errno: Errno, fix: &str) -> Finding {
+    if errno == Errno::EACCES && geteuid() != 0 {
+        return Finding::warn(check, found, "sudo rbd-docker-plugin doctor");
     }
     Finding::fail(check, found, fix)
 }

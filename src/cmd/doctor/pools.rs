@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::report::{Finding, Report, said};
+use super::report::{Finding, Report, Status, said};
 use super::{late, within};
 use crate::backend::rbd::admin::Admin;
 use crate::backend::rbd::inspect::Images;
@@ -29,8 +29,8 @@ pub(super) fn examine(config: &Arc<Config>, admin: &Arc<Admin>, report: &mut Rep
         let asked = name.clone();
         let findings =
             within(limit, move || pool(&admin, &asked, &user)).unwrap_or_else(|| vec![late("pool", limit)]);
-        // One line: it does not exist, or did not answer.
-        if findings.len() > 1 {
+        // Where nothing can be read, nothing can be said of images.
+        if findings.iter().all(|finding| finding.status != Status::Fail) {
             usable.push(name);
         }
         report.add(findings)?;
@@ -38,6 +38,9 @@ pub(super) fn examine(config: &Arc<Config>, admin: &Arc<Admin>, report: &mut Rep
     let (asked, user) = (Arc::clone(admin), config.ceph.user.clone());
     let fencing = within(config.ceph.timeout * 2, move || fencing(asked.may_fence(), &user));
     report.add([fencing.unwrap_or_else(|| late("fencing", config.ceph.timeout * 2))])?;
+    if usable.is_empty() {
+        return Ok(());
+    }
     let asked = Arc::clone(admin);
     let limit = LOOKS + config.ceph.timeout * 3;
     let seen = within(limit, move || images(&asked, &usable));
@@ -115,7 +118,7 @@ fn images(admin: &Admin, pools: &[String]) -> Vec<Finding> {
             let damaged = locks
                 .damaged
                 .iter()
-                .map(|e| Finding { status: super::Status::Warn, ..Finding::error("owners", e, None) });
+                .map(|e| Finding { status: Status::Warn, ..Finding::error("owners", e, None) });
             findings(&seen, kernel.is_some()).into_iter().chain(damaged).collect()
         }
         Err(e) => vec![Finding::error("images", &e, None)],
@@ -149,7 +152,7 @@ fn findings(seen: &Images, compared: bool) -> Vec<Finding> {
         all.push(Finding::warn("locks", found, fix));
     }
     for e in seen.damaged.iter().take(NAMED) {
-        all.push(Finding { status: super::Status::Warn, ..Finding::error("images", e, None) });
+        all.push(Finding { status: Status::Warn, ..Finding::error("images", e, None) });
     }
     if all.is_empty() {
         let part = if seen.looked < seen.count {
@@ -166,7 +169,6 @@ fn findings(seen: &Images, compared: bool) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
     use super::*;
     use crate::ceph::Locker;
     use crate::error::CallError;

@@ -175,7 +175,7 @@ mod tests {
             .caused_by(CallError::new("open", "/x", nix::errno::Errno::EIO))
             .hint("mend it");
         let finding = Finding::error("x", &e, None);
-        assert_eq!(finding.found, "it broke: open(/x): Input/output error (EIO)");
+        assert_eq!(finding.found, "it broke: open(/x): I/O error (EIO)");
         assert_eq!(finding.fix.as_deref(), Some("mend it"));
         assert_eq!(Finding::error("x", &e, Some("better".to_owned())).fix.as_deref(), Some("better"));
     }
