@@ -32,7 +32,7 @@ pub(crate) fn tool(tool: &str, command: &str, dir: &Path, flags: &[&str]) -> Res
     let text = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
     match output.status.code() {
         Some(0) => Ok(()),
-        Some(3) => Err(Missing::Here(text)),
+        Some(3) => Err(Missing::Here(text.lines().last().unwrap_or_default().to_owned())),
         _ => Err(Missing::Broken(format!("tools/{tool} {command}: {}\n{text}", output.status))),
     }
 }
