@@ -9,7 +9,7 @@ RUN      := $(CARGO) test $(FEATURES)
 AS_ROOT  := tools/as-root $(RUN)
 
 .DEFAULT_GOAL := build
-.PHONY: help setup build release demo test check test-unit test-local test-docker test-ceph test-krbd test-vm test-leaks bench fuzz clean
+.PHONY: help setup build release demo demo-ceph test check test-unit test-local test-docker test-ceph test-krbd test-vm test-leaks bench bench-ceph fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,11 @@ demo: ## a volume's life on this machine, step by step: no Ceph needed, root is
 	@tools/setup --tier demo
 	$(CARGO) build --release
 	@tools/demo
+
+demo-ceph: ## a real Ceph on this machine and, where virtual machines can run, two hosts with Docker, of which one loses its power
+	@tools/setup --tier vm
+	$(CARGO) build --release
+	@tools/demo-ceph
 
 test: ## everything: format, lints, unit, protocol, model, loop devices, a real Docker engine, a real Ceph, a real kernel with rbd, two hosts
 	@tools/setup --tier all
@@ -84,7 +89,13 @@ test-leaks: ## a small life of the Ceph layer under valgrind: nothing of librado
 bench: ## the table of speeds, each beside its floor
 	@tools/setup --tier local
 	@tools/headline "Speed"
-	@tools/as-root $(CARGO) bench --bench '*'
+	@tools/as-root $(CARGO) bench --bench speed
+
+bench-ceph: ## the table of speeds on a real cluster, in a virtual machine: the plugin, the old plugin's programs, bare system calls
+	@tools/setup --tier vm
+	@tools/headline "Speed on Ceph"
+	$(CARGO) bench --bench ceph --no-run
+	@tools/bench-ceph
 
 fuzz: ## fuzz each target for SECONDS (30)
 	@tools/setup --tier fuzz

@@ -2,15 +2,16 @@
 //! images. Timings are medians; only the ratios mean something on another machine.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod common;
 #[path = "../tests/common/daemon.rs"]
 mod daemon;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use common::{Session, median, shown, timed};
 use daemon::Daemon;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -89,21 +90,6 @@ fn compared(what: &str, measured: Duration, floor: Duration, limit: &str) {
     row(what, &shown(measured), &shown(floor), &format!("{ratio:.2} × (at most {limit} ×)"));
 }
 
-fn shown(time: Duration) -> String {
-    format!("{:.3} ms", time.as_secs_f64() * 1e3)
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-fn timed(work: impl FnOnce()) -> Duration {
-    let begin = Instant::now();
-    work();
-    begin.elapsed()
-}
-
 fn memory(daemon: &Daemon) -> f64 {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -133,35 +119,8 @@ fn ready(dir: &Path) {
     );
 }
 
-/// A connection that is kept, as Docker's are.
-struct Session(BufReader<UnixStream>);
-
-impl Session {
-    fn new(daemon: &Daemon) -> Self {
-        Self(BufReader::new(UnixStream::connect(daemon.socket()).unwrap()))
-    }
-
-    /// A request that must succeed; the length of the answer.
-    fn ask(&mut self, endpoint: &str, body: &str) -> usize {
-        let head = format!("POST /VolumeDriver.{endpoint} HTTP/1.1\r\nHost: plugin.moby.localhost\r\n");
-        let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-        self.0.get_mut().write_all(request.as_bytes()).unwrap();
-        let (mut length, mut line) = (0, String::new());
-        while line != "\r\n" {
-            line.clear();
-            self.0.read_line(&mut line).unwrap();
-            assert!(!line.starts_with("HTTP/") || line.contains(" 200 "), "{endpoint} {body}: {line}");
-            if let Some(value) = line.strip_prefix("content-length: ") {
-                length = value.trim().parse().unwrap();
-            }
-        }
-        std::io::copy(&mut self.0.by_ref().take(length), &mut std::io::sink()).unwrap();
-        usize::try_from(length).unwrap()
-    }
-}
-
 fn requests(daemon: &Daemon) {
-    let mut session = Session::new(daemon);
+    let mut session = Session::new(&daemon.socket());
     for endpoint in ["Get", "Path", "Capabilities"] {
         let times =
             (0..1000).map(|_| timed(|| assert!(session.ask(endpoint, r#"{"Name":"v0"}"#) > 0))).collect();
@@ -195,7 +154,7 @@ impl Bare {
 fn mounts(daemon: &Daemon, dir: &Path) -> Vec<Duration> {
     let (image, target) = (daemon.file("v0", "img"), dir.join("bare"));
     fs::create_dir_all(&target).unwrap();
-    let mut session = Session::new(daemon);
+    let mut session = Session::new(&daemon.socket());
     let (mut ours, mut floor) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         floor.push(timed(|| Bare::mount(&image, &target).unmount()));
@@ -254,7 +213,7 @@ fn listing(daemon: &Daemon, dir: &Path) {
     }
     let count = daemon.ok("List", &json!({}))["Volumes"].as_array().unwrap().len();
     assert_eq!(count, LISTED);
-    let mut session = Session::new(daemon);
+    let mut session = Session::new(&daemon.socket());
     let times = (0..20).map(|_| timed(|| assert!(session.ask("List", "{}") > LISTED))).collect();
     row(&format!("List of {LISTED} volumes"), &shown(median(times)), "", "at most 100 ms");
     row("memory after that", &format!("{:.1} MB", memory(daemon)), "", "");

@@ -45,6 +45,10 @@ pub struct ClusterUsage {
 #[derive(Debug, Clone)]
 pub struct Cluster(Arc<Client>);
 
+/// The settings of a client that does not connect.
+#[derive(Debug)]
+pub struct Conf(Handle);
+
 #[derive(Debug)]
 struct Client {
     handle: Handle,
@@ -66,6 +70,21 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: ours, made by rados_create2, and what was made from it keeps it, so nothing of that is left.
         unsafe { sys::rados_shutdown(self.0) }
+    }
+}
+
+impl Conf {
+    /// Reads the conf file as [`Cluster::connect`] does.
+    pub fn read(options: &Connect) -> Result<Self> {
+        let user = options.user.strip_prefix("client.").unwrap_or(&options.user);
+        let handle = Handle::create(options, user, &format!("cluster (client.{user})"))?;
+        handle.read(options)?;
+        Ok(Self(handle))
+    }
+
+    /// A setting; nothing when there is no setting of that name.
+    pub fn get(&self, key: &str) -> Option<String> {
+        self.0.get(key)
     }
 }
 
@@ -125,20 +144,7 @@ impl Cluster {
 
     /// A setting as this client uses it; nothing when there is no setting of that name.
     pub fn conf(&self, key: &str) -> Option<String> {
-        let name = c_string("rados_conf_get", key).ok()?;
-        let value = fit("rados_conf_get", key, 256, |room| {
-            let mut value = vec![0_u8; room];
-            // SAFETY: the handle is live, the name ends with a zero byte, and `room` bytes may be written.
-            let rc = unsafe {
-                sys::rados_conf_get(self.raw(), name.as_ptr(), value.as_mut_ptr().cast::<c_char>(), room)
-            };
-            match rc {
-                0 => Fit::Fits(string(&value)),
-                _ if rc == -libc::ENAMETOOLONG => Fit::Needs(0),
-                _ => Fit::Failed(rc.into()),
-            }
-        });
-        value.ok()
+        self.0.handle.get(key)
     }
 
     /// A command for the monitors, such as `{"prefix": "mon dump", "format": "json"}`; what they say beside the answer goes
@@ -282,6 +288,23 @@ impl Handle {
         // SAFETY: the handle is live and not connected, and both strings end with a zero byte.
         let rc = unsafe { sys::rados_conf_set(self.0, name.as_ptr(), value.as_ptr()) };
         check(call, key, rc.into()).map(drop)
+    }
+
+    fn get(&self, key: &str) -> Option<String> {
+        let name = c_string("rados_conf_get", key).ok()?;
+        let value = fit("rados_conf_get", key, 256, |room| {
+            let mut value = vec![0_u8; room];
+            // SAFETY: the handle is live, the name ends with a zero byte, and `room` bytes may be written.
+            let rc = unsafe {
+                sys::rados_conf_get(self.0, name.as_ptr(), value.as_mut_ptr().cast::<c_char>(), room)
+            };
+            match rc {
+                0 => Fit::Fits(string(&value)),
+                _ if rc == -libc::ENAMETOOLONG => Fit::Needs(0),
+                _ => Fit::Failed(rc.into()),
+            }
+        });
+        value.ok()
     }
 
     fn fsid(&self, object: &str) -> Result<String> {

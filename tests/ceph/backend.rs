@@ -71,11 +71,11 @@ fn identity(host: &str, boot: &str) -> Owner {
 }
 
 /// A plugin on a host of this name, in its first boot.
-fn host(lab: &Lab, name: &str) -> RbdBackend {
+pub(crate) fn host(lab: &Lab, name: &str) -> RbdBackend {
     RbdBackend::open(&options(lab), identity(name, &format!("boot of {name}"))).unwrap()
 }
 
-fn spec(lab: &Lab, image: &str) -> ImageSpec {
+pub(crate) fn spec(lab: &Lab, image: &str) -> ImageSpec {
     ImageSpec::new(&lab.pool, None, image).unwrap()
 }
 
@@ -95,7 +95,7 @@ fn record(stage: Stage) -> Record {
 }
 
 /// Makes a volume that is ready, and frees it.
-fn volume(backend: &RbdBackend, spec: &ImageSpec) {
+pub(crate) fn volume(backend: &RbdBackend, spec: &ImageSpec) {
     backend.claim(spec).unwrap();
     backend.create(spec, Size::mib(16), &record(Stage::Creating)).unwrap();
     backend.write_record(spec, &record(Stage::Ready)).unwrap();
@@ -513,16 +513,16 @@ fn profile_rbd_is_enough(lab: &Lab) {
     backend.unbind("plain-name", &a).unwrap();
     assert_eq!(backend.lost(std::slice::from_ref(&a)).unwrap(), []);
     let admin = Admin::connect(&plain).unwrap();
-    assert_eq!(admin.locks().unwrap().iter().filter(|lock| lock.image == a && lock.alive).count(), 1);
+    assert_eq!(admin.locks().unwrap().found.iter().filter(|lock| lock.image == a && lock.alive).count(), 1);
     // What only a takeover needs: to shut somebody out.
     admin.cluster().blocklist("127.0.0.1:0/4711", Duration::from_secs(60)).unwrap();
-    assert!(admin.fences().unwrap().contains("127.0.0.1:0/4711"));
+    assert!(admin.fences().unwrap().iter().any(|fence| fence.address == "127.0.0.1:0/4711"));
     backend.remove(&a).unwrap();
     backend.release(&a).unwrap();
 }
 
 /// A user of these capabilities, and a configuration that has its key.
-fn with_user(lab: &Lab, dir: &Path, user: &str, caps: &[&str]) -> PathBuf {
+pub(crate) fn with_user(lab: &Lab, dir: &Path, user: &str, caps: &[&str]) -> PathBuf {
     let keyring = dir.join("keyring");
     let entity = format!("client.{user}");
     let mut line = vec!["ceph", "auth", "get-or-create", &entity];
@@ -564,7 +564,7 @@ fn administration(lab: &Lab) {
     }
     one.note_uses(&a, &["4f1c".to_owned()]).unwrap();
     let locks: BTreeMap<ImageSpec, _> =
-        admin.locks().unwrap().into_iter().map(|lock| (lock.image.clone(), lock)).collect();
+        admin.locks().unwrap().found.into_iter().map(|lock| (lock.image.clone(), lock)).collect();
     let lock = &locks[&a];
     assert_eq!(
         (lock.host.as_str(), lock.alive, lock.watching, lock.making),

@@ -7,6 +7,7 @@
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod backend;
+mod commands;
 mod layer;
 mod rig;
 
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let lab = if arguments.list { Err("only listed".to_owned()) } else { rig::Lab::start() };
     let mut trials = layer::trials(&lab);
     trials.extend(backend::trials(&lab));
+    trials.extend(commands::trials(&lab));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // By hand: what exits with a code drops nothing.
     drop(lab);

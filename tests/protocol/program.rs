@@ -89,6 +89,19 @@ fn exit_status_and_text() {
         (&["--help"], 0, "VOLUME OPTIONS"),
         (&["--colour"], 2, "--colour"),
         (&["-config=/nonexistent/c"], 2, "to try the plugin without Ceph: --backend local --local-dir DIR"),
+        (&["--help"], 0, "lock break IMAGE"),
+        (&["serve"], 2, "serve"),
+        (&["-backend=sim", "lock", "ls"], 2, "are for images in a Ceph cluster"),
+        (&["fence", "h1", "--backend", "local", "--local-dir=/d"], 2, "/d/POOL/IMAGE.owner"),
+        (&["lock", "break", "a/b/c/d"], 2, "more than two '/'"),
+        (&["lock", "ls", "-config=/nonexistent/c"], 2, "/nonexistent/c"),
+        (&["doctor", "--format", "xml"], 2, "xml"),
+        (&["doctor", "-size=3Q"], 1, "FAIL  settings       size = \"3Q\" (from the flag --size): "),
+        (
+            &["doctor", "--conf-file", "/nonexistent/conf"],
+            1,
+            "FAIL  settings       configuration file /nonexistent/conf",
+        ),
         (&["--size=3Q"], 2, "size = \"3Q\" (from the flag --size): "),
         (&["--conf-file", "/nonexistent/conf"], 2, "/nonexistent/conf"),
         (&["-backend=sim", "-logdir=-", "-plugins=/dev/null/p"], 1, "ENOTDIR"),
@@ -140,4 +153,37 @@ fn after_a_kill_the_next_one_takes_the_socket_over() {
     let mut first = [0; 15];
     stream.read_exact(&mut first).unwrap();
     assert_eq!(&first, b"HTTP/1.1 200 OK");
+}
+
+#[test]
+fn doctor_sees_a_running_plugin_and_answers_in_one_document() {
+    let daemon = Daemon::start();
+    let folder = daemon.folder.path().display().to_string();
+    let plugins = format!("{folder}/p");
+    let ask = |words: &[&str]| {
+        let mut command = program();
+        command.args([
+            "doctor",
+            "--backend",
+            "local",
+            "--local-dir",
+            &folder,
+            "--mount",
+            &folder,
+            "--name",
+            "n",
+        ]);
+        let Output { status, stdout, .. } =
+            command.args(["--plugins", &plugins]).args(words).output().unwrap();
+        (status.code(), String::from_utf8(stdout).unwrap())
+    };
+    let running = format!("n is running, process {}", daemon.child.id());
+    assert!(ask(&[]).1.contains(&format!("ok    plugin         {running}\n")), "{}", ask(&[]).1);
+    let json: serde_json::Value = serde_json::from_str(&ask(&["--format", "json"]).1).unwrap();
+    let checks = json["checks"].as_array().unwrap();
+    let plugin = checks.iter().find(|line| line["check"] == "plugin").unwrap();
+    assert_eq!(
+        *plugin,
+        serde_json::json!({"check": "plugin", "status": "ok", "found": running, "fix": null})
+    );
 }

@@ -1,30 +1,44 @@
 //! What an administrator asks of the cluster's records, without a running plugin.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use serde::Serialize;
 
-use super::link::{Place, Session};
+use super::link::{Place, Session, place};
 use super::owner::{self, OwnerRecord};
-use super::{beats, fence, mine};
-use crate::ceph::{Cluster, IoCtx, Swap};
+use super::{beats, fence, mine, names};
+use crate::backend::Owner;
+use crate::ceph::{Cluster, Image, IoCtx, Swap};
 use crate::config;
 use crate::error::{DriverError, ErrorKind, Result};
-use crate::name::ImageSpec;
+use crate::name::{ImageSpec, VolumeName};
 use crate::time::rfc3339;
+
+pub use super::mine::Fence;
 
 /// A connection for one command.
 #[derive(Debug)]
 pub struct Admin {
-    session: Session,
+    pub(super) session: Session,
     fence: Duration,
+    pool: String,
+}
+
+/// The owner records, and those among them that cannot be read.
+#[derive(Debug, Default)]
+pub struct Locks {
+    /// By image.
+    pub found: Vec<Lock>,
+    /// Why not, one for each.
+    pub damaged: Vec<DriverError>,
 }
 
 /// An owner record, and what is seen of its owner.
 #[derive(Debug, Clone, Serialize)]
 pub struct Lock {
-    /// The image, by the name under which it was claimed.
+    /// The image by its name of today; by the one under which it was claimed when it is gone.
     pub image: ImageSpec,
     /// The owner's host.
     pub host: String,
@@ -42,8 +56,12 @@ pub struct Lock {
     pub watching: bool,
     /// Whether the image is only being made.
     pub making: bool,
+    /// All that is known of the owner.
     #[serde(skip)]
-    place: Place,
+    pub owner: Owner,
+    /// The image's id, once there is an image.
+    #[serde(skip)]
+    pub image_id: Option<String>,
     #[serde(skip)]
     key: String,
     #[serde(skip)]
@@ -53,7 +71,9 @@ pub struct Lock {
 impl Admin {
     /// Connects.
     pub fn connect(options: &config::Ceph) -> Result<Self> {
-        Ok(Self { session: Session::connect(options)?, fence: options.fence })
+        let session = Session::connect(options)?;
+        let pool = options.pools.first().cloned().unwrap_or_default();
+        Ok(Self { session, fence: options.fence, pool })
     }
 
     /// The cluster.
@@ -66,31 +86,45 @@ impl Admin {
         self.session.open(&(pool.to_owned(), namespace.map(str::to_owned)))
     }
 
-    /// All owner records, in all pools that the user may look at.
-    pub fn locks(&self) -> Result<Vec<Lock>> {
-        let mut locks = Vec::new();
-        for place in mine::everywhere(&self.session)? {
-            let io = self.session.open(&place)?;
-            let records = owner::all(&io)?;
-            if records.is_empty() {
-                continue;
-            }
-            let alive = beats::alive(&io)?;
-            for (key, raw) in records {
-                locks.push(lock(&io, &place, key, raw, &alive)?);
-            }
+    /// How long a fence lasts that is put up here.
+    pub fn fence_lasts(&self) -> Duration {
+        self.fence
+    }
+
+    /// The image that a volume's name means: a bare one may be bound to an image elsewhere.
+    pub fn resolve(&self, name: &VolumeName) -> Result<ImageSpec> {
+        if name.pool().is_none()
+            && let Some(bound) = names::read(&self.open(&self.pool, None)?)?.remove(name.image())
+        {
+            return Ok(bound);
         }
-        locks.sort_by(|a, b| a.image.cmp(&b.image));
+        name.in_pool(&self.pool)
+    }
+
+    /// All owner records, in all pools that the user may look at.
+    pub fn locks(&self) -> Result<Locks> {
+        let mut locks = Locks::default();
+        for place in mine::everywhere(&self.session)? {
+            self.look(&place, &mut locks)?;
+        }
+        locks.found.sort_by(|a, b| a.image.cmp(&b.image));
         Ok(locks)
     }
 
-    /// Frees an image whose owner is gone: shuts the owner out first. One that is alive is only parted from it by `force`.
-    pub fn break_lock(&self, spec: &ImageSpec, force: bool) -> Result<Lock> {
-        let found = self.locks()?.into_iter().filter(|lock| lock.image == *spec).collect::<Vec<_>>();
-        let Some(first) = found.first().cloned() else {
-            return Err(DriverError::new(ErrorKind::NotFound, format!("nobody owns {spec}"))
-                .hint("rbd-docker-plugin lock ls shows what is owned"));
-        };
+    /// Frees an image whose owner is gone: shuts the owner out first. One that is alive is only parted from it by `force`. The
+    /// records that are gone now are answered.
+    pub fn break_lock(&self, spec: &ImageSpec, force: bool) -> Result<Vec<Lock>> {
+        let mut locks = Locks::default();
+        self.look(&place(spec), &mut locks)?;
+        let found: Vec<Lock> = locks.found.into_iter().filter(|lock| lock.image == *spec).collect();
+        if found.is_empty() {
+            // It may be its record that cannot be read.
+            return Err(locks.damaged.into_iter().fold(
+                DriverError::new(ErrorKind::NotFound, format!("nobody owns {spec}"))
+                    .hint("rbd-docker-plugin lock ls shows what is owned"),
+                DriverError::also,
+            ));
+        }
         if let Some(live) = found.iter().find(|lock| lock.alive || lock.watching)
             && !force
         {
@@ -101,43 +135,57 @@ impl Admin {
             )
             .hint("unmount it there; or add --force: its containers then get I/O errors, and what they have not yet written is lost"));
         }
-        for lock in &found {
-            self.free(lock)?;
-        }
-        Ok(first)
+        self.free(&found)?;
+        Ok(found)
     }
 
     /// Shuts a host out: every kernel client that its owner records name, alive or not. Its images are free afterwards.
     pub fn fence_host(&self, host: &str) -> Result<Vec<Lock>> {
-        let found: Vec<Lock> = self.locks()?.into_iter().filter(|lock| lock.host == host).collect();
+        let found: Vec<Lock> = self.locks()?.found.into_iter().filter(|lock| lock.host == host).collect();
         if found.is_empty() {
             return Err(DriverError::new(ErrorKind::NotFound, format!("host {host} owns no image"))
                 .hint("rbd-docker-plugin lock ls shows who owns what"));
         }
-        // All of it is shut out before any of it is given to others.
-        for address in found.iter().filter_map(|lock| lock.client_addr.as_ref()).collect::<BTreeSet<_>>() {
-            fence::shut_out(&self.session.cluster, address, self.fence)?;
-        }
-        for lock in &found {
-            self.remove(lock)?;
-        }
+        self.free(&found)?;
         Ok(found)
     }
 
     /// The addresses that are shut out of the cluster now.
-    pub fn fences(&self) -> Result<BTreeSet<String>> {
-        mine::blocklist(&self.session.cluster)
+    pub fn fences(&self) -> Result<Vec<Fence>> {
+        mine::fences(&self.session.cluster)
     }
 
-    fn free(&self, lock: &Lock) -> Result<()> {
-        if let Some(address) = &lock.client_addr {
+    /// The records of one place.
+    fn look(&self, place: &Place, locks: &mut Locks) -> Result<()> {
+        let io = self.session.open(place)?;
+        let records = owner::all(&io)?;
+        if records.is_empty() {
+            return Ok(());
+        }
+        let alive = beats::alive(&io)?;
+        // Who may not list images still sees who owns them, by the names that they had.
+        let names = io.images().unwrap_or_default();
+        let names: BTreeMap<String, String> = names.into_iter().map(|image| (image.id, image.name)).collect();
+        for (key, raw) in records {
+            match OwnerRecord::parse(&raw) {
+                Ok(record) => locks.found.push(lock(&io, place, (key, raw), record, &alive, &names)?),
+                Err(e) => locks.damaged.push(e.context(format_args!("{}: {key}", place.0))),
+            }
+        }
+        Ok(())
+    }
+
+    /// All of them are shut out before any of it is given to others.
+    fn free(&self, locks: &[Lock]) -> Result<()> {
+        for address in locks.iter().filter_map(|lock| lock.client_addr.as_ref()).collect::<BTreeSet<_>>() {
             fence::shut_out(&self.session.cluster, address, self.fence)?;
         }
-        self.remove(lock)
+        locks.iter().try_for_each(|lock| self.remove(lock))
     }
 
     fn remove(&self, lock: &Lock) -> Result<()> {
-        let io = self.session.open(&lock.place)?;
+        let io = self.session.of(&lock.image)?;
+        self.break_advisory(&io, lock)?;
         // A name that somebody is making an image under stays known as half made: whoever claims it next clears it.
         let mut record = OwnerRecord::parse(&lock.raw)?;
         let kept = record.making.is_some().then(|| {
@@ -152,28 +200,76 @@ impl Admin {
             return Ok(());
         }
         Err(DriverError::new(ErrorKind::Busy, format!("the owner of {} has changed meanwhile", lock.image))
-            .hint("look at it again with lock ls"))
+            .hint("look at it again with rbd-docker-plugin lock ls"))
+    }
+
+    /// Ends the lock that the owner has taken like the old plugin, or nobody else could take it.
+    fn break_advisory(&self, io: &IoCtx, lock: &Lock) -> Result<()> {
+        if lock.image_id.is_none() {
+            return Ok(());
+        }
+        let image = match Image::open(io, lock.image.image()) {
+            Err(e) if e.errno == Errno::ENOENT => return Ok(()),
+            image => image?,
+        };
+        for locker in image.lockers()?.lockers.iter().filter(|locker| locker.cookie == lock.host) {
+            image.break_lock(&locker.client, &locker.cookie)?;
+        }
+        Ok(())
     }
 }
 
-fn lock(io: &IoCtx, place: &Place, key: String, raw: Vec<u8>, alive: &BTreeSet<String>) -> Result<Lock> {
-    let OwnerRecord { owner, image, making } = OwnerRecord::parse(&raw)?;
+fn lock(
+    io: &IoCtx,
+    place: &Place,
+    (key, raw): (String, Vec<u8>),
+    record: OwnerRecord,
+    alive: &BTreeSet<String>,
+    names: &BTreeMap<String, String>,
+) -> Result<Lock> {
+    let OwnerRecord { owner, image, making } = record;
+    let name =
+        key.strip_prefix("image.").and_then(|id| names.get(id)).map_or_else(|| image.image(), String::as_str);
+    let image = ImageSpec::new(&place.0, place.1.as_deref(), name)?;
     let watching = match &owner.client_addr {
         Some(address) => fence::watchers(io, &image)?.contains(address),
         None => false,
     };
-    Ok(Lock {
-        alive: alive.contains(&beats::cookie(&owner)),
+    let signs = (alive.contains(&beats::cookie(&owner)), watching);
+    Ok(seen((key, raw), image, owner, making.is_some(), signs))
+}
+
+fn seen(
+    (key, raw): (String, Vec<u8>),
+    image: ImageSpec,
+    owner: Owner,
+    making: bool,
+    (alive, watching): (bool, bool),
+) -> Lock {
+    Lock {
+        alive,
         watching,
-        making: making.is_some(),
+        making,
         image,
-        host: owner.host,
-        plugin: owner.plugin,
+        host: owner.host.clone(),
+        plugin: owner.plugin.clone(),
         since: rfc3339(owner.since),
-        client_addr: owner.client_addr,
-        mount_ids: owner.mount_ids,
-        place: place.clone(),
+        client_addr: owner.client_addr.clone(),
+        mount_ids: owner.mount_ids.clone(),
+        owner,
+        image_id: key.strip_prefix("image.").map(str::to_owned),
         key,
         raw,
-    })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What is said of a record whose owner shows no sign of life.
+    pub(crate) fn parsed(raw: &serde_json::Value) -> Lock {
+        let OwnerRecord { owner, image, making } = OwnerRecord::parse(raw.to_string().as_bytes()).unwrap();
+        seen(("image.1".to_owned(), Vec::new()), image, owner, making.is_some(), (false, false))
+    }
 }

@@ -145,8 +145,14 @@ impl RbdBackend {
 
     /// `InUse` when somebody outside of all plugins has a free image mapped or open for writing. Mappings of this host are not meant:
     /// the driver sees those itself.
-    pub(super) fn refuse_if_watched(&self, session: &Session, io: &IoCtx, spec: &ImageSpec) -> Result<()> {
-        let watchers = watchers(io, spec)?;
+    pub(super) fn refuse_if_watched(
+        &self,
+        session: &Session,
+        io: &IoCtx,
+        spec: &ImageSpec,
+        id: &str,
+    ) -> Result<()> {
+        let watchers = self.opened.watchers(io, spec, id)?;
         if watchers.is_empty() {
             return Ok(());
         }

@@ -36,6 +36,16 @@ pub(super) fn place(spec: &ImageSpec) -> Place {
     (spec.pool().to_owned(), spec.namespace().map(str::to_owned))
 }
 
+/// How to connect.
+pub(super) fn how(options: &config::Ceph) -> Connect {
+    Connect {
+        conf: options.conf.clone(),
+        user: options.user.clone(),
+        cluster: options.cluster.clone(),
+        timeout: options.timeout,
+    }
+}
+
 /// A connected client.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -49,14 +59,9 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn connect(options: &config::Ceph) -> Result<Self> {
-        let cluster = Cluster::connect(&Connect {
-            conf: options.conf.clone(),
-            user: options.user.clone(),
-            cluster: options.cluster.clone(),
-            timeout: options.timeout,
-        })?;
+        let cluster = Cluster::connect(&how(options))?;
         let monitors = monitors::of(&cluster)?;
-        let key = super::secret::find(&cluster)?;
+        let key = super::secret::find(|key| cluster.conf(key), cluster.user())?.map(|found| found.key);
         Ok(Self { cluster, key, open: Mutex::default(), monitors: Mutex::new(monitors) })
     }
 

@@ -128,18 +128,22 @@ fn refuse_features(spec: &ImageSpec, lacking: u64) -> Result<()> {
         return Ok(());
     }
     let names = features::names(lacking).join(",");
-    let error =
-        DriverError::new(ErrorKind::Failed, format!("{spec} has features that this kernel lacks: {names}"));
+    let message = format!("{spec} has features that this kernel lacks: {names}");
+    Err(DriverError::new(ErrorKind::Failed, message).hint(without_features(spec, lacking)))
+}
+
+/// What lets a kernel that lacks these features map the image.
+pub(super) fn without_features(spec: &ImageSpec, lacking: u64) -> String {
     let removable = features::EXCLUSIVE_LOCK
         | features::OBJECT_MAP
         | features::FAST_DIFF
         | features::DEEP_FLATTEN
         | features::JOURNALING;
-    Err(if lacking & !removable == 0 {
-        error.hint(format!("rbd feature disable {spec} {names}"))
+    if lacking & !removable == 0 {
+        format!("rbd feature disable {spec} {}", features::names(lacking).join(","))
     } else {
-        error.hint("use a newer kernel")
-    })
+        "use a newer kernel".to_owned()
+    }
 }
 
 /// What the kernel's refusal means, with its own words.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::RbdBackend;
@@ -120,27 +120,36 @@ impl RbdBackend {
     }
 }
 
+/// An address that is shut out of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// `10.0.0.7:0/3120`, or a range of addresses.
+    #[serde(rename(deserialize = "addr"))]
+    pub address: String,
+    /// Until when, as the monitors write it.
+    pub until: String,
+}
+
 /// The addresses on the cluster's blocklist.
-pub(crate) fn blocklist(cluster: &Cluster) -> Result<BTreeSet<String>> {
+fn blocklist(cluster: &Cluster) -> Result<BTreeSet<String>> {
+    Ok(fences(cluster)?.into_iter().map(|fence| fence.address).collect())
+}
+
+/// The cluster's blocklist.
+pub(super) fn fences(cluster: &Cluster) -> Result<Vec<Fence>> {
     let answer = cluster.mon_command(&json!({"prefix": "osd blocklist ls", "format": "json"}))?;
     parse_blocklist(&answer)
 }
 
-#[derive(Deserialize)]
-struct Entry {
-    addr: String,
-}
-
 /// One list of addresses; monitors of newer releases send a second list after it, of ranges.
-fn parse_blocklist(answer: &[u8]) -> Result<BTreeSet<String>> {
-    let mut addresses = BTreeSet::new();
-    for list in serde_json::Deserializer::from_slice(answer).into_iter::<Vec<Entry>>() {
-        let list = list.map_err(|e| {
+fn parse_blocklist(answer: &[u8]) -> Result<Vec<Fence>> {
+    let mut fences = Vec::new();
+    for list in serde_json::Deserializer::from_slice(answer).into_iter::<Vec<Fence>>() {
+        fences.extend(list.map_err(|e| {
             DriverError::new(ErrorKind::Failed, format!("the cluster's blocklist is not understood: {e}"))
-        })?;
-        addresses.extend(list.into_iter().map(|entry| entry.addr));
+        })?);
     }
-    Ok(addresses)
+    Ok(fences)
 }
 
 /// All pools and namespaces that this user may look at.
@@ -172,7 +181,8 @@ mod tests {
     #[test]
     fn a_blocklist_is_one_list_or_two() {
         let one = br#"[{"addr":"10.0.0.1:0/1","until":"2026-11-21T09:53:19"}]"#;
-        assert_eq!(parse_blocklist(one).unwrap(), BTreeSet::from(["10.0.0.1:0/1".to_owned()]));
+        let fence = Fence { address: "10.0.0.1:0/1".to_owned(), until: "2026-11-21T09:53:19".to_owned() };
+        assert_eq!(parse_blocklist(one).unwrap(), [fence]);
         let two = br#"[{"addr":"10.0.0.1:0/1","until":"x"}][{"addr":"10.0.0.0:0/24","until":"x"}]"#;
         assert_eq!(parse_blocklist(two).unwrap().len(), 2);
         assert_eq!(parse_blocklist(b"[][]").unwrap().len(), 0);

@@ -10,6 +10,7 @@
 //! Everything that goes to the cluster has a timeout; what runs into it takes the [`link`] down. See DESIGN.md "Ownership on Ceph".
 
 pub mod admin;
+pub mod inspect;
 
 mod advisory;
 mod beats;
@@ -20,6 +21,7 @@ mod map;
 mod mine;
 mod monitors;
 mod names;
+mod opened;
 mod options;
 mod owner;
 mod secret;
@@ -38,6 +40,7 @@ use beats::Beats;
 use fence::Suspects;
 use link::Link;
 use names::Names;
+use opened::Opened;
 use owner::Held;
 
 /// How long a start waits for the cluster: with it, volumes of an earlier life are restored before the first request.
@@ -52,6 +55,7 @@ pub struct RbdBackend {
     _stop: beats::Stop,
     link: Arc<Link>,
     names: Names,
+    opened: Opened,
     beats: Arc<Beats>,
     suspects: Suspects,
     /// Owner records that we hold.
@@ -74,6 +78,11 @@ impl RbdBackend {
             .hint("--config FILE names the cluster's ceph.conf; to try the plugin without Ceph: --backend local --local-dir DIR")
             .caused_by(e)
         })?;
+        Self::check_words(options)
+    }
+
+    /// Refuses features and map options that nobody knows.
+    pub fn check_words(options: &config::Ceph) -> Result<()> {
         let given = super::ImageOptions {
             features: options.features.clone(),
             map_options: options.map_options.clone(),
@@ -98,6 +107,7 @@ impl RbdBackend {
             identity,
             _stop: beats::Stop(Arc::clone(&beats), Arc::clone(&link)),
             names: Names::new(&pool),
+            opened: Opened::default(),
             link,
             beats,
             suspects: Suspects::default(),

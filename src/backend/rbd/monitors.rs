@@ -11,9 +11,24 @@ use crate::error::{DriverError, ErrorKind, Result};
 pub(super) struct Monitors {
     legacy: Vec<String>,
     msgr2: Vec<String>,
+    named: Vec<Monitor>,
+}
+
+/// One monitor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Monitor {
+    /// Its name.
+    pub name: String,
+    /// Its addresses: protocol (`v1`, `v2`) and `host:port`.
+    pub addresses: Vec<(String, String)>,
 }
 
 impl Monitors {
+    /// Each of them.
+    pub(super) fn all(&self) -> &[Monitor] {
+        &self.named
+    }
+
     /// The addresses for a mapping with these options, and the option that the kernel needs with them. The kernel speaks the old
     /// protocol unless `ms_mode` says otherwise; the monitors may have closed its port.
     pub(super) fn for_options(&self, options: &[String]) -> (&[String], Option<&'static str>) {
@@ -33,6 +48,7 @@ struct Dump {
 
 #[derive(Deserialize)]
 struct Mon {
+    name: String,
     public_addrs: Vector,
 }
 
@@ -61,12 +77,17 @@ fn parse(answer: &[u8]) -> Result<Monitors> {
         )
     })?;
     let mut monitors = Monitors::default();
-    for address in dump.mons.into_iter().flat_map(|mon| mon.public_addrs.addrvec) {
-        match address.r#type.as_str() {
-            "v1" => monitors.legacy.push(address.addr),
-            "v2" => monitors.msgr2.push(address.addr),
-            _ => {}
+    for mon in dump.mons {
+        let addresses = mon.public_addrs.addrvec.into_iter().map(|address| (address.r#type, address.addr));
+        let addresses: Vec<(String, String)> = addresses.collect();
+        for (protocol, address) in &addresses {
+            match protocol.as_str() {
+                "v1" => monitors.legacy.push(address.clone()),
+                "v2" => monitors.msgr2.push(address.clone()),
+                _ => {}
+            }
         }
+        monitors.named.push(Monitor { name: mon.name, addresses });
     }
     Ok(monitors)
 }
@@ -89,6 +110,8 @@ mod tests {
         let monitors = parse(DUMP.as_bytes()).unwrap();
         let old = ["10.0.0.1:6789", "[2001:db8::1]:6789"].map(str::to_owned);
         let new = ["10.0.0.1:3300", "[2001:db8::1]:3300"].map(str::to_owned);
+        assert_eq!(monitors.all()[1].name, "b");
+        assert_eq!(monitors.all()[0].addresses[1], ("v1".to_owned(), old[0].clone()));
         assert_eq!(monitors.for_options(&[]), (&old[..], None));
         assert_eq!(monitors.for_options(&option("ms_mode=legacy")), (&old[..], None));
         assert_eq!(monitors.for_options(&option("ms_mode=secure")), (&new[..], None));
@@ -96,7 +119,7 @@ mod tests {
 
     #[test]
     fn monitors_without_the_old_port_are_spoken_to_in_the_new_protocol() {
-        let monitors = Monitors { legacy: Vec::new(), msgr2: option("10.0.0.1:3300") };
+        let monitors = Monitors { msgr2: option("10.0.0.1:3300"), ..Monitors::default() };
         assert_eq!(monitors.for_options(&[]), (&option("10.0.0.1:3300")[..], Some("ms_mode=prefer-crc")));
         assert!(parse(b"{}").is_err());
     }

@@ -73,7 +73,8 @@ impl Names {
     }
 }
 
-fn read(io: &IoCtx) -> Result<Bindings> {
+/// The registry, in the default pool.
+pub(super) fn read(io: &IoCtx) -> Result<Bindings> {
     let found = match io.omap(OBJECT) {
         Err(e) if e.errno == Errno::ENOENT => return Ok(Bindings::new()),
         found => found?,

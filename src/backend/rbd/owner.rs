@@ -118,8 +118,10 @@ impl RbdBackend {
                     },
                 }
             }
-            if image.as_ref().is_some_and(|key| !found.contains_key(key)) {
-                self.refuse_if_watched(&session, &io, spec)?;
+            if let Some(id) = &id
+                && image.as_ref().is_some_and(|key| !found.contains_key(key))
+            {
+                self.refuse_if_watched(&session, &io, spec, id)?;
             }
             if wanted.iter().any(|(key, raw)| found.get(key) != Some(raw)) {
                 let changes: Vec<Swap<'_>> = keys
@@ -167,7 +169,9 @@ impl RbdBackend {
         };
         self.unlock_like_the_old(&io, spec, spec.image())?;
         for key in keys.keys() {
-            self.change(&io, key, |_| None)?;
+            if self.change_known(&io, spec, key, |_| None)?.is_none() {
+                self.change(&io, key, |_| None)?;
+            }
         }
         lock(&self.held).remove(spec);
         Ok(())
@@ -198,6 +202,22 @@ impl RbdBackend {
         Err(DriverError::new(ErrorKind::Busy, format!("the owner record {key} keeps changing")))
     }
 
+    /// Changes a record that we hold without reading it first: one round trip. Nothing when it is not what we think it is.
+    fn change_known(
+        &self,
+        io: &IoCtx,
+        spec: &ImageSpec,
+        key: &str,
+        change: impl Fn(OwnerRecord) -> Option<OwnerRecord>,
+    ) -> Result<Option<Option<Vec<u8>>>> {
+        let Some(known) = lock(&self.held).get(spec).and_then(|keys| keys.get(key)).cloned() else {
+            return Ok(None);
+        };
+        let after = change(OwnerRecord::parse(&known)?).map(|record| record.store());
+        let swap = Swap { key, expected: Some(&known), new: after.as_deref() };
+        Ok(io.omap_swap(OBJECT, &[swap])?.then_some(after))
+    }
+
     /// Changes the record of a mapped image; an error when the image is somebody else's by now.
     pub(super) fn change_held(
         &self,
@@ -211,7 +231,11 @@ impl RbdBackend {
         let Some(key) = key else {
             return Err(DriverError::new(ErrorKind::Failed, format!("{spec} is not claimed")));
         };
-        match self.change(io, &key, |record| Some(change(record)))? {
+        let changed = match self.change_known(io, spec, &key, |record| Some(change(record)))? {
+            Some(raw) => Changed::To(raw),
+            None => self.change(io, &key, |record| Some(change(record)))?,
+        };
+        match changed {
             Changed::To(Some(raw)) => {
                 if let Some(keys) = lock(&self.held).get_mut(spec) {
                     keys.insert(key, raw);

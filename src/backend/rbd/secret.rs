@@ -3,24 +3,31 @@
 use std::fs;
 use std::io;
 
-use crate::ceph::Cluster;
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::keyring::Key;
 
-/// The key; none where the cluster asks for none.
-pub(super) fn find(cluster: &Cluster) -> Result<Option<Key>> {
-    let conf = |key: &str| cluster.conf(key).filter(|value| !value.is_empty());
+/// A key, and where it was.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) key: Key,
+    pub(super) place: String,
+}
+
+/// The key of a user by these settings; none where the cluster asks for none.
+pub(super) fn find(setting: impl Fn(&str) -> Option<String>, user: &str) -> Result<Option<Found>> {
+    let conf = |key: &str| setting(key).filter(|value| !value.is_empty());
+    let found = |text: &str, place: String| Ok(Some(Found { key: decode(text, &place)?, place }));
     if conf("auth_client_required").is_some_and(|methods| !methods.contains("cephx")) {
         return Ok(None);
     }
     if let Some(key) = conf("key") {
-        return decode(&key, "the option key").map(Some);
+        return found(&key, "the option key".to_owned());
     }
     if let Some(path) = conf("keyfile") {
         let text = fs::read_to_string(&path).or_call("read", &path)?;
-        return decode(text.trim(), &path).map(Some);
+        return found(text.trim(), path);
     }
-    let entity = format!("client.{}", cluster.user());
+    let entity = format!("client.{user}");
     let keyrings = conf("keyring").unwrap_or_default();
     for path in keyrings.split([',', ';', ' ']).filter(|path| !path.is_empty()) {
         let text = match fs::read_to_string(path) {
@@ -28,7 +35,7 @@ pub(super) fn find(cluster: &Cluster) -> Result<Option<Key>> {
             text => text.or_call("read", path)?,
         };
         if let Some(key) = in_keyring(&text, &entity) {
-            return decode(key, path).map(Some);
+            return found(key, path.to_owned());
         }
     }
     Err(DriverError::new(

@@ -1,0 +1,240 @@
+//! What `doctor` asks of a cluster: it changes nothing but an object of its own, and waits for nothing longer than one request may take.
+
+use std::time::Instant;
+
+use nix::errno::Errno;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::admin::Admin;
+use super::link::{how, place};
+use super::{header, map, secret};
+use crate::ceph::{Conf, Locker, Swap, features};
+use crate::config;
+use crate::error::{CallError, DriverError, ErrorKind, Result};
+use crate::name::ImageSpec;
+
+pub use super::monitors::Monitor;
+
+/// The object that [`Admin::may_use`] writes, reads and removes.
+const PROBE: &str = "rbd_docker_plugin.doctor";
+/// How long its lock would last if nobody removed it.
+const PROBE_LASTS: std::time::Duration = std::time::Duration::from_secs(5);
+/// No host has this name, so no monitor takes it for an address; but it has the form that `profile rbd` asks for.
+const NO_ADDRESS: &str = "rbd-docker-plugin-doctor/1";
+
+/// What the cluster says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// `HEALTH_OK`, `HEALTH_WARN` or `HEALTH_ERR`.
+    pub status: String,
+    /// What is wrong, one line each.
+    pub reasons: Vec<String>,
+}
+
+/// What was seen of the images of some pools.
+#[derive(Debug, Default)]
+pub struct Images {
+    /// How many there are.
+    pub count: usize,
+    /// How many of them were looked at: there may be too many for the time.
+    pub looked: usize,
+    /// Those with features that the kernel lacks, the names of these, and what would help.
+    pub lacking: Vec<(ImageSpec, String, String)>,
+    /// Those with an advisory lock that bears the host's name.
+    pub locked: Vec<(ImageSpec, Locker)>,
+    /// Those that cannot be read.
+    pub damaged: Vec<DriverError>,
+}
+
+/// Where the user's key is; nothing where the cluster asks for none. Needs no cluster.
+pub fn key_place(options: &config::Ceph) -> Result<Option<String>> {
+    let how = how(options);
+    let conf = Conf::read(&how)?;
+    let user = how.user.strip_prefix("client.").unwrap_or(&how.user);
+    Ok(secret::find(|key| conf.get(key), user)?.map(|found| found.place))
+}
+
+/// What ceph.conf says of the monitors; nothing when it cannot be read.
+pub fn mon_host(options: &config::Ceph) -> Option<String> {
+    Conf::read(&how(options)).ok()?.get("mon_host").filter(|hosts| !hosts.is_empty())
+}
+
+impl Admin {
+    /// The monitors, from the monmap.
+    pub fn monitors(&self) -> Vec<Monitor> {
+        self.session.monitors().all().to_vec()
+    }
+
+    /// The addresses that the kernel is given for a mapping with these options, and the option that it needs with them.
+    pub fn kernel_monitors(&self, map_options: Option<&str>) -> (Vec<String>, Option<&'static str>) {
+        let words: Vec<String> =
+            map_options.unwrap_or_default().split(',').map(|word| word.trim().to_owned()).collect();
+        let monitors = self.session.monitors();
+        let (addresses, needs) = monitors.for_options(&words);
+        (addresses.to_vec(), needs)
+    }
+
+    /// How the cluster is.
+    pub fn health(&self) -> Result<Health> {
+        parse_health(&self.cluster().mon_command(&json!({"prefix": "health", "format": "json"}))?)
+    }
+
+    /// Whether a pool is marked as one for images.
+    pub fn is_for_images(&self, pool: &str) -> Result<bool> {
+        let ask = json!({"prefix": "osd pool application get", "pool": pool, "format": "json"});
+        let answer = self.cluster().mon_command(&ask)?;
+        Ok(serde_json::from_slice::<serde_json::Value>(&answer).is_ok_and(|found| found.get("rbd").is_some()))
+    }
+
+    /// Whether this user may write and read in a pool, call methods there and list images: all on an object of our own, which is
+    /// removed again, with the same operations that owner records and heartbeats need. The error names the operation.
+    pub fn may_use(&self, pool: &str) -> Result<()> {
+        let io = self.open(pool, None)?;
+        let done = || -> Result<(), CallError> {
+            io.omap_swap(PROBE, &[Swap { key: "probe", expected: None, new: Some(b"probe") }])?;
+            match io.omap_get(PROBE, &["probe"]) {
+                // Another doctor has just removed it.
+                Err(e) if e.errno == Errno::ENOENT => {}
+                read => drop(read?),
+            }
+            io.lock_shared(PROBE, "probe", "doctor", "doctor", "", PROBE_LASTS)?;
+            io.images().map(drop)
+        };
+        let done = done();
+        let removed = io.remove_object(PROBE);
+        Ok(done.and(removed)?)
+    }
+
+    /// Whether this user may shut others out. A client may not read its own capabilities (`auth get` is denied under `profile rbd`),
+    /// and a short fence of some address would still make a new map for every OSD. So the monitors are asked to fence what is no
+    /// address: they look at the capability first (EACCES) and at the address only then (EINVAL), and change nothing.
+    pub fn may_fence(&self) -> Result<bool> {
+        let ask = json!({"prefix": "osd blocklist", "blocklistop": "add", "addr": NO_ADDRESS, "expire": 1.0});
+        match self.cluster().mon_command(&ask) {
+            Err(e) if matches!(e.errno, Errno::EACCES | Errno::EPERM) => Ok(false),
+            Err(e) if e.errno == Errno::EINVAL => Ok(true),
+            answer => Ok(answer.map(|_| true)?),
+        }
+    }
+
+    /// Looks at the header of every image in these pools and their namespaces, until the time is over. `kernel` are the features
+    /// that it has, `host` is what the advisory locks of this host are called.
+    pub fn look_at_images(
+        &self,
+        pools: &[String],
+        kernel: Option<u64>,
+        host: &str,
+        until: Instant,
+    ) -> Result<Images> {
+        let mut seen = Images::default();
+        for pool in pools {
+            let io = match self.open(pool, None) {
+                Err(e) if e.kind == ErrorKind::NotFound => continue,
+                io => io?,
+            };
+            let namespaces = io.namespaces()?;
+            for namespace in [None].into_iter().chain(namespaces.iter().map(|name| Some(name.as_str()))) {
+                let io = self.open(pool, namespace)?;
+                for image in io.images()? {
+                    seen.count += 1;
+                    let Ok(spec) = ImageSpec::new(pool, namespace, &image.name) else { continue };
+                    if Instant::now() < until {
+                        self.look_at(&spec, &image.id, kernel, host, &mut seen)?;
+                    }
+                }
+            }
+        }
+        Ok(seen)
+    }
+
+    fn look_at(
+        &self,
+        spec: &ImageSpec,
+        id: &str,
+        kernel: Option<u64>,
+        host: &str,
+        seen: &mut Images,
+    ) -> Result<()> {
+        let io = self.session.open(&place(spec))?;
+        seen.looked += 1;
+        let header = match header::read(&io, id) {
+            Ok(Some(header)) => header,
+            // Removed meanwhile.
+            Ok(None) => return Ok(()),
+            // What the cluster does not answer is no fault of the image.
+            Err(e) if e.source.is_some() => return Err(e),
+            Err(e) => {
+                seen.damaged.push(e.context(spec));
+                return Ok(());
+            }
+        };
+        let lacking = kernel.map_or(0, |kernel| header.features & !kernel);
+        if lacking != 0 {
+            let names = features::names(lacking).join(",");
+            seen.lacking.push((spec.clone(), names, map::without_features(spec, lacking)));
+        }
+        if header.features & features::EXCLUSIVE_LOCK == 0 {
+            let lockers = io.lockers(&format!("rbd_header.{id}"), "rbd_lock")?;
+            seen.locked.extend(
+                lockers.into_iter().filter(|held| held.cookie == host).map(|held| (spec.clone(), held)),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Whether these map options make the kernel speak the new protocol.
+pub fn wants_msgr2(map_options: Option<&str>) -> bool {
+    let mode =
+        map_options.unwrap_or_default().split(',').find_map(|word| word.trim().strip_prefix("ms_mode="));
+    mode.is_some_and(|mode| mode != "legacy")
+}
+
+fn parse_health(answer: &[u8]) -> Result<Health> {
+    #[derive(Deserialize)]
+    struct Answer {
+        status: String,
+        #[serde(default)]
+        checks: std::collections::BTreeMap<String, Check>,
+    }
+    #[derive(Deserialize)]
+    struct Check {
+        summary: Summary,
+        #[serde(default)]
+        muted: bool,
+    }
+    #[derive(Deserialize)]
+    struct Summary {
+        message: String,
+    }
+    let answer: Answer = serde_json::from_slice(answer).map_err(|e| {
+        DriverError::new(ErrorKind::Failed, format!("the cluster's health is not understood: {e}"))
+    })?;
+    let reasons = answer.checks.into_iter().filter(|(_, check)| !check.muted);
+    let reasons = reasons.map(|(name, check)| format!("{}: {}", name, check.summary.message)).collect();
+    Ok(Health { status: answer.status, reasons })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_has_a_word_and_reasons_but_for_those_that_are_muted() {
+        let answer = br#"{"status":"HEALTH_WARN","checks":{
+            "MON_CLOCK_SKEW":{"severity":"HEALTH_WARN","summary":{"message":"clock skew detected on mon.b","count":1},"muted":false},
+            "POOL_NO_REDUNDANCY":{"severity":"HEALTH_WARN","summary":{"message":"1 pool(s)","count":1},"muted":true}},"mutes":[]}"#;
+        let health = parse_health(answer).unwrap();
+        assert_eq!(health.status, "HEALTH_WARN");
+        assert_eq!(health.reasons, ["MON_CLOCK_SKEW: clock skew detected on mon.b"]);
+        parse_health(b"[]").unwrap_err();
+    }
+
+    #[test]
+    fn only_a_mode_asks_for_the_new_protocol() {
+        assert!(!wants_msgr2(None));
+        assert!(!wants_msgr2(Some("queue_depth=4,ms_mode=legacy")));
+        assert!(wants_msgr2(Some("queue_depth=4, ms_mode=crc")));
+    }
+}

@@ -1,0 +1,169 @@
+//! `doctor`: looks at everything that volumes need, and says what is wrong and what mends it.
+//!
+//! It goes from what everything rests on to what rests on it: settings, cluster, pools, images, this host's kernel and folders, Docker,
+//! leftovers. A step runs on a thread of its own and is given up when it takes too long, so nothing hangs it; what cannot be known
+//! because something before it failed is left out.
+
+#[cfg(feature = "ceph")]
+mod cluster;
+mod docker;
+mod host;
+#[cfg(feature = "ceph")]
+mod kernel;
+#[cfg(feature = "ceph")]
+mod leftovers;
+#[cfg(feature = "ceph")]
+mod pools;
+mod report;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::Duration;
+
+use super::output::Format;
+use crate::config::{self, Backend, Config};
+use crate::error::Result;
+use report::{Finding, Report, Status};
+
+/// How long a step on this host may take.
+const HERE: Duration = Duration::from_secs(10);
+
+/// Looks, tells, and says by its exit status whether something failed.
+pub fn run(flags: &BTreeMap<&'static str, String>, format: Format) -> Result<ExitCode> {
+    let mut report = Report::new(format);
+    match config::environment().and_then(|environment| Config::load(flags, &environment)) {
+        Ok(config) => {
+            super::explain(&config)?;
+            report.add(settings(&config))?;
+            examine(&Arc::new(config), &mut report)?;
+        }
+        Err(e) => {
+            let fix = e
+                .hint
+                .clone()
+                .unwrap_or_else(|| "rbd-docker-plugin --help lists what is accepted".to_owned());
+            report.add([Finding::fail("settings", report::said(&e), fix)])?;
+        }
+    }
+    report.end()
+}
+
+fn examine(config: &Arc<Config>, report: &mut Report) -> Result<()> {
+    // The settings alone say so.
+    if geteuid() != 0 {
+        let fix = "sudo rbd-docker-plugin doctor";
+        report.add([Finding::warn("user", "not root: what only root may see is not known", fix)])?;
+    }
+    let admin = match &config.backend {
+        #[cfg(feature = "ceph")]
+        Backend::Rbd => cluster::examine(config, report)?,
+        #[cfg(not(feature = "ceph"))]
+        Backend::Rbd => {
+            let fix = "build it with the feature ceph, or use --backend local";
+            report.add([Finding::fail("backend", "this build has no Ceph support", fix)])?;
+            None::<()>
+        }
+        Backend::Local(_) | Backend::Sim => None,
+    };
+    #[cfg(feature = "ceph")]
+    if config.backend == Backend::Rbd {
+        step(config, report, "kernel", kernel::examine)?;
+    }
+    step(config, report, "host", host::examine)?;
+    step(config, report, "docker", docker::examine)?;
+    #[cfg(feature = "ceph")]
+    if let Some(admin) = &admin {
+        leftovers::examine(config, admin, report)?;
+    }
+    // Closing a connection may wait, too; this process ends in any case.
+    within(HERE, move || drop(admin));
+    Ok(())
+}
+
+fn settings(config: &Config) -> Vec<Finding> {
+    let found = match &config.backend {
+        Backend::Rbd => {
+            format!("backend rbd, user client.{}, pools {}", config.ceph.user, config.ceph.pools.join(", "))
+        }
+        Backend::Local(dir) => format!("backend local, images in {}", dir.display()),
+        Backend::Sim => "backend sim, images in memory: for developing clients, nothing is kept".to_owned(),
+    };
+    let mut findings = vec![Finding::ok("settings", found)];
+    #[cfg(feature = "ceph")]
+    if config.backend == Backend::Rbd
+        && let Err(e) = crate::backend::rbd::RbdBackend::check_words(&config.ceph)
+    {
+        let fix = e.hint.clone().unwrap_or_else(|| "see --features and --map-options".to_owned());
+        findings = vec![Finding::fail("settings", report::said(&e), fix)];
+    }
+    let deprecated = |warning: &String| {
+        Finding::warn(
+            "settings",
+            warning.clone(),
+            "change it where it is set; rbd-docker-plugin --help lists what there is",
+        )
+    };
+    findings.extend(config.warnings.iter().map(deprecated));
+    findings
+}
+
+/// One step on this host.
+fn step(
+    config: &Arc<Config>,
+    report: &mut Report,
+    check: &'static str,
+    look: fn(&Config) -> Vec<Finding>,
+) -> Result<()> {
+    let config = Arc::clone(config);
+    report.add(within(HERE, move || look(&config)).unwrap_or_else(|| vec![late(check, HERE)]))
+}
+
+/// Does `work` on a thread of its own; nothing when that takes too long. It is left to itself then, until this process ends.
+fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, wait) = sync_channel(1);
+    let run = move || drop(done.send(work()));
+    thread::Builder::new().name("doctor".to_owned()).spawn(run).ok()?;
+    wait.recv_timeout(limit).ok()
+}
+
+fn late(check: &'static str, limit: Duration) -> Finding {
+    let found = format!("no answer within {} s", limit.as_secs());
+    Finding::fail(check, found, "dmesg may say what hangs; see ps -eo pid,stat,wchan,args")
+}
+
+fn geteuid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hangs_is_left_behind() {
+        assert_eq!(within(HERE, || 1), Some(1));
+        assert_eq!(within(Duration::from_millis(20), || thread::sleep(Duration::from_secs(5))), None);
+        assert_eq!(within(HERE, || -> u8 { panic!("on purpose") }), None);
+        assert_eq!(late("x", HERE).status, Status::Fail);
+    }
+
+    #[test]
+    fn the_settings_are_told_with_what_is_odd_about_them() {
+        let load = |flags: &[(&'static str, &str)]| {
+            let flags = flags.iter().map(|&(key, value)| (key, value.to_owned()));
+            let flags = flags.chain([("conf-file", "none".to_owned())]).collect();
+            settings(&Config::load(&flags, &BTreeMap::new()).unwrap())
+        };
+        assert_eq!(
+            load(&[("pools", "ssd"), ("user", "u")])[0].found,
+            "backend rbd, user client.u, pools rbd, ssd"
+        );
+        let odd = load(&[("remove", "true"), ("backend", "sim")]);
+        assert_eq!(odd.iter().map(|f| f.status).collect::<Vec<_>>(), [Status::Ok, Status::Warn]);
+        #[cfg(feature = "ceph")]
+        assert_eq!(load(&[("features", "nonsense")])[0].status, Status::Fail);
+    }
+}

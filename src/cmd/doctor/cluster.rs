@@ -1,0 +1,238 @@
+//! The cluster: configuration, key, connection, monitors, health.
+
+use std::collections::BTreeSet;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::report::{Finding, Report, Status, said};
+use super::{HERE, geteuid, late, pools, within};
+use crate::backend::rbd::admin::Admin;
+use crate::backend::rbd::inspect::{self, Health, Monitor};
+use crate::ceph::{self, Versions};
+use crate::config::Config;
+use crate::error::{DriverError, ErrorKind, Result};
+
+/// How long a monitor may take to accept a connection.
+const KNOCK: Duration = Duration::from_secs(2);
+
+/// The connection, if there is one.
+pub(super) fn examine(config: &Arc<Config>, report: &mut Report) -> Result<Option<Arc<Admin>>> {
+    report.add([versions(ceph::versions())])?;
+    let given = config.ceph.clone();
+    let local = within(HERE, move || configuration(&given)).unwrap_or_else(|| vec![late("ceph.conf", HERE)]);
+    let usable = local.iter().all(|finding| finding.status != Status::Fail);
+    report.add(local)?;
+    if !usable {
+        return Ok(None);
+    }
+    let timeout = config.ceph.timeout;
+    let given = config.ceph.clone();
+    // To connect, to ask for the monitors; each as long as one request may take.
+    let limit = timeout * 3 + Duration::from_secs(2);
+    let admin = match within(limit, move || Admin::connect(&given)) {
+        Some(Ok(admin)) => Arc::new(admin),
+        Some(Err(e)) => {
+            report.add([not_connected(config, &e)])?;
+            return Ok(None);
+        }
+        None => {
+            report.add([late("connection", limit)])?;
+            return Ok(None);
+        }
+    };
+    let cluster = admin.cluster();
+    report.add([Finding::ok(
+        "connection",
+        format!("cluster {} as client.{}", cluster.fsid(), cluster.user()),
+    )])?;
+    let all = Arc::clone(&admin);
+    let look = within(KNOCK + HERE, move || all.monitors().iter().map(monitor).collect::<Vec<_>>());
+    report.add(look.unwrap_or_else(|| vec![late("monitor", KNOCK + HERE)]))?;
+    report.add([kernel_protocol(config, &admin)])?;
+    let asked = Arc::clone(&admin);
+    let health = within(timeout * 2, move || asked.health());
+    report.add([health.map_or_else(|| late("health", timeout * 2), health_of)])?;
+    pools::examine(config, &admin, report)?;
+    Ok(Some(admin))
+}
+
+fn versions(found: Versions) -> Finding {
+    let parts = |text: &str| text.split('.').map(|part| part.parse().unwrap_or(0)).collect::<Vec<i32>>();
+    let (major, minor, extra) = found.librbd;
+    if vec![major, minor, extra] < parts(found.headers) {
+        let fix = format!("install librbd1 and librados2 with librbd {} or newer", found.headers);
+        return Finding::fail("libraries", format!("{found}: older than what this was built for"), fix);
+    }
+    Finding::ok("libraries", found.to_string())
+}
+
+/// What is on this host: ceph.conf, and the key.
+fn configuration(options: &crate::config::Ceph) -> Vec<Finding> {
+    let conf = &options.conf;
+    if let Err(e) = std::fs::read(conf) {
+        let fix = "copy it from a monitor to /etc/ceph/ceph.conf, or say where it is: --config FILE";
+        return vec![unreadable("ceph.conf", format!("{}: {e}", conf.display()), e.kind(), fix.to_owned())];
+    }
+    let mut findings = vec![Finding::ok("ceph.conf", conf.display().to_string())];
+    let entity = format!("client.{}", options.user);
+    findings.push(match inspect::key_place(options) {
+        Ok(Some(place)) => Finding::ok("key", format!("{entity} in {place}")),
+        Ok(None) => Finding::ok("key", "this cluster asks for none"),
+        Err(e) => {
+            let kind = e.source.as_ref().map(|call| std::io::Error::from(call.errno).kind());
+            let fix = format!(
+                "ceph auth get-or-create {entity} mon 'profile rbd' osd 'profile rbd' mgr 'profile rbd' -o /etc/ceph/ceph.{entity}.keyring"
+            );
+            unreadable("key", said(&e), kind.unwrap_or(std::io::ErrorKind::NotFound), fix)
+        }
+    });
+    findings
+}
+
+/// Root may read it perhaps, and then all is well.
+fn unreadable(check: &'static str, found: String, kind: std::io::ErrorKind, fix: String) -> Finding {
+    if kind == std::io::ErrorKind::PermissionDenied && geteuid() != 0 {
+        return Finding::fail(check, found, "sudo rbd-docker-plugin doctor");
+    }
+    Finding::fail(check, found, fix)
+}
+
+fn not_connected(config: &Config, e: &DriverError) -> Finding {
+    let conf = config.ceph.conf.display();
+    let fix = match e.kind {
+        ErrorKind::Denied => Some(format!("compare the key with: ceph auth get client.{}", config.ceph.user)),
+        ErrorKind::Unreachable => {
+            let hosts = inspect::mon_host(&config.ceph).unwrap_or_else(|| "nothing".to_owned());
+            Some(format!(
+                "{conf} says mon_host = {hosts}: is that right, do they run, does a firewall stand between? Then: ceph -s"
+            ))
+        }
+        _ => None,
+    };
+    Finding::error("connection", e, fix)
+}
+
+/// Whether a monitor answers at each of its addresses. The client needs one of them only; the kernel may use another one.
+fn monitor(monitor: &Monitor) -> Finding {
+    let told: Vec<String> =
+        monitor.addresses.iter().map(|(protocol, address)| format!("{protocol} {address}")).collect();
+    let found = format!("{}: {}", monitor.name, told.join(", "));
+    let knocks = monitor.addresses.iter().map(|(_, address)| {
+        let target = address.clone();
+        std::thread::spawn(move || !answers(&target))
+    });
+    let knocks: Vec<_> = knocks.collect();
+    let silent: BTreeSet<&str> = monitor
+        .addresses
+        .iter()
+        .zip(knocks)
+        .filter_map(|((_, address), knock)| knock.join().unwrap_or(true).then_some(address.as_str()))
+        .collect();
+    if silent.is_empty() {
+        return Finding::ok("monitor", found);
+    }
+    let silent = silent.into_iter().collect::<Vec<_>>().join(", ");
+    let fix = "ceph mon stat shows who is missing; if none is, a firewall stands between";
+    Finding::warn("monitor", format!("{found}; no answer at {silent}"), fix)
+}
+
+fn answers(address: &str) -> bool {
+    let mut targets = address.to_socket_addrs().into_iter().flatten();
+    targets.any(|target| TcpStream::connect_timeout(&target, KNOCK).is_ok())
+}
+
+/// Whether the kernel and the monitors have a protocol in common.
+fn kernel_protocol(config: &Config, admin: &Admin) -> Finding {
+    let options = config.ceph.map_options.as_deref();
+    let (addresses, needs) = admin.kernel_monitors(options);
+    let new = inspect::wants_msgr2(options) || needs.is_some();
+    protocol(new, &addresses, super::kernel::release().as_deref().and_then(super::kernel::version))
+}
+
+fn protocol(new: bool, addresses: &[String], kernel: Option<(u32, u32)>) -> Finding {
+    let check = "ms_mode";
+    if addresses.is_empty() {
+        let (wanted, open) =
+            if new { ("v2", "ceph mon enable-msgr2") } else { ("v1", "--map-options ms_mode=prefer-crc") };
+        let found =
+            format!("the kernel is to speak {wanted} to the monitors, and none of them has such an address");
+        return Finding::fail(check, found, open);
+    }
+    let port = addresses.join(", ");
+    if new && kernel.is_some_and(|version| version < (5, 11)) {
+        let found = format!("the kernel is to speak v2 to {port}, which Linux can from 5.11 on");
+        return Finding::fail(
+            check,
+            found,
+            "use a newer kernel, or ms_mode=legacy and monitors with a v1 address",
+        );
+    }
+    Finding::ok(check, format!("the kernel speaks {} to {port}", if new { "v2" } else { "v1" }))
+}
+
+fn health_of(health: Result<Health>) -> Finding {
+    let health = match health {
+        Ok(health) => health,
+        Err(e) => return Finding::error("health", &e, None),
+    };
+    let found = if health.reasons.is_empty() {
+        health.status.clone()
+    } else {
+        format!("{}: {}", health.status, health.reasons.join("; "))
+    };
+    match health.status.as_str() {
+        "HEALTH_OK" => Finding::ok("health", found),
+        "HEALTH_ERR" => Finding::fail("health", found, "ceph health detail"),
+        _ => Finding::warn("health", found, "ceph health detail"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_becomes_a_line() {
+        let of = |status: &str, reasons: &[&str]| {
+            let reasons = reasons.iter().map(|&reason| reason.to_owned()).collect();
+            health_of(Ok(Health { status: status.to_owned(), reasons }))
+        };
+        assert_eq!(of("HEALTH_OK", &[]), Finding::ok("health", "HEALTH_OK"));
+        let skew = of("HEALTH_WARN", &["MON_CLOCK_SKEW: mon.b"]);
+        assert_eq!((skew.status, skew.found.as_str()), (Status::Warn, "HEALTH_WARN: MON_CLOCK_SKEW: mon.b"));
+        assert_eq!(of("HEALTH_ERR", &["OSD_FULL: 1"]).status, Status::Fail);
+    }
+
+    #[test]
+    fn libraries_older_than_the_headers_fail() {
+        let of = |librbd| versions(Versions { librados: (3, 0, 0), librbd, headers: "1.16.0" }).status;
+        assert_eq!(of((1, 16, 0)), Status::Ok);
+        assert_eq!(of((1, 19, 0)), Status::Ok);
+        assert_eq!(of((1, 12, 0)), Status::Fail);
+    }
+
+    #[test]
+    fn kernel_and_monitors_need_a_common_protocol() {
+        let port = ["10.0.0.1:3300".to_owned()];
+        assert_eq!(protocol(true, &port, Some((6, 1))).status, Status::Ok);
+        assert_eq!(protocol(true, &port, None).status, Status::Ok);
+        assert_eq!(protocol(true, &port, Some((4, 18))).status, Status::Fail);
+        assert_eq!(protocol(false, &port, Some((4, 18))).status, Status::Ok);
+        assert_eq!(protocol(true, &[], Some((6, 1))).fix.as_deref(), Some("ceph mon enable-msgr2"));
+        assert_eq!(protocol(false, &[], None).status, Status::Fail);
+    }
+
+    #[test]
+    fn who_does_not_listen_does_not_answer() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let of = |address: &str| {
+            monitor(&Monitor { name: "a".to_owned(), addresses: vec![("v2".to_owned(), address.to_owned())] })
+        };
+        assert_eq!(of(&address), Finding::ok("monitor", format!("a: v2 {address}")));
+        drop(listener);
+        assert_eq!(of(&address).status, Status::Warn);
+        assert_eq!(of("nonsense").status, Status::Warn);
+    }
+}

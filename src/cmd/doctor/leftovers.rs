@@ -1,0 +1,148 @@
+//! What an earlier life of this host has left: owner records of another boot, devices without an owner, mounts in the making.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::report::{Finding, Report, said};
+use super::{HERE, docker, late, within};
+use crate::backend::rbd::admin::{Admin, Lock};
+use crate::config::Config;
+use crate::error::Result;
+use crate::linux::krbd::{self, Mapping};
+use crate::linux::{boot, mountinfo};
+
+/// How many of a kind are named.
+const NAMED: usize = 5;
+
+pub(super) fn examine(config: &Arc<Config>, admin: &Arc<Admin>, report: &mut Report) -> Result<()> {
+    let limit = config.ceph.timeout * 3 + HERE;
+    let (config, admin) = (Arc::clone(config), Arc::clone(admin));
+    let found = within(limit, move || look(&config, &admin));
+    report.add(found.unwrap_or_else(|| vec![late("leftovers", limit)]))
+}
+
+fn look(config: &Config, admin: &Admin) -> Vec<Finding> {
+    // While the plugin runs, it is at work on all of that.
+    let running = docker::listener(config).is_some();
+    let seen = || -> Result<Vec<Finding>> {
+        let locks = admin.locks()?.found;
+        let mut findings = Vec::new();
+        let (host, boot, machine) = (boot::hostname()?, boot::boot_id()?, boot::machine_id());
+        let own = |lock: &&Lock| lock.owner.host == host && lock.owner.machine_id == machine && !lock.alive;
+        let earlier: Vec<&Lock> =
+            locks.iter().filter(own).filter(|lock| lock.owner.boot_id != boot).collect();
+        if !running {
+            findings.extend(records(&earlier));
+            findings.extend(staging(config)?);
+        }
+        findings.extend(devices(&krbd::list()?, admin.cluster().fsid(), &locks));
+        Ok(findings)
+    };
+    match seen() {
+        Ok(findings) if findings.is_empty() => vec![Finding::ok("leftovers", "none of this host")],
+        Ok(findings) => findings,
+        Err(e) => vec![Finding::warn("leftovers", said(&e), "mend what failed above, and look again")],
+    }
+}
+
+fn records(earlier: &[&Lock]) -> Option<Finding> {
+    (!earlier.is_empty()).then(|| {
+        let names = shortened(earlier.iter().map(|lock| lock.image.to_string()).collect());
+        let found = format!("owner records of this host from before its restart: {names}");
+        Finding::warn(
+            "leftovers",
+            found,
+            "start the plugin, which clears them, or: rbd-docker-plugin lock break IMAGE",
+        )
+    })
+}
+
+/// Devices of this cluster that no owner record speaks of.
+fn devices(mappings: &[Mapping], fsid: &str, locks: &[Lock]) -> Option<Finding> {
+    let owned = |mapping: &Mapping| {
+        locks.iter().any(|lock| {
+            lock.image_id.as_deref() == Some(&mapping.image_id)
+                && (lock.image.pool(), lock.image.namespace())
+                    == (&mapping.pool, mapping.namespace.as_deref())
+        })
+    };
+    let alone: Vec<&Mapping> = mappings
+        .iter()
+        .filter(|mapping| mapping.fsid == fsid && mapping.snapshot.is_none() && !owned(mapping))
+        .collect();
+    (!alone.is_empty()).then(|| {
+        let named =
+            |mapping: &&Mapping| format!("{} ({}/{})", mapping.path.display(), mapping.pool, mapping.image);
+        let found =
+            format!("mapped without an owner record: {}", shortened(alone.iter().map(named).collect()));
+        let fixes: Vec<String> =
+            alone.iter().take(NAMED).map(|mapping| format!("rbd unmap {}", mapping.path.display())).collect();
+        Finding::warn("leftovers", found, format!("if nobody needs them: {}", fixes.join("; ")))
+    })
+}
+
+/// Where filesystems are mounted before they are a volume's.
+fn staging(config: &Config) -> Result<Option<Finding>> {
+    let folder = config.state.join(&config.name).join("staging");
+    let folder = folder.canonicalize().unwrap_or(folder);
+    let entries = mountinfo::read(Path::new(mountinfo::OWN))?;
+    let mounts: Vec<String> = entries
+        .iter()
+        .filter(|entry| entry.target.starts_with(&folder))
+        .map(|entry| entry.target.display().to_string())
+        .collect();
+    Ok((!mounts.is_empty()).then(|| {
+        let found = format!("volumes that were being made: {}", shortened(mounts));
+        Finding::warn("leftovers", found, "start the plugin: it takes them down")
+    }))
+}
+
+fn shortened(mut names: Vec<String>) -> String {
+    let more = names.len().saturating_sub(NAMED);
+    names.truncate(NAMED);
+    let rest = if more > 0 { format!(", and {more} more") } else { String::new() };
+    names.join(", ") + &rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cmd::lock::tests::lock;
+
+    fn mapping(image: &str, id: &str) -> Mapping {
+        Mapping {
+            id: 3,
+            path: "/dev/rbd3".into(),
+            number: (250, 0),
+            fsid: "f".to_owned(),
+            pool: "rbd".to_owned(),
+            pool_id: 1,
+            namespace: None,
+            image: image.to_owned(),
+            image_id: id.to_owned(),
+            snapshot: None,
+            client_addr: String::new(),
+            size: 0,
+        }
+    }
+
+    #[test]
+    fn a_device_without_a_record_is_told_others_are_not() {
+        let locks = [lock("rbd/foo", "h", None)];
+        assert_eq!(devices(&[mapping("foo", "1")], "f", &locks), None);
+        assert_eq!(devices(&[mapping("bar", "2")], "another cluster", &locks), None);
+        let snapshot = Mapping { snapshot: Some("s".to_owned()), ..mapping("bar", "2") };
+        assert_eq!(devices(&[snapshot], "f", &locks), None);
+        let finding = devices(&[mapping("bar", "2")], "f", &locks).unwrap();
+        assert_eq!(finding.found, "mapped without an owner record: /dev/rbd3 (rbd/bar)");
+        assert_eq!(finding.fix.as_deref(), Some("if nobody needs them: rbd unmap /dev/rbd3"));
+    }
+
+    #[test]
+    fn records_of_an_earlier_boot_are_named_but_not_all() {
+        let locks: Vec<Lock> = (0..7).map(|n| lock(&format!("rbd/i{n}"), "h", None)).collect();
+        let finding = records(&locks.iter().collect::<Vec<_>>()).unwrap();
+        assert!(finding.found.ends_with("rbd/i3, rbd/i4, and 2 more"), "{}", finding.found);
+        assert_eq!(records(&[]), None);
+    }
+}

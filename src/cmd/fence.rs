@@ -1,0 +1,67 @@
+//! `fence` and `fence ls`: hosts that are shut out of the cluster.
+
+use serde::Serialize;
+
+use super::cluster::{connect, consequences};
+use super::lock::{Freed, listed};
+use super::output::{self, Format, count, table};
+use crate::backend::rbd::admin::Fence;
+use crate::config::Config;
+use crate::error::Result;
+
+#[derive(Debug, Serialize)]
+struct List<'a> {
+    fences: &'a [Fence],
+}
+
+/// Shuts a host out.
+pub(super) fn host(config: &Config, host: &str, format: Format) -> Result<()> {
+    let admin = connect(config)?;
+    let freed = admin.fence_host(host)?;
+    let days = admin.fence_lasts().as_secs() / 86_400;
+    let answer = Freed::new(&freed, days);
+    output::print(format, &answer, || {
+        let (images, clients) = (count(freed.len(), "image"), count(answer.fenced.len(), "kernel client"));
+        format!(
+            "Host {host} is fenced: {clients} shut out, {images} freed.\n\n{}\n{}",
+            listed(&freed),
+            consequences(&freed, days)
+        )
+    })
+}
+
+/// Who is shut out.
+pub(super) fn ls(config: &Config, format: Format) -> Result<()> {
+    let fences = connect(config)?.fences()?;
+    output::print(format, &List { fences: &fences }, || listed_fences(&fences))
+}
+
+fn listed_fences(fences: &[Fence]) -> String {
+    if fences.is_empty() {
+        return "Nobody is shut out of the cluster.\n".to_owned();
+    }
+    let rows: Vec<Vec<String>> =
+        fences.iter().map(|fence| vec![fence.address.clone(), fence.until.clone()]).collect();
+    table(&["ADDRESS", "UNTIL"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fences_for_people_and_for_programs() {
+        let fence =
+            Fence { address: "10.0.0.7:0/31".to_owned(), until: "2026-11-21T09:53:19.5+0000".to_owned() };
+        let fences = [fence];
+        assert_eq!(
+            listed_fences(&fences),
+            "ADDRESS        UNTIL\n10.0.0.7:0/31  2026-11-21T09:53:19.5+0000\n"
+        );
+        assert_eq!(
+            serde_json::to_value(List { fences: &fences }).unwrap(),
+            serde_json::json!({"fences": [{"address": "10.0.0.7:0/31", "until": "2026-11-21T09:53:19.5+0000"}]})
+        );
+        assert_eq!(listed_fences(&[]), "Nobody is shut out of the cluster.\n");
+    }
+}

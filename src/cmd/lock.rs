@@ -1,0 +1,141 @@
+//! `lock ls` and `lock break`: who owns which image.
+
+use serde::Serialize;
+
+use super::cluster::{connect, consequences};
+use super::output::{self, Format, table};
+use crate::backend::rbd::admin::Lock;
+use crate::config::Config;
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::name::VolumeName;
+
+/// What `lock ls` answers.
+#[derive(Debug, Serialize)]
+struct List<'a> {
+    locks: &'a [Lock],
+    damaged: Vec<String>,
+}
+
+/// What `lock break` and `fence` answer.
+#[derive(Debug, Serialize)]
+pub(super) struct Freed<'a> {
+    pub(super) freed: &'a [Lock],
+    pub(super) fenced: Vec<&'a str>,
+    pub(super) fence_days: u64,
+}
+
+impl<'a> Freed<'a> {
+    pub(super) fn new(freed: &'a [Lock], days: u64) -> Self {
+        let mut fenced: Vec<&str> = freed.iter().filter_map(|lock| lock.client_addr.as_deref()).collect();
+        fenced.sort_unstable();
+        fenced.dedup();
+        Self { freed, fenced, fence_days: days }
+    }
+}
+
+/// All owner records.
+pub(super) fn ls(config: &Config, format: Format) -> Result<()> {
+    let locks = connect(config)?.locks()?;
+    let damaged: Vec<String> = locks.damaged.iter().map(ToString::to_string).collect();
+    if format == Format::Text {
+        for one in &damaged {
+            eprintln!("rbd-docker-plugin: {one}");
+        }
+    }
+    output::print(format, &List { locks: &locks.found, damaged }, || listed(&locks.found))
+}
+
+/// Frees one image.
+pub(super) fn break_one(config: &Config, volume: &str, force: bool, format: Format) -> Result<()> {
+    let wrong = |e: DriverError| DriverError { kind: ErrorKind::Config, ..e };
+    let name: VolumeName = volume.parse().map_err(wrong)?;
+    let admin = connect(config)?;
+    let spec = admin.resolve(&name)?;
+    let freed = admin.break_lock(&spec, force)?;
+    let days = admin.fence_lasts().as_secs() / 86_400;
+    output::print(format, &Freed::new(&freed, days), || {
+        format!("{spec} is free.\n\n{}\n{}", listed(&freed), consequences(&freed, days))
+    })
+}
+
+/// Records as a table.
+pub(super) fn listed(locks: &[Lock]) -> String {
+    if locks.is_empty() {
+        return "Nobody owns an image.\n".to_owned();
+    }
+    let or_none = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    let row = |lock: &Lock| {
+        vec![
+            lock.image.to_string(),
+            lock.host.clone(),
+            lock.plugin.clone(),
+            lock.since.clone(),
+            signs(lock).to_owned(),
+            or_none(lock.client_addr.as_deref().unwrap_or_default()),
+            or_none(&lock.mount_ids.iter().map(|id| short(id)).collect::<Vec<_>>().join(",")),
+        ]
+    };
+    let rows: Vec<Vec<String>> = locks.iter().map(row).collect();
+    table(&["IMAGE", "HOST", "PLUGIN", "SINCE", "SIGNS OF LIFE", "KERNEL CLIENT", "MOUNT IDS"], &rows)
+}
+
+fn signs(lock: &Lock) -> &'static str {
+    match (lock.alive, lock.watching, lock.making) {
+        (true, _, true) => "plugin, making it",
+        (true, true, false) => "plugin, mapped",
+        (true, false, false) => "plugin",
+        (false, true, _) => "mapped",
+        (false, false, true) => "none, half made",
+        (false, false, false) => "none",
+    }
+}
+
+fn short(id: &str) -> String {
+    id.chars().take(12).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// An owner record of a host that has, or has not, an image mapped.
+    pub(crate) fn lock(image: &str, host: &str, address: Option<&str>) -> Lock {
+        let raw = serde_json::json!({
+            "host": host, "boot_id": "b", "plugin": "rbd", "root": "/m/rbd", "since": 1_795_180_063_u64,
+            "client_addr": address, "mount_ids": ["0123456789abcdef"], "image": image,
+        });
+        crate::backend::rbd::admin::tests::parsed(&raw)
+    }
+
+    #[test]
+    fn a_table_of_owners() {
+        let mut mapped = lock("rbd/ns/foo", "h1", Some("10.0.0.7:0/31"));
+        (mapped.alive, mapped.watching) = (true, true);
+        let mut gone = lock("rbd/a", "host-2", None);
+        gone.mount_ids.clear();
+        assert_eq!(
+            listed(&[mapped, gone]),
+            "IMAGE       HOST    PLUGIN  SINCE                 SIGNS OF LIFE   KERNEL CLIENT  MOUNT IDS\n\
+             rbd/ns/foo  h1      rbd     2026-11-20T13:07:43Z  plugin, mapped  10.0.0.7:0/31  0123456789ab\n\
+             rbd/a       host-2  rbd     2026-11-20T13:07:43Z  none            -              -\n"
+        );
+        assert_eq!(listed(&[]), "Nobody owns an image.\n");
+    }
+
+    #[test]
+    fn json_keys_stay() {
+        let locks =
+            [lock("rbd/foo", "h1", Some("10.0.0.7:0/31")), lock("rbd/bar", "h1", Some("10.0.0.7:0/31"))];
+        let json = serde_json::to_value(Freed::new(&locks, 30)).unwrap();
+        assert_eq!(json["fenced"], serde_json::json!(["10.0.0.7:0/31"]));
+        assert_eq!(json["fence_days"], 30);
+        assert_eq!(
+            json["freed"][0],
+            serde_json::json!({
+                "image": "rbd/foo", "host": "h1", "plugin": "rbd", "since": "2026-11-20T13:07:43Z",
+                "client_addr": "10.0.0.7:0/31", "mount_ids": ["0123456789abcdef"],
+                "alive": false, "watching": false, "making": false,
+            })
+        );
+    }
+}

@@ -1,0 +1,85 @@
+//! How commands answer: for people, or as one JSON document.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::error::{OrCall, Result};
+
+/// The form of an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Format {
+    /// The form of this name; text when there is none of it.
+    pub fn named(name: &str) -> Self {
+        if name == "json" { Self::Json } else { Self::Text }
+    }
+}
+
+/// Prints an answer to stdout, in the form that was asked for. A reader who has left is no failure.
+pub fn print(format: Format, document: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    let mut answer = match format {
+        Format::Text => text(),
+        Format::Json => serde_json::to_string_pretty(document).unwrap_or_default() + "\n",
+    };
+    if !answer.ends_with('\n') {
+        answer.push('\n');
+    }
+    write(&answer)
+}
+
+/// Writes to stdout, now.
+pub fn write(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => Ok(done.or_call("write", "stdout")?),
+    }
+}
+
+/// A table with aligned columns, a header, and one line for each row; the last column is as wide as it is.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let header: Vec<String> = header.iter().map(|&title| title.to_owned()).collect();
+    let all = || std::iter::once(&header).chain(rows);
+    let width = |at: usize| all().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..header.len()).map(|at| width(at).unwrap_or_default()).collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    all().map(line).collect()
+}
+
+/// `1 image`, `2 images`.
+pub fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_no_line_ends_in_blanks() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let text = table(&["IMAGE", "HOST", "BY"], &[row(["rbd/größe", "h", ""]), row(["a", "h22222", "x"])]);
+        assert_eq!(text, "IMAGE      HOST    BY\nrbd/größe  h\na          h22222  x\n");
+        assert_eq!(table(&["A"], &[]), "A\n");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!(
+            [count(0, "image"), count(1, "image"), count(2, "image")],
+            ["0 images", "1 image", "2 images"]
+        );
+    }
+}
