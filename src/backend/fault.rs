@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::{Backend, Device, ImageInfo, ImageOptions, ImageStore, Mapper, Owner, Record};
 use crate::deadline::Deadline;
@@ -35,6 +35,7 @@ pub enum Plan {
 #[derive(Debug)]
 pub struct Faults {
     plan: Mutex<Plan>,
+    only: OnceLock<String>,
     passed: AtomicU64,
     armed: AtomicU64,
     trace: Mutex<Vec<&'static str>>,
@@ -45,6 +46,7 @@ impl Faults {
     pub fn new(plan: Plan) -> Arc<Self> {
         Arc::new(Self {
             plan: Mutex::new(plan),
+            only: OnceLock::new(),
             passed: AtomicU64::new(0),
             armed: AtomicU64::new(0),
             trace: Mutex::default(),
@@ -59,6 +61,11 @@ impl Faults {
         self.armed.store(1, Ordering::SeqCst);
     }
 
+    /// From now on, only the points of this call are counted: what other threads do meanwhile shifts none of them.
+    pub fn only(&self, call: &str) {
+        let _ = self.only.set(call.to_owned());
+    }
+
     /// Stops counting; nothing fails any more.
     pub fn disarm(&self) {
         self.armed.store(0, Ordering::SeqCst);
@@ -70,7 +77,7 @@ impl Faults {
     }
 
     fn point(&self, call: &'static str) -> Result<()> {
-        if self.armed.load(Ordering::SeqCst) == 0 {
+        if self.armed.load(Ordering::SeqCst) == 0 || self.only.get().is_some_and(|only| only != call) {
             return Ok(());
         }
         let here = self.passed.fetch_add(1, Ordering::SeqCst);

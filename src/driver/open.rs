@@ -147,7 +147,8 @@ fn open_at_fault_points(
     Driver::open(settings, backend, host)
 }
 
-/// The crash tests kill the plugin at a point that they choose by `RBD_FAULT_POINT`, counted from when it is ready.
+/// The crash tests kill the plugin at a point that they choose by `RBD_FAULT_POINT`, counted from when it is ready: `17`, or
+/// `claim:1` for a point of that call, where 0 is before its first use and 1 after it.
 #[cfg(feature = "fault-points")]
 fn open_at_fault_points(
     settings: Settings,
@@ -155,15 +156,21 @@ fn open_at_fault_points(
     host: Arc<dyn Host>,
 ) -> Result<Arc<Driver>> {
     use crate::backend::fault::{Faults, Faulty, Plan};
-    let Some(point) = std::env::var("RBD_FAULT_POINT").ok().and_then(|point| point.parse().ok()) else {
+    let Ok(asked) = std::env::var("RBD_FAULT_POINT") else {
         return Driver::open(settings, backend, host);
     };
+    let (only, point) =
+        asked.split_once(':').map_or((None, asked.as_str()), |(call, point)| (Some(call), point));
+    let Ok(point) = point.parse() else { return Driver::open(settings, backend, host) };
     let faults = Faults::new(Plan::Count);
     let driver = Driver::open(
         settings,
         Arc::new(Faulty::new(&faults, backend)),
         Arc::new(Faulty::new(&faults, host)),
     )?;
+    if let Some(call) = only {
+        faults.only(call);
+    }
     faults.arm(Plan::Kill(point));
     Ok(driver)
 }

@@ -5,7 +5,9 @@
 //! after it. What it leaves then is the same as right before the next call, and reads leave nothing. `RBD_EVERY_POINT=1` kills at
 //! every point instead.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
@@ -23,6 +25,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         one_host("crash_at_every_step_of_remove", |lab| at_every_step(lab, Operation::Remove)),
     ]
 }
+
+/// How long a restart may take to put everything right.
+const SETTLES: Duration = Duration::from_secs(60);
 
 /// The calls that change something: to the backend, and those to the host that a restart has to undo.
 const CHANGES: [&str; 15] = [
@@ -66,10 +71,9 @@ fn at_every_step(lab: &Lab, operation: Operation) {
     prepare(&plugin, operation);
     let points = learn(&mut plugin, operation);
     finish(lab, &plugin, operation, "a rehearsal");
-    let calls: Vec<&str> = points.iter().map(|(_, call)| call.as_str()).collect();
-    println!("{operation:?} is killed after {}", calls.join(", "));
-    for (point, call) in &points {
-        let at = format!("a kill after {call}, point {point}");
+    println!("{operation:?} is killed at {}", points.join(", "));
+    for point in &points {
+        let at = format!("a kill at {point}");
         prepare(&plugin, operation);
         plugin.kill();
         plugin.start_with(&format!("RBD_FAULT_POINT={point}"));
@@ -108,7 +112,7 @@ fn prepare(plugin: &Plugin<'_>, operation: Operation) {
 }
 
 /// The operation undisturbed, and where to kill it.
-fn learn(plugin: &mut Plugin<'_>, operation: Operation) -> Vec<(u32, String)> {
+fn learn(plugin: &mut Plugin<'_>, operation: Operation) -> Vec<String> {
     plugin.kill();
     plugin.start_with("RBD_FAULT_POINT=100000");
     let before = fs::read_to_string(plugin.log()).unwrap().len();
@@ -117,24 +121,16 @@ fn learn(plugin: &mut Plugin<'_>, operation: Operation) -> Vec<(u32, String)> {
     let all: Vec<&str> =
         log[before..].lines().filter_map(|line| line.split_once("fault point ")).map(|(_, at)| at).collect();
     let every = std::env::var_os("RBD_EVERY_POINT").is_some();
-    // Two for a call: before it and after it. Other threads have theirs between them.
-    let mut begun: Vec<&str> = Vec::new();
+    // Two for a call: before it and after it. Other threads have theirs between them, so each is counted by its call.
+    let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
     let mut points = Vec::new();
     for at in &all {
-        let (number, call) = at.split_once(' ').unwrap();
-        let after = match begun.iter().rposition(|other| *other == call) {
-            Some(index) => {
-                begun.remove(index);
-                true
-            }
-            None => {
-                begun.push(call);
-                false
-            }
-        };
-        if every || (after && CHANGES.contains(&call)) {
-            points.push((number.parse().unwrap(), call.to_owned()));
+        let call = at.split_once(' ').unwrap().1;
+        let number = seen.entry(call).or_default();
+        if every || (*number % 2 == 1 && CHANGES.contains(&call)) {
+            points.push(format!("{call}:{number}"));
         }
+        *number += 1;
     }
     println!("{operation:?} has {} points, {} of them are tried", all.len(), points.len());
     assert!(points.len() >= 3, "are the fault points in place? {all:?}");
@@ -143,8 +139,21 @@ fn learn(plugin: &mut Plugin<'_>, operation: Operation) -> Vec<(u32, String)> {
     points
 }
 
-/// After the restart, everything that is there belongs to a mounted volume, or to an image at rest.
+/// After the restart, everything that is there belongs to a mounted volume, or to an image at rest: at once, or soon when the
+/// cluster was slow to answer.
 fn accounted_for(lab: &Lab, plugin: &Plugin<'_>, at: &str) {
+    let begin = Instant::now();
+    loop {
+        match left(lab, plugin) {
+            Ok(()) => return,
+            Err(what) => {
+                assert!(begin.elapsed() < SETTLES, "after {at}: {what}\n{}", plugin.logs());
+            }
+        }
+    }
+}
+
+fn left(lab: &Lab, plugin: &Plugin<'_>) -> Result<(), String> {
     let mountpoint = plugin.mountpoint("v").display().to_string();
     let seen = plugin.host.ok(&format!(
         "grep -c ' {mountpoint} ' /proc/self/mounts
@@ -154,19 +163,26 @@ fn accounted_for(lab: &Lab, plugin: &Plugin<'_>, at: &str) {
          find /disk/volumes/.state/rbd/staging -mindepth 1 2>/dev/null | wc -l"
     ));
     let seen: Vec<u32> = seen.lines().map(|count| count.trim().parse().unwrap()).collect();
-    let mounted = seen[0];
-    for (what, count) in ["devices", "mountpoints", "mount IDs"].iter().zip(&seen[1..]) {
-        assert_eq!(*count, mounted, "{what} after {at}\n{}", plugin.logs());
-    }
-    assert_eq!(seen[4], 0, "staging folders after {at}\n{}", plugin.logs());
+    let [mounted, devices, mountpoints, ids, staged] = seen[..] else { panic!("{seen:?}") };
     let owned = owners(lab);
-    assert_eq!(!owned.is_empty(), mounted == 1, "owner records after {at}: {owned}\n{}", plugin.logs());
-    let images = lab.cluster.rbd(&["ls"]);
     let known = plugin.ask("Get", &json!({"Name": "v"})).unwrap().0 == 200;
-    assert_eq!(images, if known { "v" } else { "" }, "images after {at}\n{}", plugin.logs());
-    if known {
+    let images = lab.cluster.rbd(&["ls"]);
+    let whole = !known || {
         let record = lab.cluster.rbd(&["image-meta", "get", "v", "rbd-docker-plugin.record"]);
-        assert!(record.contains("\"ready\"") && !record.contains("removing"), "after {at}: {record}");
+        record.contains("\"ready\"") && !record.contains("removing")
+    };
+    let right = [
+        ("devices", devices == mounted),
+        ("mountpoints", mountpoints == mounted),
+        ("mount IDs", ids == mounted),
+        ("staging folders", staged == 0),
+        ("owner records", owned.is_empty() == (mounted == 0)),
+        ("images", images == if known { "v" } else { "" }),
+        ("the image's record", whole),
+    ];
+    match right.iter().find(|(_, right)| !right) {
+        Some((what, _)) => Err(format!("{what}: {seen:?} {owned} {images}")),
+        None => Ok(()),
     }
 }
 
