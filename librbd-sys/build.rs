@@ -27,6 +27,7 @@ const FUNCTIONS: &[&str] = &[
     "rados_(version|create2|connect|shutdown|conf_(read_file|set|get)|cluster_(fsid|stat)|getaddrs|get_instance_id)",
     "rados_(mon_command|buffer_free|pool_list|blocklist_add|wait_for_latest_osdmap)",
     "rados_ioctx_(create|destroy|get_id|set_namespace)",
+    "rados_set_pool_full_try",
     // objects
     "rados_(read|remove|lock_exclusive|lock_shared|unlock|list_lockers)",
     "rados_(create|release)_(read|write)_op",

@@ -218,6 +218,15 @@ impl From<CallError> for DriverError {
                     ),
                 )
             }
+            (call, Errno::ETIMEDOUT | Errno::ENOTCONN)
+                if call.starts_with("rados_") || call.starts_with("rbd_") =>
+            {
+                (
+                    K::Unreachable,
+                    "the Ceph cluster does not answer",
+                    Some("ceph -s shows what is down; it is tried again by itself"),
+                )
+            }
             ("mount", Errno::EUCLEAN) => (
                 K::NeedsRepair,
                 "Image filesystem has errors, requires manual repairs",

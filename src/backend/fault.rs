@@ -75,6 +75,7 @@ impl Faults {
         }
         let here = self.passed.fetch_add(1, Ordering::SeqCst);
         self.trace.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+        tracing::debug!("fault point {here} {call}");
         let plan = *self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         match plan {
             Plan::Fail(at) if here == at => {

@@ -14,7 +14,8 @@ use crate::error::CallError;
 
 /// A pool as one client sees it. Clones are the same.
 ///
-/// It stands for the pool's id: once the pool is removed, another one of the same name needs another `IoCtx`.
+/// It stands for the pool's id: once the pool is removed, another one of the same name needs another `IoCtx`. A write that a full
+/// pool has no room for fails at once (ENOSPC, EDQUOT) instead of waiting for room, and what makes room is let through.
 #[derive(Debug, Clone)]
 pub struct IoCtx(Arc<Pool>);
 
@@ -60,6 +61,8 @@ impl IoCtx {
             // SAFETY: the handle is live and nobody else's, and the name ends with a zero byte.
             unsafe { sys::rados_ioctx_set_namespace(handle.0, namespace.as_ptr()) }
         }
+        // SAFETY: the handle is live and nobody else's.
+        unsafe { sys::rados_set_pool_full_try(handle.0) }
         // SAFETY: the handle is live.
         let id = unsafe { sys::rados_ioctx_get_id(handle.0) };
         Ok(Self(Arc::new(Pool {

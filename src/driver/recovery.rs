@@ -95,12 +95,18 @@ impl Driver {
             let device = self.device_of(spec, here, refs.is_some())?;
             match &refs {
                 Some(refs) if !refs.uses.is_empty() => {
-                    if let Err(e) = claimed {
-                        tracing::error!(image = %spec, error = %e, "is mounted here, but not ours any more");
-                    }
                     // An earlier write may have failed, and the next start believes the disk.
                     self.save_refs(refs)?;
                     self.adopt(refs.clone(), device, here);
+                    match claimed {
+                        Err(e) if e.kind == ErrorKind::InUse => {
+                            tracing::error!(image = %spec, error = %e, "is mounted here, but not ours any more");
+                        }
+                        Err(e) => {
+                            tracing::warn!(image = %spec, error = %e, "is mounted here; it is claimed later");
+                        }
+                        Ok(()) => {}
+                    }
                     return Ok(());
                 }
                 _ => {

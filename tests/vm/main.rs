@@ -7,14 +7,18 @@
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cluster;
+mod crash;
 #[path = "../common/daemon.rs"]
 mod daemon;
 mod docker;
 mod host;
+mod images;
 mod kernel;
+mod outage;
 mod ownership;
 mod plugin;
 mod rig;
+mod secrets;
 mod trouble;
 mod volumes;
 
@@ -29,7 +33,17 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
-    for more in [kernel::trials, trouble::trials, docker::trials, volumes::trials, ownership::trials] {
+    for more in [
+        kernel::trials,
+        trouble::trials,
+        docker::trials,
+        volumes::trials,
+        ownership::trials,
+        images::trials,
+        outage::trials,
+        crash::trials,
+        secrets::trials,
+    ] {
         trials.extend(more());
     }
     trials.push(rig::last());

@@ -30,7 +30,7 @@ pub(crate) fn asked() -> Option<ExitCode> {
 pub(crate) struct Plugin<'a> {
     /// Its name for Docker.
     pub(crate) name: String,
-    host: &'a Host,
+    pub(crate) host: &'a Host,
     flags: Vec<String>,
     pid: Option<u32>,
 }
@@ -51,8 +51,18 @@ impl<'a> Plugin<'a> {
     /// The same with an environment, written as before a command in a shell.
     pub(crate) fn start_with(&mut self, environment: &str) {
         self.spawn(environment);
+        // A socket that a killed one has left is no answer yet.
+        let (socket, pid) = (self.socket(), self.pid());
         wait("the plugin to answer", || {
-            assert!(self.is_running(), "the plugin ended\n{}", self.logs());
+            let running = self.host.run(&format!(
+                "for i in $(seq 200); do
+                     readlink -e /proc/{pid}/exe >/dev/null || exit 1
+                     test -S {} && exit 0
+                     sleep 0.05
+                 done",
+                socket.display()
+            ));
+            assert_eq!(running.status, 0, "the plugin ended\n{}", self.logs());
             self.ask("Capabilities", &json!({})).is_some()
         });
     }
@@ -75,11 +85,6 @@ impl<'a> Plugin<'a> {
     /// Its process on the host.
     pub(crate) fn pid(&self) -> u32 {
         self.pid.expect("the plugin was started")
-    }
-
-    pub(crate) fn is_running(&self) -> bool {
-        // A zombie has no executable.
-        self.pid.is_some_and(|pid| self.host.run(&format!("readlink -e /proc/{pid}/exe")).status == 0)
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -169,12 +174,28 @@ impl<'a> Plugin<'a> {
     /// kill -9.
     pub(crate) fn kill(&mut self) {
         self.signal("KILL");
+        self.remove_socket();
+    }
+
+    /// What a plugin that died leaves, and what would pass for one that answers.
+    pub(crate) fn remove_socket(&self) {
         self.host.ok(&format!("rm -f {}", self.socket().display()));
     }
 
     fn signal(&mut self, signal: &str) {
         self.host.ok(&format!("kill -{signal} {}", self.pid()));
-        wait("the plugin to end", || !self.is_running());
+        self.wait_gone();
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait_gone(&mut self) {
+        let pid = self.pid();
+        wait("the plugin to end", || {
+            let waited = format!(
+                "for i in $(seq 200); do readlink -e /proc/{pid}/exe >/dev/null || exit 0; sleep 0.05; done; exit 1"
+            );
+            self.host.run(&waited).status == 0
+        });
         self.pid = None;
     }
 }

@@ -37,6 +37,9 @@ pub(crate) fn tool(tool: &str, command: &str, dir: &Path, flags: &[&str]) -> Res
     }
 }
 
+/// The names of a lab's hosts, and of their folders in it.
+const HOSTS: [&str; 2] = ["alpha", "beta"];
+
 /// A cluster and its hosts.
 #[derive(Debug)]
 pub(crate) struct Lab {
@@ -61,14 +64,13 @@ impl Lab {
 
     /// Boots what is missing to so many hosts, all at once.
     fn with_hosts(mut self, count: usize) -> Result<Self, Missing> {
-        let names = ["alpha", "beta"];
         let booted: Vec<_> = thread::scope(|scope| {
             let boot = |name: &'static str| {
                 let (dir, cluster) = (self.dir.join(name), &self.cluster);
                 scope.spawn(move || Host::boot_new(name, &dir, cluster.netns(), &cluster.conf()))
             };
             let booting: Vec<_> =
-                names[..count].iter().skip(self.hosts.len()).map(|name| boot(name)).collect();
+                HOSTS[..count].iter().skip(self.hosts.len()).map(|name| boot(name)).collect();
             booting.into_iter().map(|host| host.join().unwrap()).collect()
         });
         for host in booted {
@@ -197,6 +199,11 @@ fn root() -> &'static Path {
         for old in fs::read_dir(&all).into_iter().flatten().flatten() {
             let pid = old.file_name().to_string_lossy().split('-').next().map(str::to_owned);
             if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                // Its watchers find it by these files, and may not have been there yet.
+                for host in HOSTS {
+                    let _ = tool("vm", "kill", &old.path().join(host), &[]);
+                }
+                let _ = tool("ceph-cluster", "stop", &old.path().join("ceph"), &[]);
                 let _ = fs::remove_dir_all(old.path());
             }
         }
