@@ -27,7 +27,7 @@ use served::Plugin;
 /// Rounds of everything that takes the programs seconds.
 const ROUNDS: usize = 5;
 /// Rounds of plugin and bare calls.
-const FINE_ROUNDS: usize = 31;
+const FINE_ROUNDS: usize = 15;
 /// Rounds that make an image.
 const MADE: usize = 5;
 /// Images that List shows.

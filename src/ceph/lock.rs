@@ -67,15 +67,38 @@ impl IoCtx {
         check(call, self.named(object), rc.into()).map(drop)
     }
 
-    /// Gives up a hold of ours; one that is not there is success.
-    pub fn unlock(&self, object: &str, lock: &str, cookie: &str) -> Result<()> {
+    /// Takes a lock that only one can hold, until it is given up; ours already is success. Makes the object when it is missing. `EBUSY`:
+    /// another's. With the lock `rbd_lock` of an image's header this is what `rbd lock add` does.
+    pub fn lock_exclusive(&self, object: &str, lock: &str, cookie: &str) -> Result<()> {
+        let call = "rados_lock_exclusive";
+        let (oid, lock, cookie) = (c_string(call, object)?, c_string(call, lock)?, c_string(call, cookie)?);
+        // SAFETY: the handle is live, all strings end with a zero byte, and no time means that it does not run out.
+        let rc = unsafe {
+            sys::rados_lock_exclusive(
+                self.raw(),
+                oid.as_ptr(),
+                lock.as_ptr(),
+                cookie.as_ptr(),
+                c"".as_ptr(),
+                std::ptr::null_mut(),
+                0,
+            )
+        };
+        match check(call, self.named(object), rc.into()) {
+            Err(e) if e.errno == Errno::EEXIST => Ok(()),
+            done => done.map(drop),
+        }
+    }
+
+    /// Gives up a hold of ours; one that is not there is success. Whether it was.
+    pub fn unlock(&self, object: &str, lock: &str, cookie: &str) -> Result<bool> {
         let call = "rados_unlock";
         let (oid, lock, cookie) = (c_string(call, object)?, c_string(call, lock)?, c_string(call, cookie)?);
         // SAFETY: the handle is live, and all strings end with a zero byte.
         let rc = unsafe { sys::rados_unlock(self.raw(), oid.as_ptr(), lock.as_ptr(), cookie.as_ptr()) };
         match check(call, self.named(object), rc.into()) {
-            Err(e) if e.errno == Errno::ENOENT => Ok(()),
-            done => done.map(drop),
+            Err(e) if e.errno == Errno::ENOENT => Ok(false),
+            done => done.map(|_| true),
         }
     }
 
@@ -87,7 +110,8 @@ impl IoCtx {
         }
     }
 
-    pub(super) fn list_lockers(&self, object: &str, lock: &str) -> Result<Lockers> {
+    /// The same with what is known of the lock; a missing object is `ENOENT`.
+    pub fn list_lockers(&self, object: &str, lock: &str) -> Result<Lockers> {
         let call = "rados_list_lockers";
         let (oid, lock) = (c_string(call, object)?, c_string(call, lock)?);
         fit(call, self.named(object), 256, |room| {

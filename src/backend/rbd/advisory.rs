@@ -12,10 +12,15 @@ use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
 use crate::name::ImageSpec;
 
+/// librbd's name for it, on the image's header.
+const LOCK: &str = "rbd_lock";
+
 impl RbdBackend {
     /// Takes the lock if the image needs it. The caller owns the image by our own record.
+    ///
+    /// Asked of the header itself: opening the image for it takes some fifty round trips, this takes two.
     pub(super) fn lock_like_the_old(&self, io: &IoCtx, spec: &ImageSpec, id: &str) -> Result<()> {
-        if lock(&self.advisory).contains(spec) {
+        if lock(&self.advisory).get(spec).is_some_and(|locked| locked == id) {
             return Ok(());
         }
         let needs =
@@ -23,42 +28,44 @@ impl RbdBackend {
         if !needs {
             return Ok(());
         }
-        let image = Image::open(io, spec.image())?;
-        // Of an earlier life of this plugin, or of the old one on this host.
-        self.unlock(io, &image, &self.identity.host)?;
-        match image.lock(&self.identity.host) {
+        let object = header::object(id);
+        let take = || io.lock_exclusive(&object, LOCK, &self.identity.host);
+        let taken = match take() {
+            Err(e) if e.errno == Errno::EBUSY => {
+                // Perhaps of an earlier life of this plugin, or of the old one on this host.
+                self.break_own(io, spec.image(), id)?;
+                take()
+            }
+            taken => taken,
+        };
+        match taken {
             Ok(()) => {
-                lock(&self.advisory).insert(spec.clone());
+                lock(&self.advisory).insert(spec.clone(), id.to_owned());
                 Ok(())
             }
-            Err(e) if e.errno == Errno::EBUSY => Err(locked(spec, &image.lockers()?)),
+            Err(e) if e.errno == Errno::EBUSY => Err(locked(spec, &io.list_lockers(&object, LOCK)?)),
             Err(e) => Err(e.into()),
         }
     }
 
     /// Gives it back. `name` is the image's by now: it may have been renamed since.
     pub(super) fn unlock_like_the_old(&self, io: &IoCtx, spec: &ImageSpec, name: &str) -> Result<()> {
-        if !lock(&self.advisory).contains(spec) {
-            return Ok(());
-        }
-        match Image::open(io, name) {
-            // The lock went with the image.
-            Err(e) if e.errno == Errno::ENOENT => {}
-            image => self.unlock(io, &image?, &self.identity.host)?,
+        let Some(id) = lock(&self.advisory).get(spec).cloned() else { return Ok(()) };
+        if !io.unlock(&header::object(&id), LOCK, &self.identity.host)? {
+            // It went with the image, or a client of ours holds it that is no more.
+            self.break_own(io, name, &id)?;
         }
         lock(&self.advisory).remove(spec);
         Ok(())
     }
 
-    /// Ends every lock that bears a host's name. Breaking one shuts its holder out of the cluster, so our own is given back instead.
-    fn unlock(&self, io: &IoCtx, image: &Image, cookie: &str) -> Result<()> {
+    /// Ends every lock that bears this host's name, of other clients than ours: breaking one shuts its holder out of the cluster.
+    fn break_own(&self, io: &IoCtx, name: &str, id: &str) -> Result<()> {
         let own = format!("client.{}", io.cluster().instance_id());
-        for locker in image.lockers()?.lockers.iter().filter(|locker| locker.cookie == cookie) {
-            if locker.client == own {
-                image.unlock(cookie)?;
-            } else {
-                tracing::warn!(client = locker.client, "breaking a lock that bears the host name {cookie}");
-                image.break_lock(&locker.client, cookie)?;
+        for locker in io.lockers(&header::object(id), LOCK)? {
+            if locker.cookie == self.identity.host && locker.client != own {
+                tracing::warn!(client = locker.client, "breaking a lock that bears this host's name");
+                Image::open(io, name)?.break_lock(&locker.client, &locker.cookie)?;
             }
         }
         Ok(())

@@ -50,7 +50,8 @@ pub(super) fn id(io: &IoCtx, image: &str) -> Result<Option<String>, CallError> {
     }
 }
 
-fn object(id: &str) -> String {
+/// The object of an image's header.
+pub(super) fn object(id: &str) -> String {
     format!("rbd_header.{id}")
 }
 

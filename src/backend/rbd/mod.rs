@@ -27,7 +27,7 @@ mod owner;
 mod secret;
 mod store;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -60,8 +60,8 @@ pub struct RbdBackend {
     suspects: Suspects,
     /// Owner records that we hold.
     held: Mutex<Held>,
-    /// Images whose advisory lock we hold.
-    advisory: Mutex<HashSet<ImageSpec>>,
+    /// Images whose advisory lock we hold, with their ids.
+    advisory: Mutex<HashMap<ImageSpec, String>>,
     /// The cluster's blocklist, and when it was read.
     blocklist: Mutex<(Option<Instant>, BTreeSet<String>)>,
 }
