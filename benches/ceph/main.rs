@@ -35,6 +35,9 @@ const LISTED: usize = 1000;
 /// Volumes of the host that lost its power.
 const LEFT: usize = 6;
 
+/// A part of the table: its name, and what measures it.
+type Part = (&'static str, fn(&mut Bench));
+
 fn main() {
     // `cargo test --benches` and the like ask for nothing to be measured.
     let arguments: Vec<String> = std::env::args().collect();
@@ -61,7 +64,7 @@ fn main() {
     println!("| what | measured | compared with | ratio | limit | |\n|---|---|---|---|---|---|");
     let mut bench = Bench { plugin, programs: Programs::default(), io, conf };
     // Named parts only, or all of them.
-    let parts: [(&str, fn(&mut Bench)); 5] = [
+    let parts: [Part; 5] = [
         ("floor", Bench::against_the_floor),
         ("takeover", Bench::takeover),
         ("programs", Bench::against_the_programs),

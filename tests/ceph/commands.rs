@@ -12,7 +12,7 @@ use rbd_docker_plugin::error::ErrorKind;
 use rbd_docker_plugin::name::ImageSpec;
 use serde_json::Value;
 
-use crate::backend::{claim_in_time, host, spec, volume, with_user};
+use crate::hosts::{claim_in_time, host, spec, volume, with_user};
 use crate::rig::{Lab, Ready, fresh, trial, trial_if};
 
 pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {

@@ -8,7 +8,9 @@
 
 mod backend;
 mod commands;
+mod hosts;
 mod layer;
+mod owners;
 mod rig;
 
 use std::process::ExitCode;
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
     let lab = if arguments.list { Err("only listed".to_owned()) } else { rig::Lab::start() };
     let mut trials = layer::trials(&lab);
     trials.extend(backend::trials(&lab));
+    trials.extend(owners::trials(&lab));
     trials.extend(commands::trials(&lab));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // By hand: what exits with a code drops nothing.
