@@ -26,6 +26,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("names_are_shared", names_are_shared),
         t("snapshots_keep_an_image", snapshots_keep_an_image),
         t("clones_inherit_options_only", clones_inherit_options_only),
+        t("removing_from_a_full_pool", removing_from_a_full_pool),
         t("namespaces_and_pools", namespaces_and_pools),
         trial_if("backend::the_cluster_away_and_back", ready, Lab::is_ours, the_cluster_away_and_back),
         t("profile_rbd_is_enough", profile_rbd_is_enough),
@@ -310,4 +311,26 @@ fn without_the_default_pool(lab: &Lab) {
     assert_eq!(backend.bindings().unwrap_err().kind, ErrorKind::Config);
     let a = ImageSpec::new("no-such-pool", None, "a").unwrap();
     assert_eq!(backend.info(&a).unwrap_err().kind, ErrorKind::Config);
+}
+
+fn removing_from_a_full_pool(lab: &Lab) {
+    let backend = host(lab, "full");
+    let a = spec(lab, "full");
+    volume(&backend, &a);
+    rbd(lab, &["bench", "--io-type", "write", "--io-total", "1M", "rbd/full"]);
+    lab.run(&["ceph", "osd", "pool", "set-quota", &lab.pool, "max_bytes", "1"]);
+    wait_until("the pool to be full", Duration::from_secs(100), || {
+        lab.run(&["ceph", "health", "detail"]).contains(&lab.pool)
+    });
+    backend.claim(&a).unwrap();
+    backend.remove(&a).unwrap();
+    let left = backend.info(&a).unwrap();
+    let listed = rbd(lab, &["ls", &lab.pool]);
+    backend.release(&a).unwrap();
+    lab.run(&["ceph", "osd", "pool", "set-quota", &lab.pool, "max_bytes", "0"]);
+    wait_until("the pool to have room", Duration::from_secs(100), || {
+        !lab.run(&["ceph", "health", "detail"]).contains(&lab.pool)
+    });
+    assert!(left.is_none(), "{left:?}");
+    assert!(!listed.lines().any(|image| image == "full"), "{listed}");
 }

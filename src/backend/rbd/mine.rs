@@ -92,6 +92,7 @@ impl RbdBackend {
         }
         let held = lock(&self.held).get(spec).cloned().unwrap_or_default();
         let held = held.into_keys().find(|key| key.starts_with("image."));
+        let adopted = held.is_none();
         let key = match (held, &mapping) {
             (Some(key), _) => key,
             // Adopted while the cluster was away.
@@ -128,7 +129,11 @@ impl RbdBackend {
                 format!("the owner record of {spec} keeps changing"),
             ));
         }
-        lock(&self.held).entry(spec.clone()).or_default().insert(key, raw);
+        lock(&self.held).entry(spec.clone()).or_default().insert(key.clone(), raw);
+        // An earlier life may have taken it; a claim would know.
+        if adopted && let Some(id) = key.strip_prefix("image.") {
+            self.lock_like_the_old(&io, spec, id)?;
+        }
         Ok(None)
     }
 

@@ -20,6 +20,10 @@ use crate::size::Size;
 /// How often a long removal says how far it is.
 const TELLS: Duration = Duration::from_secs(10);
 
+/// The directory of a pool's trash. librbd removes images by way of it, and makes it when it is first needed; in a full pool it cannot, and
+/// then says of the image that it is not there (measured on 16.2). So it is made before there is anything to remove.
+const TRASH: &str = "rbd_trash";
+
 impl RbdBackend {
     fn info_of(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>> {
         let session = self.link.session()?;
@@ -37,7 +41,15 @@ impl RbdBackend {
         };
         let Some(id) = header::id(&io, spec.image())? else {
             // In a pool that was deleted, everything is "not found".
-            session.still(&place(spec), &io)?;
+            match session.still(&place(spec), &io) {
+                Err(e)
+                    if e.kind == ErrorKind::Config
+                        && !self.options.pools.iter().any(|p| p == spec.pool()) =>
+                {
+                    return Ok(None);
+                }
+                still => still?,
+            }
             // Claimed and perhaps begun, but not there.
             let making = self.making(&io, spec)?;
             return Ok(making.map(|record| half_made(record, None)));
@@ -127,6 +139,7 @@ impl RbdBackend {
                     .hint("try again")),
             }
         };
+        io.create_object(TRASH)?;
         let mut claim = noted(Some(record))?;
         match io.create_image(spec.image(), size.as_bytes(), &create) {
             Ok(()) => {}
@@ -210,6 +223,19 @@ impl RbdBackend {
         });
         match (removed, &record) {
             (Ok(()), _) => {}
+            // In a full pool where nothing was ever removed, librbd says so of an image that is there, see `TRASH`.
+            (Err(e), Some(record))
+                if e.errno == Errno::ENOENT && header::id(&io, spec.image())?.is_some() =>
+            {
+                let error =
+                    DriverError::new(ErrorKind::NoSpace, format!("{spec} was not removed: its pool is full"))
+                        .hint("raise the pool's quota or add storage, and try again")
+                        .caused_by(e);
+                return Err(match self.write(spec, record, false) {
+                    Ok(()) => error,
+                    Err(failure) => error.also(failure),
+                });
+            }
             (Err(e), _) if e.errno == Errno::ENOENT => {}
             (Err(e), Some(record)) => return Err(self.not_removed(&io, spec, record, e)),
             (Err(e), None) => return Err(e.into()),
