@@ -92,7 +92,6 @@ impl RbdBackend {
         }
         let held = lock(&self.held).get(spec).cloned().unwrap_or_default();
         let held = held.into_keys().find(|key| key.starts_with("image."));
-        let adopted = held.is_none();
         let key = match (held, &mapping) {
             (Some(key), _) => key,
             // Adopted while the cluster was away.
@@ -130,9 +129,12 @@ impl RbdBackend {
             ));
         }
         lock(&self.held).entry(spec.clone()).or_default().insert(key.clone(), raw);
-        // An earlier life may have taken it; a claim would know.
-        if adopted && let Some(id) = key.strip_prefix("image.") {
+        // A volume that was adopted without a claim: an earlier life may have its lock, or nobody.
+        if !lock(&self.taken).contains(spec)
+            && let Some(id) = key.strip_prefix("image.")
+        {
             self.lock_like_the_old(&io, spec, id)?;
+            lock(&self.taken).insert(spec.clone());
         }
         Ok(None)
     }

@@ -27,7 +27,7 @@ mod owner;
 mod secret;
 mod store;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,8 @@ pub struct RbdBackend {
     suspects: Suspects,
     /// Owner records that we hold.
     held: Mutex<Held>,
+    /// Images of which this life knows whether they need that lock.
+    taken: Mutex<HashSet<ImageSpec>>,
     /// Images whose advisory lock we hold, with their ids.
     advisory: Mutex<HashMap<ImageSpec, String>>,
     /// The cluster's blocklist, and when it was read.
@@ -112,6 +114,7 @@ impl RbdBackend {
             beats,
             suspects: Suspects::default(),
             held: Mutex::default(),
+            taken: Mutex::default(),
             advisory: Mutex::default(),
             blocklist: Mutex::default(),
         })

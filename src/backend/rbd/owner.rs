@@ -155,7 +155,9 @@ impl RbdBackend {
             if let Some(mapping) = self.own_mapping(&io, &id)? {
                 self.note_address(&io, spec, &mapping.client_addr)?;
             }
-            return self.lock_like_the_old(&io, spec, &id);
+            self.lock_like_the_old(&io, spec, &id)?;
+            lock(&self.taken).insert(spec.clone());
+            return Ok(());
         }
         Err(DriverError::new(ErrorKind::Busy, format!("the owner record of {spec} keeps changing"))
             .hint("several hosts claim it at the same time; try again"))
@@ -240,6 +242,7 @@ impl RbdBackend {
             }
         }
         lock(&self.held).remove(spec);
+        lock(&self.taken).remove(spec);
         Ok(())
     }
 
