@@ -48,6 +48,16 @@ impl RbdBackend {
         }
     }
 
+    /// Ends the lock that an earlier life of this plugin took on an image that this life has never claimed.
+    pub(super) fn end_earlier_lock(&self, io: &IoCtx, spec: &ImageSpec, id: &str) -> Result<()> {
+        match header::read(io, id)? {
+            Some(header) if header.features & features::EXCLUSIVE_LOCK == 0 => {
+                self.break_own(io, spec.image(), id)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Gives it back. `name` is the image's by now: it may have been renamed since.
     pub(super) fn unlock_like_the_old(&self, io: &IoCtx, spec: &ImageSpec, name: &str) -> Result<()> {
         let Some(id) = lock(&self.advisory).get(spec).cloned() else { return Ok(()) };

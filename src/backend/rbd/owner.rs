@@ -236,6 +236,14 @@ impl RbdBackend {
             }
         }
         self.unlock_like_the_old(&io, spec, spec.image())?;
+        let known = lock(&self.taken).contains(spec);
+        for (key, raw) in keys.iter().filter(|_| !known) {
+            if let Some(id) = key.strip_prefix("image.")
+                && self.is_own(&OwnerRecord::parse(raw)?)
+            {
+                self.end_earlier_lock(&io, spec, id)?;
+            }
+        }
         for key in keys.keys() {
             if self.change_known(&io, spec, key, |_| None)?.is_none() {
                 self.change(&io, key, |_| None)?;
