@@ -82,7 +82,8 @@ impl Beats {
     /// Stops it: this plugin ends. Its mounted volumes stay its own for as long as the kernel watches them.
     fn stop(&self, link: &Link) {
         let Ok(session) = link.session() else { return };
-        for place in lock(&self.places).keys() {
+        let places: Vec<Place> = lock(&self.places).keys().cloned().collect();
+        for place in &places {
             if let Err(e) = session.open(place).and_then(|io| Ok(io.unlock(OBJECT, LOCK, &self.cookie)?)) {
                 tracing::debug!(error = %e, "the heartbeat runs out by itself");
             }

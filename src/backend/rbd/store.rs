@@ -55,9 +55,10 @@ impl RbdBackend {
             return Ok(making.map(|record| half_made(record, None)));
         };
         let Some(header) = header::read(&io, &id)? else {
-            // A removal that died: the name is left, the header is gone.
-            let record =
-                Record { stage: Stage::Ready, adopted: true, created: 0, options: ImageOptions::default() };
+            // The name is there and the header is not: a Create or a removal died inside librbd. Nothing is left to adopt.
+            let gone =
+                Record { stage: Stage::Ready, adopted: false, created: 0, options: ImageOptions::default() };
+            let record = self.making(&io, spec)?.unwrap_or(gone);
             return Ok(Some(half_made(record, None)));
         };
         let (record, removing) = match header.record {
