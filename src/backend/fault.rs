@@ -145,7 +145,7 @@ impl ImageStore for Faulty<dyn Backend> {
         rename(from: &ImageSpec, to: &ImageSpec) -> ();
         claim(spec: &ImageSpec) -> ();
         release(spec: &ImageSpec) -> ();
-        owner(spec: &ImageSpec) -> Option<Owner>;
+        owner(spec: &ImageSpec, id: Option<&str>) -> Option<Owner>;
         owned() -> Vec<ImageSpec>;
         lost(mounted: &[ImageSpec]) -> Vec<(ImageSpec, String)>;
         bindings() -> Arc<BTreeMap<String, ImageSpec>>;

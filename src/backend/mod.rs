@@ -69,8 +69,8 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
     /// Gives the ownership back; nothing happens when this plugin is not the owner.
     fn release(&self, spec: &ImageSpec) -> Result<()>;
 
-    /// Who owns the image.
-    fn owner(&self, spec: &ImageSpec) -> Result<Option<Owner>>;
+    /// Who owns the image, whose id may be known from [`info`](Self::info).
+    fn owner(&self, spec: &ImageSpec, id: Option<&str>) -> Result<Option<Owner>>;
 
     /// The images whose owner is this plugin, in this life or an earlier one.
     fn owned(&self) -> Result<Vec<ImageSpec>>;
@@ -124,7 +124,7 @@ pub struct Device {
     pub path: PathBuf,
     /// Major and minor number, as in mountinfo.
     pub number: (u32, u32),
-    /// Keeps a device that detaches itself on last close; drop it once the device is mounted.
+    /// Keeps the device open: one that detaches itself on last close, or what was read of it in memory. Drop it once the device is mounted.
     pub hold: Option<Arc<File>>,
 }
 
@@ -283,6 +283,8 @@ pub struct ImageInfo {
     pub created: SystemTime,
     /// What it takes up in the store.
     pub allocated: Option<Size>,
+    /// What its name does not change, where the store has that.
+    pub id: Option<String>,
     /// What else the backend has to show of it, for people.
     pub details: BTreeMap<&'static str, String>,
 }

@@ -69,7 +69,7 @@ impl Driver {
     /// host may be that owner's.
     pub(super) fn drop_dead_mapping(&self, spec: &ImageSpec) -> Result<()> {
         let elsewhere = |owner: Owner| owner.boot_id != self.settings.boot_id;
-        if self.backend.owner(spec)?.is_some_and(elsewhere)
+        if self.backend.owner(spec, None)?.is_some_and(elsewhere)
             && let Some(device) = self.backend.mapping(spec)?
         {
             self.backend.abandon(spec, device)?;

@@ -51,7 +51,6 @@ impl Driver {
                 _ => {}
             }
         }
-        self.mountable(name, &spec)?;
         let mountpoint = self.mount_fresh(name, &spec, id, client, deadline)?;
         self.unless_left(&spec, id, mountpoint, waits)
     }

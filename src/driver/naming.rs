@@ -12,12 +12,18 @@ use crate::name::{ImageSpec, VolumeName};
 impl Driver {
     /// The image that a name means.
     pub(super) fn resolve(&self, name: &VolumeName) -> Result<ImageSpec> {
-        if name.pool().is_none()
-            && let Some(bound) = self.backend.bindings()?.get(name.image())
-        {
-            return Ok(bound.clone());
+        match name.pool() {
+            Some(pool) => name.in_pool(pool),
+            None => self.resolve_by(&*self.backend.bindings()?, name),
         }
-        name.in_pool(&self.settings.pool)
+    }
+
+    /// The same by bindings that were read just now.
+    pub(super) fn resolve_by(&self, bindings: &Bindings, name: &VolumeName) -> Result<ImageSpec> {
+        match bindings.get(name.image()) {
+            Some(bound) if name.pool().is_none() => Ok(bound.clone()),
+            _ => name.in_pool(&self.settings.pool),
+        }
     }
 
     /// The image that a Create means, and the name to bind to it when the name alone would not find it again.
@@ -67,9 +73,13 @@ impl Driver {
 
     /// The name under which an image shows.
     pub(super) fn shown_name(&self, spec: &ImageSpec) -> Result<String> {
-        let bindings = self.backend.bindings()?;
+        Ok(self.shown_by(&*self.backend.bindings()?, spec))
+    }
+
+    /// The same by bindings that were read just now.
+    pub(super) fn shown_by(&self, bindings: &Bindings, spec: &ImageSpec) -> String {
         let bound = bindings.iter().find(|(_, bound)| *bound == spec).map(|(name, _)| name.as_str());
-        Ok(shown(spec, bound, &bindings, &self.settings.pool))
+        shown(spec, bound, bindings, &self.settings.pool)
     }
 
     /// The names under which images show.
@@ -83,11 +93,14 @@ impl Driver {
     }
 }
 
+/// Bare names that were bound to an image.
+type Bindings = BTreeMap<String, ImageSpec>;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct ShownNames {
     default_pool: String,
-    bindings: std::sync::Arc<BTreeMap<String, ImageSpec>>,
+    pub(super) bindings: std::sync::Arc<Bindings>,
     by_spec: HashMap<ImageSpec, String>,
 }
 
@@ -98,12 +111,7 @@ impl ShownNames {
 }
 
 /// The name bound to an image; else the bare one, if that means it; else its spec.
-fn shown(
-    spec: &ImageSpec,
-    bound: Option<&str>,
-    bindings: &BTreeMap<String, ImageSpec>,
-    pool: &str,
-) -> String {
+fn shown(spec: &ImageSpec, bound: Option<&str>, bindings: &Bindings, pool: &str) -> String {
     let bare = spec.pool() == pool && spec.namespace().is_none() && !bindings.contains_key(spec.image());
     match bound {
         Some(bound) => bound.to_owned(),

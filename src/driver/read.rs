@@ -32,9 +32,10 @@ impl Driver {
     /// See [`VolumeDriver::get`](super::api::VolumeDriver::get).
     pub(super) fn get(&self, name: &str) -> Result<Volume> {
         let volume: VolumeName = name.parse()?;
-        let answer = self.resolve(&volume).and_then(|spec| {
+        let answer = self.backend.bindings().and_then(|bindings| {
+            let spec = self.resolve_by(&bindings, &volume)?;
             let info = self.existing(name, &spec)?;
-            Ok((self.describe(name, &spec, &info), self.shown_name(&spec)?))
+            Ok((self.describe(name, &spec, &info), self.shown_by(&bindings, &spec)))
         });
         match answer {
             Ok((volume, shown)) => {
@@ -83,7 +84,7 @@ impl Driver {
             })
             .collect();
         let known = |name: &str| {
-            let spec = name.parse().and_then(|name: VolumeName| self.resolve(&name));
+            let spec = name.parse().and_then(|name: VolumeName| self.resolve_by(&names.bindings, &name));
             spec.is_ok_and(|spec| specs.contains(&spec))
         };
         self.cache.set_names(volumes.iter().map(|volume| volume.name.as_str()), known);
@@ -106,6 +107,9 @@ impl Driver {
         put("image", json!(spec.to_string()));
         put("size", json!(info.size.map(|size| size.to_string())));
         put("allocated", json!(info.allocated.map(Size::as_bytes)));
+        if let Some(id) = &info.id {
+            put("image-id", json!(id));
+        }
         for (key, value) in &info.details {
             put(key, json!(value));
         }
@@ -119,7 +123,7 @@ impl Driver {
                 put("made-by", json!("somebody else"));
             }
         }
-        match self.backend.owner(spec) {
+        match self.backend.owner(spec, info.id.as_deref()) {
             Ok(Some(owner)) => {
                 put("owner", json!(owner.to_string()));
             }

@@ -13,11 +13,15 @@ impl Driver {
     pub(super) fn unmount(&self, name: &str, id: &str) -> Result<()> {
         let (until, _) = self.deadlines(SHORT);
         let volume: VolumeName = name.parse()?;
-        // Docker asks once, and a use that stayed would stay for good: so even when the registry of names cannot be read.
         let uses = |refs: &Refs| refs.uses.iter().any(|one_use| one_use.id == id);
-        let spec = match self.resolve(&volume) {
-            Err(e) => self.mounted_as(&volume, uses).ok_or(e)?.refs.spec.clone(),
-            found => found?,
+        let spec = match self.mounted_as(&volume, |_| true).filter(|mounted| uses(&mounted.refs)) {
+            // The only one that the name can mean, and it is used by this ID: nobody needs to be asked.
+            Some(mounted) => mounted.refs.spec.clone(),
+            None => match self.resolve(&volume) {
+                // Docker asks once, and a use that stayed would stay for good: so even when the registry of names cannot be read.
+                Err(e) => self.mounted_as(&volume, uses).ok_or(e)?.refs.spec.clone(),
+                found => found?,
+            },
         };
         let _guard = self.guards.lock(&spec, until)?;
         if self.table.get(&spec).is_none() {
@@ -34,7 +38,7 @@ impl Driver {
         self.after_drop(volume)
     }
 
-    /// The one mounted volume that a name can mean, for when the registry of names cannot be read.
+    /// The one mounted volume that a name can mean, without the registry of names.
     pub(super) fn mounted_as(
         &self,
         name: &VolumeName,
@@ -42,9 +46,11 @@ impl Driver {
     ) -> Option<Arc<MountedVolume>> {
         let mut found = self.table.all().into_iter().filter(|volume| {
             let spec = &volume.refs.spec;
-            spec.image() == name.image()
-                && name.pool().is_none_or(|pool| pool == spec.pool())
-                && wanted(&volume.refs)
+            let means = match name.pool() {
+                Some(pool) => name.in_pool(pool).is_ok_and(|named| named == *spec),
+                None => name.image() == spec.image(),
+            };
+            means && wanted(&volume.refs)
         });
         match (found.next(), found.next()) {
             (Some(volume), None) => Some(volume),

@@ -127,6 +127,18 @@ pub fn list() -> Result<Vec<Mapping>, CallError> {
     Sysfs::host().list()
 }
 
+/// The image that is mapped to the device of this number, if there is one.
+pub fn at(number: (u32, u32)) -> Result<Option<Mapping>, CallError> {
+    Sysfs::host().at(number)
+}
+
+/// The kernel's clients that have images mapped on this host, by anyone: what fences are put on.
+pub fn addresses() -> Result<Vec<String>, CallError> {
+    let sysfs = Sysfs::host();
+    let address = |id| sysfs.attribute(id, "client_addr").transpose();
+    sysfs.ids()?.into_iter().filter_map(address).collect()
+}
+
 /// Maps an image, and makes sure that it is the one that is meant.
 ///
 /// The errno is the kernel's, of `rbd_add`, or of `add_key`; or one of ours: `ETIMEDOUT` when the deadline passed (what comes later is unmapped

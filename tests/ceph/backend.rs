@@ -60,7 +60,7 @@ fn life_of_an_image(lab: &Lab) {
     assert!(backend.is_untouched(&a).unwrap());
     assert_eq!(backend.list().unwrap().iter().filter(|found| **found == a).count(), 1);
     assert!(rbd(lab, &["image-meta", "list", "rbd/life-a"]).contains("rbd-docker-plugin.record"));
-    assert_eq!(backend.owner(&a).unwrap().unwrap().host, "alone");
+    assert_eq!(backend.owner(&a, None).unwrap().unwrap().host, "alone");
     volume(&backend, &b);
     assert_eq!(backend.rename(&a, &b).unwrap_err().kind, ErrorKind::AlreadyExists);
     assert_eq!(backend.remove(&b).unwrap_err().kind, ErrorKind::InUse, "it is not claimed");
@@ -70,7 +70,7 @@ fn life_of_an_image(lab: &Lab) {
     backend.release(&a).unwrap();
     assert!(backend.info(&a).unwrap().is_none());
     assert!(backend.info(&b).unwrap().is_some());
-    assert_eq!(backend.owner(&b).unwrap(), None);
+    assert_eq!(backend.owner(&b, None).unwrap(), None);
     backend.claim(&b).unwrap();
     backend.remove(&b).unwrap();
     backend.remove(&b).expect("removing what is gone is success");

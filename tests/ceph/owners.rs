@@ -53,7 +53,7 @@ fn one_of_many_hosts_wins(lab: &Lab) {
         let winners: Vec<usize> = (0..hosts.len()).filter(|host| won[*host][at]).collect();
         assert_eq!(winners.len(), 1, "{spec}: {winners:?}");
         let winner = &hosts[winners[0]];
-        assert_eq!(setup.owner(spec).unwrap().unwrap().host, format!("h{}", winners[0] + 1));
+        assert_eq!(setup.owner(spec, None).unwrap().unwrap().host, format!("h{}", winners[0] + 1));
         let said = in_use(hosts[(winners[0] + 1) % hosts.len()].claim(spec));
         assert!(said.contains(&format!("on host h{}", winners[0] + 1)), "{said}");
         winner.remove(spec).unwrap();
@@ -123,7 +123,7 @@ fn a_dead_owner_is_followed(lab: &Lab) {
     in_use(one.claim(&a));
     assert_eq!(one.lost(std::slice::from_ref(&a)).unwrap().len(), 1);
     one.release(&a).unwrap();
-    assert_eq!(two.owner(&a).unwrap().unwrap().host, "h2", "what is not ours is not released");
+    assert_eq!(two.owner(&a, None).unwrap().unwrap().host, "h2", "what is not ours is not released");
     for spec in [a, half] {
         two.remove(&spec).unwrap();
         two.release(&spec).unwrap();
@@ -295,7 +295,7 @@ fn a_copy_of_a_host_takes_nothing_from_it(lab: &Lab) {
     in_use(copy.claim(&a));
     copy.release(&a).unwrap();
     copy.note_uses(&a, &[]).unwrap_err();
-    assert_eq!(original.owner(&a).unwrap().unwrap().boot_id, "boot of cloned");
+    assert_eq!(original.owner(&a, None).unwrap().unwrap().boot_id, "boot of cloned");
     assert_eq!(original.lost(std::slice::from_ref(&a)).unwrap(), []);
     original.remove(&a).unwrap();
     original.release(&a).unwrap();

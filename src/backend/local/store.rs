@@ -59,6 +59,7 @@ impl ImageStore for LocalBackend {
             record,
             created: image.as_ref().and_then(|image| image.modified().ok()).unwrap_or(SystemTime::UNIX_EPOCH),
             allocated: image.as_ref().map(|image| Size::bytes(image.blocks() * 512)),
+            id: None,
             details: BTreeMap::new(),
         }))
     }
@@ -144,7 +145,7 @@ impl ImageStore for LocalBackend {
         self.give_back(spec)
     }
 
-    fn owner(&self, spec: &ImageSpec) -> Result<Option<Owner>> {
+    fn owner(&self, spec: &ImageSpec, _id: Option<&str>) -> Result<Option<Owner>> {
         let content = files::load(&self.paths.owner(spec))?;
         Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
     }
@@ -152,7 +153,7 @@ impl ImageStore for LocalBackend {
     fn owned(&self) -> Result<Vec<ImageSpec>> {
         let mut owned = Vec::new();
         for spec in self.paths.specs("owner")? {
-            if self.owner(&spec)?.is_none_or(|owner| owner.same_plugin(&self.identity)) {
+            if self.owner(&spec, None)?.is_none_or(|owner| owner.same_plugin(&self.identity)) {
                 owned.push(spec);
             }
         }

@@ -6,7 +6,8 @@
 
 use nix::errno::Errno;
 
-use super::{RbdBackend, header};
+use super::RbdBackend;
+use super::header::{self, Header};
 use crate::ceph::{Image, IoCtx, Lockers, features};
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
@@ -18,14 +19,16 @@ const LOCK: &str = "rbd_lock";
 impl RbdBackend {
     /// Takes the lock if the image needs it. The caller owns the image by our own record.
     ///
-    /// Asked of the header itself: opening the image for it takes some fifty round trips, this takes two.
-    pub(super) fn lock_like_the_old(&self, io: &IoCtx, spec: &ImageSpec, id: &str) -> Result<()> {
-        if lock(&self.advisory).get(spec).is_some_and(|locked| locked == id) {
-            return Ok(());
-        }
-        let needs =
-            header::read(io, id)?.is_some_and(|header| header.features & features::EXCLUSIVE_LOCK == 0);
-        if !needs {
+    /// By way of the header's own lock: opening the image for it takes some fifty round trips, this takes one.
+    pub(super) fn lock_like_the_old(
+        &self,
+        io: &IoCtx,
+        spec: &ImageSpec,
+        id: &str,
+        header: &Header,
+    ) -> Result<()> {
+        let has_it = lock(&self.advisory).get(spec).is_some_and(|locked| locked == id);
+        if has_it || header.features & features::EXCLUSIVE_LOCK != 0 {
             return Ok(());
         }
         let object = header::object(id);

@@ -159,7 +159,7 @@ impl RbdBackend {
         if watchers.is_empty() {
             return Ok(());
         }
-        let here: Vec<String> = krbd::list()?.into_iter().map(|mapping| mapping.client_addr).collect();
+        let here = krbd::addresses()?;
         let own = session.cluster.addresses()?;
         match watchers.iter().find(|address| !here.contains(address) && !own.contains(address.as_str())) {
             Some(address) => Err(DriverError::new(

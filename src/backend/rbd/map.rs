@@ -1,5 +1,6 @@
 //! Images as kernel devices.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,6 +13,7 @@ use crate::backend::{Device, ImageOptions, Mapper};
 use crate::ceph::{Image, IoCtx, features};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
+use crate::linux::blkdev;
 use crate::linux::krbd::{self, Failure, Identity, Mapping, Request};
 use crate::lock;
 use crate::name::ImageSpec;
@@ -29,7 +31,13 @@ impl RbdBackend {
         let session = self.link.session()?;
         let io = session.of(spec)?;
         let missing = || DriverError::new(ErrorKind::NotFound, format!("{spec} does not exist"));
-        let id = header::id(&io, spec.image())?.ok_or_else(missing)?;
+        let seen = self.seen.of(spec);
+        self.seen.forget(spec);
+        let (id, header) = match seen {
+            // Should the name be another image's by now, the kernel maps that one, and its id says so.
+            Some((id, header)) => (id, Some(header)),
+            None => (header::id(&io, spec.image())?.ok_or_else(missing)?, None),
+        };
         if !lock(&self.held).get(spec).is_some_and(|keys| keys.contains_key(&image_key(&id))) {
             // The claim is on an image, and this name is another image's by now.
             return Err(DriverError::new(
@@ -38,7 +46,10 @@ impl RbdBackend {
             )
             .hint("try again"));
         }
-        let header = header::read(&io, &id)?.ok_or_else(missing)?;
+        let header = match header {
+            Some(header) => header,
+            None => header::read(&io, &id)?.ok_or_else(missing)?,
+        };
         let Some(kernel) = krbd::supported_features()? else {
             return Err(DriverError::new(ErrorKind::MissingTool, "the kernel module rbd is not loaded")
                 .hint("modprobe rbd; to load it at every start: echo rbd > /etc/modules-load.d/rbd.conf"));
@@ -70,7 +81,8 @@ impl RbdBackend {
         let address = mapping.client_addr.clone();
         let noted = self.note_address(&io, spec, &address);
         match noted {
-            Ok(()) => Ok(device(&mapping)),
+            // Open from the check to the mount, so that what they read of it comes over the network once.
+            Ok(()) => Ok(Device { hold: blkdev::open(&mapping.path).ok().map(Arc::new), ..device(&mapping) }),
             // Somebody has followed us meanwhile: nothing was written through it yet.
             Err(e) => Err(match krbd::unmap(mapping.id, false, Deadline::after(SETTLES)) {
                 Ok(()) => e,
@@ -93,7 +105,11 @@ impl RbdBackend {
         };
         let identity = self.link.session().and_then(|session| {
             let io = session.of(spec)?;
-            Ok((session.cluster.fsid().to_owned(), io.pool_id(), header::id(&io, spec.image())?))
+            let id = match self.seen.of(spec) {
+                Some((id, _)) => Some(id),
+                None => header::id(&io, spec.image())?,
+            };
+            Ok((session.cluster.fsid().to_owned(), io.pool_id(), id))
         });
         let at = match identity {
             Ok((fsid, pool, Some(id))) => mappings.iter().position(|mapping| {
@@ -213,13 +229,10 @@ impl Mapper for RbdBackend {
     }
 
     fn unmap(&self, spec: &ImageSpec, device: Device) -> Result<()> {
-        let Some(mapping) = krbd::list()?.into_iter().find(|mapping| mapping.number == device.number) else {
-            return Ok(());
-        };
-        if !is_named(&mapping, spec) {
-            // The device is gone, and its number is another image's.
-            return Ok(());
-        }
+        // Otherwise the device is gone, and its number is another image's.
+        let mapping = krbd::at(device.number)?.filter(|mapping| is_named(mapping, spec));
+        let Some(mapping) = mapping else { return Ok(()) };
+        drop(device);
         krbd::unmap(mapping.id, false, Deadline::after(SETTLES)).map_err(|e| match e.errno {
             Errno::EBUSY => {
                 let holders = krbd::holders(&mapping);
@@ -235,12 +248,8 @@ impl Mapper for RbdBackend {
     }
 
     fn abandon(&self, spec: &ImageSpec, device: Device) -> Result<()> {
-        let Some(mapping) = krbd::list()?.into_iter().find(|mapping| mapping.number == device.number) else {
-            return Ok(());
-        };
-        if !is_named(&mapping, spec) {
-            return Ok(());
-        }
+        let mapping = krbd::at(device.number)?.filter(|mapping| is_named(mapping, spec));
+        let Some(mapping) = mapping else { return Ok(()) };
         Ok(krbd::unmap(mapping.id, true, Deadline::after(FORCED))?)
     }
 

@@ -133,7 +133,9 @@ impl RbdBackend {
         if !lock(&self.taken).contains(spec)
             && let Some(id) = key.strip_prefix("image.")
         {
-            self.lock_like_the_old(&io, spec, id)?;
+            if let Some(header) = header::read(&io, id)? {
+                self.lock_like_the_old(&io, spec, id, &header)?;
+            }
             lock(&self.taken).insert(spec.clone());
         }
         Ok(None)

@@ -25,6 +25,7 @@ mod opened;
 mod options;
 mod owner;
 mod secret;
+mod seen;
 mod store;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -42,6 +43,7 @@ use link::Link;
 use names::Names;
 use opened::Opened;
 use owner::Held;
+use seen::Seen;
 
 /// How long a start waits for the cluster: with it, volumes of an earlier life are restored before the first request.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -58,6 +60,7 @@ pub struct RbdBackend {
     opened: Opened,
     beats: Arc<Beats>,
     suspects: Suspects,
+    seen: Seen,
     /// Owner records that we hold.
     held: Mutex<Held>,
     /// Images of which this life knows whether they need that lock.
@@ -113,6 +116,7 @@ impl RbdBackend {
             link,
             beats,
             suspects: Suspects::default(),
+            seen: Seen::default(),
             held: Mutex::default(),
             taken: Mutex::default(),
             advisory: Mutex::default(),

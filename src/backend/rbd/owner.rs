@@ -94,12 +94,17 @@ pub(super) fn some(io: &IoCtx, keys: &[&str]) -> Result<Keys> {
 impl RbdBackend {
     /// See [`ImageStore::claim`](crate::backend::ImageStore::claim).
     pub(super) fn take(&self, spec: &ImageSpec) -> Result<()> {
+        self.seen.forget(spec);
         let session = self.link.session()?;
         let io = session.of(spec)?;
         // Before the claim: whoever finds it must find us alive.
         self.beats.cover(&io, &place(spec))?;
         for _ in 0..ATTEMPTS {
             let id = header::id(&io, spec.image())?;
+            if id.is_none() {
+                // In a pool that was deleted, everything is "not found".
+                session.still(&place(spec), &io)?;
+            }
             let (new, image) = (new_key(spec), id.as_deref().map(image_key));
             let keys: Vec<&str> = [Some(new.as_str()), image.as_deref()].into_iter().flatten().collect();
             let found = some(&io, &keys)?;
@@ -151,11 +156,16 @@ impl RbdBackend {
             }
             lock(&self.held).entry(spec.clone()).or_default().extend(wanted);
             let Some(id) = id else { return Ok(()) };
+            // What was read before the claim may have been changed by somebody else.
+            let header = header::read(&io, &id)?;
             // Left by an earlier life: before anything is mounted from it, its address has to be on record.
             if let Some(mapping) = self.own_mapping(&io, &id)? {
                 self.note_address(&io, spec, &mapping.client_addr)?;
             }
-            self.lock_like_the_old(&io, spec, &id)?;
+            if let Some(header) = header {
+                self.lock_like_the_old(&io, spec, &id, &header)?;
+                self.seen.note(spec, &id, header);
+            }
             lock(&self.taken).insert(spec.clone());
             return Ok(());
         }
@@ -212,6 +222,7 @@ impl RbdBackend {
 
     /// See [`ImageStore::release`](crate::backend::ImageStore::release).
     pub(super) fn give_back(&self, spec: &ImageSpec) -> Result<()> {
+        self.seen.forget(spec);
         let io = self.link.session()?.of(spec)?;
         let held = lock(&self.held).get(spec).cloned();
         let keys = match held {
@@ -225,7 +236,7 @@ impl RbdBackend {
             }
         };
         // A record that names a mapping is not given back before the mapping.
-        let mapped: Vec<String> = krbd::list()?.into_iter().map(|mapping| mapping.client_addr).collect();
+        let mapped = krbd::addresses()?;
         for raw in keys.values() {
             let record = OwnerRecord::parse(raw)?;
             if self.is_own(&record)

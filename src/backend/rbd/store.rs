@@ -39,7 +39,12 @@ impl RbdBackend {
             }
             io => io?,
         };
-        let Some(id) = header::id(&io, spec.image())? else {
+        let seen = self.seen.of(spec);
+        let id = match &seen {
+            Some((id, _)) => Some(id.clone()),
+            None => header::id(&io, spec.image())?,
+        };
+        let Some(id) = id else {
             // In a pool that was deleted, everything is "not found".
             match session.still(&place(spec), &io) {
                 Err(e)
@@ -54,7 +59,11 @@ impl RbdBackend {
             let making = self.making(&io, spec)?;
             return Ok(making.map(|record| half_made(record, None)));
         };
-        let Some(header) = header::read(&io, &id)? else {
+        let header = match seen {
+            Some((_, header)) => Some(header),
+            None => header::read(&io, &id)?,
+        };
+        let Some(header) = header else {
             // The name is there and the header is not: a Create or a removal died inside librbd. Nothing is left to adopt.
             let gone =
                 Record { stage: Stage::Ready, adopted: false, created: 0, options: ImageOptions::default() };
@@ -67,7 +76,6 @@ impl RbdBackend {
             None => (self.making(&io, spec)?, false),
         };
         let details = [
-            ("image-id", id),
             ("features", features::names(header.features).join(",")),
             ("object-size", header.object_size.to_string()),
             ("cluster", io.cluster().fsid().to_owned()),
@@ -77,6 +85,7 @@ impl RbdBackend {
             record,
             created: header.created,
             allocated: None,
+            id: Some(id),
             details: BTreeMap::from(details),
         }))
     }
@@ -120,6 +129,7 @@ impl RbdBackend {
     }
 
     fn make(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()> {
+        self.seen.forget(spec);
         let session = self.link.session()?;
         let io = session.of(spec)?;
         let create = self.create_options(&session.cluster, &record.options)?;
@@ -175,10 +185,18 @@ impl RbdBackend {
         )?;
         claim = noted(None)?;
         lock(&self.held).entry(spec.clone()).or_default().insert(key, claim);
-        self.lock_like_the_old(&io, spec, &id)
+        match header::read(&io, &id)? {
+            Some(header) => {
+                self.lock_like_the_old(&io, spec, &id, &header)?;
+                self.seen.note(spec, &id, header);
+                Ok(())
+            }
+            None => Err(gone()),
+        }
     }
 
     fn write(&self, spec: &ImageSpec, record: &Record, removing: bool) -> Result<()> {
+        self.seen.forget(spec);
         let io = self.link.session()?.of(spec)?;
         match self.own_id(&io, spec)? {
             Some(id) => {
@@ -194,6 +212,7 @@ impl RbdBackend {
     }
 
     fn delete(&self, spec: &ImageSpec) -> Result<()> {
+        self.seen.forget(spec);
         let io = self.link.session()?.of(spec)?;
         let header = match self.own_id(&io, spec)? {
             Some(id) => header::read(&io, &id)?,
@@ -289,7 +308,7 @@ fn shortened(names: &[String]) -> String {
 
 fn half_made(record: Record, size: Option<Size>) -> ImageInfo {
     let created = UNIX_EPOCH + Duration::from_secs(record.created);
-    ImageInfo { size, record: Some(record), created, allocated: None, details: BTreeMap::new() }
+    ImageInfo { size, record: Some(record), created, allocated: None, id: None, details: BTreeMap::new() }
 }
 
 impl ImageStore for RbdBackend {
@@ -347,6 +366,8 @@ impl ImageStore for RbdBackend {
 
     fn rename(&self, from: &ImageSpec, to: &ImageSpec) -> Result<()> {
         let renamed = || {
+            self.seen.forget(from);
+            self.seen.forget(to);
             let io = self.link.session()?.of(from)?;
             self.own_id(&io, from)?;
             match io.rename_image(from.image(), to.image()) {
@@ -368,10 +389,14 @@ impl ImageStore for RbdBackend {
         self.link.heed(self.give_back(spec))
     }
 
-    fn owner(&self, spec: &ImageSpec) -> Result<Option<Owner>> {
+    fn owner(&self, spec: &ImageSpec, id: Option<&str>) -> Result<Option<Owner>> {
         let owner = || {
             let io = self.link.session()?.of(spec)?;
-            let Some(id) = header::id(&io, spec.image())? else { return Ok(None) };
+            let id = match id {
+                Some(id) => Some(id.to_owned()),
+                None => header::id(&io, spec.image())?,
+            };
+            let Some(id) = id else { return Ok(None) };
             let key = image_key(&id);
             let found = owner::some(&io, &[&key])?;
             Ok(found.get(&key).map(|raw| OwnerRecord::parse(raw)).transpose()?.map(|record| record.owner))

@@ -41,6 +41,7 @@ impl ImageStore for Sim {
             record: record.cloned(),
             created: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             allocated: None,
+            id: None,
             details: BTreeMap::new(),
         }))
     }
@@ -118,7 +119,7 @@ impl ImageStore for Sim {
         Ok(())
     }
 
-    fn owner(&self, spec: &ImageSpec) -> Result<Option<Owner>> {
+    fn owner(&self, spec: &ImageSpec, _id: Option<&str>) -> Result<Option<Owner>> {
         Ok(self.store()?.owners.get(spec).cloned())
     }
 

@@ -60,6 +60,25 @@ impl Sysfs {
         ids.into_iter().filter_map(|id| self.mapping(id).transpose()).collect()
     }
 
+    /// The device of a number.
+    pub(super) fn at(&self, number: (u32, u32)) -> Result<Option<Mapping>, CallError> {
+        for id in self.ids()? {
+            match self.number_of(id) {
+                Ok(found) if found == number => return self.mapping(id),
+                Ok(_) | Err(None) => {}
+                Err(Some(e)) => return Err(e),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Kernels with a major number for each device have no attribute for the minor one, which is 0.
+    fn number_of(&self, id: u32) -> Result<(u32, u32), Option<CallError>> {
+        let major = self.attribute(id, "major")?.ok_or(None)?;
+        let minor = self.attribute(id, "minor")?.unwrap_or_else(|| "0".to_owned());
+        Ok((self.number(id, "major", &major)?, self.number(id, "minor", &minor)?))
+    }
+
     /// A device, unless it goes away meanwhile.
     pub(super) fn mapping(&self, id: u32) -> Result<Option<Mapping>, CallError> {
         self.read(id).map_or_else(|gone| gone.map_or(Ok(None), Err), |mapping| Ok(Some(mapping)))
@@ -72,11 +91,7 @@ impl Sysfs {
         Ok(Mapping {
             id,
             path: self.node(id),
-            // Kernels with a major number for each device have no attribute for the minor one, which is 0.
-            number: (
-                self.number(id, "major", &text("major")?)?,
-                self.attribute(id, "minor")?.map_or(Ok(0), |minor| self.number(id, "minor", &minor))?,
-            ),
+            number: self.number_of(id)?,
             fsid: text("cluster_fsid")?,
             pool: text("pool")?,
             pool_id: self.number(id, "pool_id", &text("pool_id")?)?,
