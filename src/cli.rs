@@ -252,14 +252,14 @@ not answer is told as such.
 Exit status 0 when no line says fail, 1 when one does.";
 
 const BREAK_ABOUT: &str = "\
-Frees an image whose owner is gone, and shuts that owner's kernel client out of the cluster first: nothing that it still has in memory \
-reaches the disk afterwards. An owner that shows a sign of life (its plugin runs, or its kernel has the image mapped) is refused \
-without --force.";
+Frees an image whose owner is gone. That owner's kernel client is shut out of the cluster first, and its plugin if it does not run: \
+nothing that they still have in memory reaches the disk afterwards. An owner that shows a sign of life (its plugin runs, or its kernel \
+has the image mapped) is refused without --force.";
 
 const FENCE_ABOUT: &str = "\
-Shuts out every kernel client that a host has mapped images with, alive or not, for --fence-days, and frees the images: other hosts \
-can mount them at once. Containers of that host that use them get I/O errors, and what they have not yet written is lost. The host \
-itself is not banned: what it maps afterwards works.
+Shuts out every kernel client that a host has mapped images with, alive or not, and its plugin's own, for --fence-days, and frees \
+the images: other hosts can mount them at once. Containers of that host that use them get I/O errors, and what they have not yet \
+written is lost. The host itself is not banned: its plugin connects anew, and what it maps afterwards works.
 
 `fence ls` lists who is shut out. `ceph osd blocklist rm ADDRESS` lets one in again: never while a host may still hold data to write.";
 

@@ -103,3 +103,15 @@ impl Plugin {
         self.child.wait().unwrap();
     }
 }
+
+/// What an administrator types when a host is gone.
+pub(crate) fn fence(conf: &Path, host: &str) {
+    let output = Command::new(env!("CARGO_BIN_EXE_rbd-docker-plugin"))
+        .args(["--conf-file", "none", "--user", "docker", "--config"])
+        .arg(conf)
+        .args(["fence", host])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}

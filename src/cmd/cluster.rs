@@ -41,7 +41,7 @@ pub(super) fn consequences(locks: &[Lock], days: u64) -> String {
         );
     } else {
         text += &format!(
-            "Nothing was mapped, so nobody had to be shut out. A Mount that is under way on {hosts} fails.\n"
+            "Nothing was mapped. What the plugin on {hosts} is doing to these images, if it runs, fails.\n"
         );
     }
     text + "Any host can mount these images now.\n"

@@ -1,4 +1,4 @@
-//! What a block device tells about itself, and its bytes. Everything here opens it read-only and closes it at once.
+//! What a block device tells about itself, and its bytes. Everything here opens it read-only.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -8,12 +8,16 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::uapi;
 use crate::error::{CallError, OrCall};
 
 /// How much of either end has to be zero before a device counts as blank.
 const END: u64 = 1 << 20;
+
+/// What filesystems begin with: the superblock of btrfs is at 64 KiB.
+const BEGINNING: i64 = 128 << 10;
 
 /// Opens a block device for reading; anything else is `ENOTBLK`.
 pub fn open(path: &Path) -> Result<File, CallError> {
@@ -26,6 +30,13 @@ pub fn open(path: &Path) -> Result<File, CallError> {
         return Err(CallError::new("open", path.display(), Errno::ENOTBLK));
     }
     Ok(file)
+}
+
+/// Has the kernel read what filesystems begin with, while the caller does something else. It stays in memory for as long as somebody has
+/// the device open.
+pub fn read_ahead(device: &File) {
+    // Only a wish: whoever needs it reads it.
+    let _ = posix_fadvise(device, 0, BEGINNING, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
 }
 
 /// Its size in bytes; a device without a size has lost what was behind it, and that is `ENXIO`, never "empty".

@@ -291,7 +291,7 @@ fn a_name_without_an_image(lab: &Lab) {
     let backend = host(lab, "nameless");
     let a = spec(lab, "nameless");
     volume(&backend, &a);
-    let id = backend.info(&a).unwrap().unwrap().details["image-id"].clone();
+    let id = backend.info(&a).unwrap().unwrap().id.unwrap();
     lab.run(&["rados", "-p", &lab.pool, "rm", &format!("rbd_header.{id}")]);
     let info = backend.info(&a).unwrap().expect("something is left");
     assert_eq!(info.size, None, "and it is no volume");

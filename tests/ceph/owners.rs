@@ -15,7 +15,7 @@ use rbd_docker_plugin::error::ErrorKind;
 use rbd_docker_plugin::name::ImageSpec;
 use rbd_docker_plugin::size::Size;
 
-use crate::rig::{Lab, Ready, trial};
+use crate::rig::{Lab, Ready, trial, wait_until};
 
 use crate::hosts::{claim_in_time, host, identity, in_use, options, rbd, record, spec, volume};
 
@@ -231,6 +231,9 @@ fn administration(lab: &Lab) {
     two.claim(&a).unwrap();
     assert_eq!(one.lost(std::slice::from_ref(&a)).unwrap().len(), 1);
     assert_eq!(admin.fence_host("administered").unwrap().len(), 1);
+    wait_until("the plugin's own client to be shut out too", Duration::from_secs(60), || {
+        one.info(&b).is_err_and(|e| e.kind == ErrorKind::Unreachable)
+    });
     two.claim(&b).unwrap();
     assert_eq!(admin.fence_host("administered").unwrap_err().kind, ErrorKind::NotFound);
     assert_eq!(admin.break_lock(&spec(lab, "admin-none"), false).unwrap_err().kind, ErrorKind::NotFound);

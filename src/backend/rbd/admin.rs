@@ -135,7 +135,7 @@ impl Admin {
             )
             .hint("unmount it there; or add --force: its containers then get I/O errors, and what they have not yet written is lost"));
         }
-        self.free(&found)?;
+        self.free(&found, false)?;
         Ok(found)
     }
 
@@ -146,7 +146,7 @@ impl Admin {
             return Err(DriverError::new(ErrorKind::NotFound, format!("host {host} owns no image"))
                 .hint("rbd-docker-plugin lock ls shows who owns what"));
         }
-        self.free(&found)?;
+        self.free(&found, true)?;
         Ok(found)
     }
 
@@ -175,9 +175,17 @@ impl Admin {
         Ok(())
     }
 
-    /// All of them are shut out before any of it is given to others.
-    fn free(&self, locks: &[Lock]) -> Result<()> {
-        for address in locks.iter().filter_map(|lock| lock.client_addr.as_ref()).collect::<BTreeSet<_>>() {
+    /// All of them are shut out before any of it is given to others: the kernel, and a plugin that shows no sign of life or is to be shut out
+    /// too. It may be frozen, about to clear or remove what it thinks it owns; one that lives looks at its records before, and connects anew.
+    fn free(&self, locks: &[Lock], plugins: bool) -> Result<()> {
+        let mut addresses = BTreeSet::new();
+        for lock in locks {
+            if plugins || !lock.alive {
+                addresses.extend(OwnerRecord::parse(&lock.raw)?.plugin_addr);
+            }
+            addresses.extend(lock.client_addr.clone());
+        }
+        for address in &addresses {
             fence::shut_out(&self.session.cluster, address, self.fence)?;
         }
         locks.iter().try_for_each(|lock| self.remove(lock))

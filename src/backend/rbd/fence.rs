@@ -146,15 +146,20 @@ impl RbdBackend {
         Ok(())
     }
 
-    /// `InUse` when somebody outside of all plugins has a free image mapped or open for writing. Mappings of this host are not meant:
-    /// the driver sees those itself.
-    pub(super) fn refuse_if_watched(
+    /// `InUse` when somebody outside of all plugins has a free image mapped or open for writing.
+    pub(super) fn refuse_if_used(
         &self,
         session: &Session,
         io: &IoCtx,
         spec: &ImageSpec,
         id: &str,
     ) -> Result<()> {
+        self.refuse_if_mapped_by_hand(io, spec, id)?;
+        self.refuse_if_watched(session, io, spec, id)
+    }
+
+    /// Mappings of this host are not meant here.
+    fn refuse_if_watched(&self, session: &Session, io: &IoCtx, spec: &ImageSpec, id: &str) -> Result<()> {
         let watchers = self.opened.watchers(io, spec, id)?;
         if watchers.is_empty() {
             return Ok(());

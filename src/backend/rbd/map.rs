@@ -78,17 +78,19 @@ impl RbdBackend {
         };
         let mapping =
             krbd::map(request, identity, Deadline::after(MAPS)).map_err(|e| refused(&io, spec, e))?;
-        let address = mapping.client_addr.clone();
-        let noted = self.note_address(&io, spec, &address);
-        match noted {
-            // Open from the check to the mount, so that what they read of it comes over the network once.
-            Ok(()) => Ok(Device { hold: blkdev::open(&mapping.path).ok().map(Arc::new), ..device(&mapping) }),
+        let hold = blkdev::open(&mapping.path).ok().map(Arc::new);
+        if let Some(hold) = &hold {
+            blkdev::read_ahead(hold);
+        }
+        if let Err(e) = self.note_address(&io, spec, &mapping.client_addr) {
             // Somebody has followed us meanwhile: nothing was written through it yet.
-            Err(e) => Err(match krbd::unmap(mapping.id, false, Deadline::after(SETTLES)) {
+            drop(hold);
+            return Err(match krbd::unmap(mapping.id, false, Deadline::after(SETTLES)) {
                 Ok(()) => e,
                 Err(failure) => e.also(failure.into()),
-            }),
+            });
         }
+        Ok(Device { hold, ..device(&mapping) })
     }
 
     /// The mapping of an image on this host, by its identity; while the cluster is away, or when the image is gone, by its name.

@@ -99,78 +99,112 @@ impl RbdBackend {
         let io = session.of(spec)?;
         // Before the claim: whoever finds it must find us alive.
         self.beats.cover(&io, &place(spec))?;
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let id = header::id(&io, spec.image())?;
-            if id.is_none() {
-                // In a pool that was deleted, everything is "not found".
-                session.still(&place(spec), &io)?;
+            let taken = match &id {
+                // Most images that are claimed are free.
+                Some(id) if attempt == 0 && self.take_free(&session, &io, spec, id)? => true,
+                _ => self.take_by_records(&session, &io, spec, id.as_deref())?,
+            };
+            match id {
+                _ if !taken => {}
+                Some(id) => return self.have_taken(&io, spec, &id),
+                None => return Ok(()),
             }
-            let (new, image) = (new_key(spec), id.as_deref().map(image_key));
-            let keys: Vec<&str> = [Some(new.as_str()), image.as_deref()].into_iter().flatten().collect();
-            let found = some(&io, &keys)?;
-            let mut wanted = Keys::new();
-            for key in &keys {
-                let before = found.get(*key).map(|raw| OwnerRecord::parse(raw)).transpose()?;
-                match before {
-                    // Beside an image, nobody needs to hold its name.
-                    None if *key == new && image.is_some() => {}
-                    None => {
-                        let record = self.own(&session, spec)?;
-                        drop(wanted.insert((*key).to_owned(), record.store()));
-                    }
-                    Some(before) => match self.may_follow(&session, &io, spec, &before)? {
-                        Follow::Ours => {
-                            // Perhaps of an earlier life: then the client was another one.
-                            let plugin_addr = Some(session.cluster.addresses()?);
-                            let record = OwnerRecord { plugin_addr, ..before };
-                            wanted.insert((*key).to_owned(), record.store());
-                        }
-                        Follow::After => {
-                            tracing::warn!(image = %spec, owner = %before.owner, "taking over from an owner that is gone");
-                            // Before the record: whoever dies in between, the next one finds the same and ends it.
-                            end_lock_of(&io, spec.image(), &before.owner.host)?;
-                            let record = OwnerRecord { making: before.making, ..self.own(&session, spec)? };
-                            wanted.insert((*key).to_owned(), record.store());
-                        }
-                    },
-                }
-            }
-            if let Some(id) = &id
-                && image.as_ref().is_some_and(|key| !found.contains_key(key))
-            {
-                self.refuse_if_mapped_by_hand(&io, spec, id)?;
-                self.refuse_if_watched(&session, &io, spec, id)?;
-            }
-            if wanted.iter().any(|(key, raw)| found.get(key) != Some(raw)) {
-                let changes: Vec<Swap<'_>> = keys
-                    .iter()
-                    .map(|key| Swap {
-                        key,
-                        expected: found.get(*key).map(Vec::as_slice),
-                        new: wanted.get(*key).map(Vec::as_slice),
-                    })
-                    .collect();
-                if !io.omap_swap(OBJECT, &changes)? {
-                    continue;
-                }
-            }
-            lock(&self.held).entry(spec.clone()).or_default().extend(wanted);
-            let Some(id) = id else { return Ok(()) };
-            // What was read before the claim may have been changed by somebody else.
-            let header = header::read(&io, &id)?;
-            // Left by an earlier life: before anything is mounted from it, its address has to be on record.
-            if let Some(mapping) = self.own_mapping(&io, &id)? {
-                self.note_address(&io, spec, &mapping.client_addr)?;
-            }
-            if let Some(header) = header {
-                self.lock_like_the_old(&io, spec, &id, &header)?;
-                self.seen.note(spec, &id, header);
-            }
-            lock(&self.taken).insert(spec.clone());
-            return Ok(());
         }
         Err(DriverError::new(ErrorKind::Busy, format!("the owner record of {spec} keeps changing"))
             .hint("several hosts claim it at the same time; try again"))
+    }
+
+    /// Claims an image that nobody uses and of which nothing is on record, without reading the records first. When it is not so,
+    /// nothing is changed: what is on record says why.
+    fn take_free(&self, session: &Session, io: &IoCtx, spec: &ImageSpec, id: &str) -> Result<bool> {
+        match self.refuse_if_used(session, io, spec, id) {
+            Err(e) if e.kind == ErrorKind::InUse => return Ok(false),
+            free => free?,
+        }
+        let (new, image, record) = (new_key(spec), image_key(id), self.own(session, spec)?.store());
+        let changes = [
+            Swap { key: &new, expected: None, new: None },
+            Swap { key: &image, expected: None, new: Some(&record) },
+        ];
+        let taken = io.omap_swap(OBJECT, &changes)?;
+        if taken {
+            lock(&self.held).entry(spec.clone()).or_default().insert(image, record);
+        }
+        Ok(taken)
+    }
+
+    /// Claims an image, or a name without one, by what is on record of it. False: that has changed meanwhile.
+    fn take_by_records(
+        &self,
+        session: &Session,
+        io: &IoCtx,
+        spec: &ImageSpec,
+        id: Option<&str>,
+    ) -> Result<bool> {
+        let (new, image) = (new_key(spec), id.map(image_key));
+        let keys: Vec<&str> = [Some(new.as_str()), image.as_deref()].into_iter().flatten().collect();
+        let found = some(io, &keys)?;
+        let mut wanted = Keys::new();
+        for key in &keys {
+            let before = found.get(*key).map(|raw| OwnerRecord::parse(raw)).transpose()?;
+            let record = match before {
+                // Beside an image, nobody needs to hold its name.
+                None if *key == new && image.is_some() => continue,
+                None => self.own(session, spec)?,
+                Some(before) => match self.may_follow(session, io, spec, &before)? {
+                    // Perhaps of an earlier life: then the client was another one.
+                    Follow::Ours => OwnerRecord { plugin_addr: Some(session.cluster.addresses()?), ..before },
+                    Follow::After => {
+                        tracing::warn!(image = %spec, owner = %before.owner, "taking over from an owner that is gone");
+                        // Before the record: whoever dies in between, the next one finds the same and ends it.
+                        end_lock_of(io, spec.image(), &before.owner.host)?;
+                        OwnerRecord { making: before.making, ..self.own(session, spec)? }
+                    }
+                },
+            };
+            wanted.insert((*key).to_owned(), record.store());
+        }
+        match id {
+            // In a pool that was deleted, everything is "not found".
+            None => session.still(&place(spec), io)?,
+            Some(id) if image.as_ref().is_some_and(|key| !found.contains_key(key)) => {
+                self.refuse_if_used(session, io, spec, id)?;
+            }
+            Some(_) => {}
+        }
+        if wanted.iter().any(|(key, raw)| found.get(key) != Some(raw)) {
+            let changes: Vec<Swap<'_>> = keys
+                .iter()
+                .map(|key| Swap {
+                    key,
+                    expected: found.get(*key).map(Vec::as_slice),
+                    new: wanted.get(*key).map(Vec::as_slice),
+                })
+                .collect();
+            if !io.omap_swap(OBJECT, &changes)? {
+                return Ok(false);
+            }
+        }
+        lock(&self.held).entry(spec.clone()).or_default().extend(wanted);
+        Ok(true)
+    }
+
+    /// What goes with the claim on an image that is ours now.
+    fn have_taken(&self, io: &IoCtx, spec: &ImageSpec, id: &str) -> Result<()> {
+        // What was read before the claim may have been changed by somebody else.
+        let header = header::read(io, id)?;
+        // Left by an earlier life: before anything is mounted from it, its address has to be on record.
+        if let Some(mapping) = self.own_mapping(io, id)? {
+            self.note_address(io, spec, &mapping.client_addr)?;
+        }
+        if let Some(header) = header {
+            self.lock_like_the_old(io, spec, id, &header)?;
+            self.seen.note(spec, id, header);
+        }
+        lock(&self.taken).insert(spec.clone());
+        Ok(())
     }
 
     pub(super) fn own(&self, session: &Session, spec: &ImageSpec) -> Result<OwnerRecord> {
