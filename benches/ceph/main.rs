@@ -181,6 +181,11 @@ impl Bench {
         let [mount, unmount, their_mount, their_unmount] = times;
         row("Mount", mount, "one write to sysfs, mount(2)", their_mount, &Limit::Within(1.3));
         row("Unmount", unmount, "umount2(2), one write to sysfs", their_unmount, &Limit::Within(1.3));
+        let one = (0..FINE_ROUNDS).map(|_| calmly(|| drop(self.io.read("rbd_directory", 1)))).collect();
+        println!(
+            "| For comparison: one request to the cluster, through librados | {} | | | | |",
+            shown(median(one))
+        );
     }
 
     fn create(&mut self) {

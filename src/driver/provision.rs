@@ -64,8 +64,10 @@ impl Driver {
 
     /// Law 5, on the device itself.
     fn refuse_unless_blank(&self, spec: &ImageSpec, device: &Device) -> Result<()> {
+        // First, because the probe then finds in memory what it reads of them, piece by piece.
+        let zero = self.host.ends_are_zero(device)?;
         let content = self.host.probe(device, None)?;
-        if content == Content::Nothing && self.host.ends_are_zero(device)? {
+        if content == Content::Nothing && zero {
             return Ok(());
         }
         let found = match content {

@@ -185,9 +185,7 @@ impl Admin {
             }
             addresses.extend(lock.client_addr.clone());
         }
-        for address in &addresses {
-            fence::shut_out(&self.session.cluster, address, self.fence)?;
-        }
+        fence::shut_out(&self.session.cluster, &addresses, self.fence)?;
         locks.iter().try_for_each(|lock| self.remove(lock))
     }
 

@@ -5,7 +5,7 @@
 //! address is put on the cluster's blocklist, and only then is its record replaced: from there on nothing that it still has in
 //! memory can reach the disk. A plugin that is merely stopped keeps its volumes: the kernel goes on watching.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -58,20 +58,30 @@ impl Suspects {
     }
 }
 
-/// Shuts a client out of the cluster, and makes sure that we and whoever connects from now on know it.
-pub(crate) fn shut_out(cluster: &Cluster, address: &str, lasts: Duration) -> Result<()> {
-    let denied = |e: crate::error::CallError| {
-        let missing = matches!(e.errno, Errno::EACCES | Errno::EPERM);
-        let error = DriverError::from(e);
-        if missing {
-            error.context(format_args!("cannot fence {address}")).hint(super::caps_hint(cluster.user()))
-        } else {
-            error
-        }
+/// Shuts clients out of the cluster, and makes sure that we and whoever connects from now on know it. All at once: each waits for the monitors to
+/// agree, which they do once a second or so.
+pub(crate) fn shut_out(cluster: &Cluster, addresses: &BTreeSet<String>, lasts: Duration) -> Result<()> {
+    let one = |address: &String| {
+        cluster.blocklist(address, lasts).map_err(|e| {
+            let missing = matches!(e.errno, Errno::EACCES | Errno::EPERM);
+            let error = DriverError::from(e);
+            if missing {
+                error.context(format_args!("cannot fence {address}")).hint(super::caps_hint(cluster.user()))
+            } else {
+                error
+            }
+        })
     };
-    cluster.blocklist(address, lasts).map_err(denied)?;
+    let done: Vec<Result<()>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = addresses.iter().map(|address| scope.spawn(|| one(address))).collect();
+        let died = || Err(DriverError::new(ErrorKind::Failed, "a thread that fences died"));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect()
+    });
+    done.into_iter().collect::<Result<()>>()?;
     cluster.wait_for_latest_osdmap()?;
-    tracing::warn!(address, days = lasts.as_secs() / 86_400, "fenced");
+    for address in addresses {
+        tracing::warn!(address, days = lasts.as_secs() / 86_400, "fenced");
+    }
     Ok(())
 }
 
@@ -104,9 +114,8 @@ impl RbdBackend {
         if !owner.same_plugin(&self.identity) || owner.machine_id.is_empty() {
             self.refuse_unless_dead(io, spec, owner, &suspect)?;
         }
-        for address in [&record.plugin_addr, &owner.client_addr].into_iter().flatten() {
-            shut_out(&session.cluster, address, self.options.fence)?;
-        }
+        let addresses = [&record.plugin_addr, &owner.client_addr].into_iter().flatten().cloned().collect();
+        shut_out(&session.cluster, &addresses, self.options.fence)?;
         Ok(Follow::After)
     }
 

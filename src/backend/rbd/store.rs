@@ -188,6 +188,7 @@ impl RbdBackend {
         match header::read(&io, &id)? {
             Some(header) => {
                 self.lock_like_the_old(&io, spec, &id, &header)?;
+                lock(&self.taken).insert(spec.clone());
                 self.seen.note(spec, &id, header);
                 Ok(())
             }
