@@ -60,6 +60,9 @@ pub struct Identity<'a> {
     pub image_id: &'a str,
 }
 
+/// The calls that the kernel's own clients fail in.
+pub const CALLS: [&str; 2] = [add::CALL, remove::CALL];
+
 /// What the last word of a line for the kernel begins with, when it is ours.
 const MARK: &str = "rbd-docker-plugin:";
 

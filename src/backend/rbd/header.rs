@@ -66,11 +66,15 @@ pub(super) fn read(io: &IoCtx, id: &str) -> Result<Option<Header>> {
         call("metadata_get", &key[..]),
         call("get_create_timestamp", &[]),
     ];
-    let answers = match io.exec_many(&object(id), &calls) {
-        Err(e) if e.errno == Errno::ENOENT => return Ok(None),
-        answers => answers?,
-    };
-    let [size, features, record, created] = answers.as_slice() else {
+    match io.exec_many(&object(id), &calls) {
+        Err(e) if e.errno == Errno::ENOENT => Ok(None),
+        answers => understand(id, &answers?),
+    }
+}
+
+/// What the four methods have answered.
+pub(super) fn understand(id: &str, answers: &[Result<Vec<u8>, Errno>]) -> Result<Option<Header>> {
+    let [size, features, record, created] = answers else {
         return Err(damaged(id, "get_size").into());
     };
     if matches!(size, Err(Errno::ENOENT)) {
@@ -106,7 +110,7 @@ pub(super) fn read(io: &IoCtx, id: &str) -> Result<Option<Header>> {
 
 /// A clone inherits the record of a volume that was ready: its options hold, but the image is not of our making. Any other record
 /// means nothing on another image.
-fn parse_record(text: &str, id: &str) -> Result<Option<Stored>> {
+pub(super) fn parse_record(text: &str, id: &str) -> Result<Option<Stored>> {
     let mut stored: Stored = serde_json::from_str(text).map_err(|e| {
         crate::error::DriverError::new(
             crate::error::ErrorKind::Failed,

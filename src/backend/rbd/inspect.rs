@@ -191,7 +191,7 @@ pub fn wants_msgr2(map_options: Option<&str>) -> bool {
     mode.is_some_and(|mode| mode != "legacy")
 }
 
-fn parse_health(answer: &[u8]) -> Result<Health> {
+pub(super) fn parse_health(answer: &[u8]) -> Result<Health> {
     #[derive(Deserialize)]
     struct Answer {
         status: String,

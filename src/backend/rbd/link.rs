@@ -18,6 +18,7 @@ use crate::ceph::{Cluster, Connect, IoCtx};
 use crate::config;
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 use crate::linux::keyring::Key;
+use crate::linux::krbd;
 use crate::lock;
 use crate::name::ImageSpec;
 
@@ -260,7 +261,7 @@ fn is_silence(call: &CallError) -> bool {
     matches!(call.errno, Errno::ETIMEDOUT | Errno::ENOTCONN)
 }
 
-/// Our own client is on the blocklist.
+/// Our own client is on the blocklist, and not one of the kernel's.
 fn is_fenced(call: &CallError) -> bool {
-    call.errno == Errno::ESHUTDOWN
+    call.errno == Errno::ESHUTDOWN && !krbd::CALLS.contains(&call.call)
 }

@@ -188,7 +188,7 @@ pub(super) fn fences(cluster: &Cluster) -> Result<Vec<Fence>> {
 }
 
 /// One list of addresses; monitors of newer releases send a second list after it, of ranges.
-fn parse_blocklist(answer: &[u8]) -> Result<Vec<Fence>> {
+pub(super) fn parse_blocklist(answer: &[u8]) -> Result<Vec<Fence>> {
     let mut fences = Vec::new();
     for list in serde_json::Deserializer::from_slice(answer).into_iter::<Vec<Fence>>() {
         fences.extend(list.map_err(|e| {

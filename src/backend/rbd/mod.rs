@@ -15,6 +15,8 @@ pub mod inspect;
 mod advisory;
 mod beats;
 mod fence;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod header;
 mod link;
 mod map;

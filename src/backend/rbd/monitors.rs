@@ -69,7 +69,7 @@ pub(super) fn of(cluster: &Cluster) -> Result<Monitors> {
     parse(&answer)
 }
 
-fn parse(answer: &[u8]) -> Result<Monitors> {
+pub(super) fn parse(answer: &[u8]) -> Result<Monitors> {
     let dump: Dump = serde_json::from_slice(answer).map_err(|e| {
         DriverError::new(
             ErrorKind::Failed,

@@ -53,7 +53,7 @@ fn decode(text: &str, place: &str) -> Result<Key> {
 }
 
 /// The line `key = …` in the section of an entity.
-fn in_keyring<'a>(text: &'a str, entity: &str) -> Option<&'a str> {
+pub(super) fn in_keyring<'a>(text: &'a str, entity: &str) -> Option<&'a str> {
     let mut ours = false;
     for line in text.lines().map(str::trim) {
         if let Some(section) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {

@@ -14,7 +14,7 @@ use crate::error::CallError;
 use crate::linux::keyring::{self, Key};
 use crate::linux::{boot, kmsg};
 
-const CALL: &str = "rbd_add";
+pub(super) const CALL: &str = "rbd_add";
 
 /// sysfs cuts a longer write off without a word, and `config_info` has to show all of it.
 const LONGEST: usize = 4000;

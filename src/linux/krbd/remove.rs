@@ -10,7 +10,7 @@ use super::sysfs::{self, Sysfs};
 use crate::deadline::Deadline;
 use crate::error::CallError;
 
-const CALL: &str = "rbd_remove";
+pub(super) const CALL: &str = "rbd_remove";
 
 /// The first pause and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(50)];

@@ -1,0 +1,9 @@
+//! What the cluster answers, what is kept in it, and a keyring.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use rbd_docker_plugin::backend::rbd::fuzz;
+
+fuzz_target!(|bytes: &[u8]| {
+    fuzz::answers(bytes);
+});

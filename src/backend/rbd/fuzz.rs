@@ -1,0 +1,21 @@
+//! Everything that reads bytes of the cluster or of ceph.conf's files, for the fuzz target `ceph_answers`.
+
+use super::owner::OwnerRecord;
+use super::{header, inspect, mine, monitors, secret};
+
+/// Any bytes are understood or refused.
+pub fn answers(bytes: &[u8]) {
+    let fields: Vec<_> = bytes.splitn(4, |byte| *byte == b'|').map(|field| Ok(field.to_vec())).collect();
+    drop(header::understand("1", &fields));
+    drop(OwnerRecord::parse(bytes));
+    drop(mine::parse_blocklist(bytes));
+    drop(inspect::parse_health(bytes));
+    drop(monitors::parse(bytes));
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        drop(header::parse_record(text, "1"));
+        if let Some(key) = secret::in_keyring(text, "client.a") {
+            assert!(text.contains(key));
+            drop(crate::linux::keyring::Key::from_base64(key));
+        }
+    }
+}
