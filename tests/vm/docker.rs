@@ -10,6 +10,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         one_host("a_container_runs", runs),
         one_host("the_engine_uses_the_plugin", volume),
         one_host("a_killed_plugin_finds_its_mounts", killed),
+        one_host("doctor_finds_nothing_that_fails", doctor),
     ]
 }
 
@@ -45,4 +46,15 @@ fn killed(lab: &Lab) {
     plugin.unmount("one", "a");
     plugin.ok("Remove", &json!({"Name": "one"}));
     plugin.stop();
+}
+
+/// A host with all that volumes need: its kernel has rbd, and an engine runs.
+fn doctor(lab: &Lab) {
+    let (program, conf) = (env!("CARGO_BIN_EXE_rbd-docker-plugin"), lab.cluster.conf().display().to_string());
+    let said = lab.alpha().ok(&format!(
+        "modprobe rbd && {program} --conf-file none --config {conf} --user docker --mount /disk/volumes doctor"
+    ));
+    for well in ["kernel module", "capabilities", "add_key", "docker", "propagation"] {
+        assert!(said.lines().any(|line| line.starts_with("ok ") && line.contains(well)), "{well}: {said}");
+    }
 }
