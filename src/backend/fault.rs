@@ -146,6 +146,8 @@ impl ImageStore for Faulty<dyn Backend> {
         claim(spec: &ImageSpec) -> ();
         release(spec: &ImageSpec) -> ();
         owner(spec: &ImageSpec, id: Option<&str>) -> Option<Owner>;
+        may_exist(spec: &ImageSpec) -> bool;
+        known_bindings() -> Arc<BTreeMap<String, ImageSpec>>;
         owned() -> Vec<ImageSpec>;
         lost(mounted: &[ImageSpec]) -> Vec<(ImageSpec, String)>;
         bindings() -> Arc<BTreeMap<String, ImageSpec>>;

@@ -50,6 +50,11 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
     /// Replaces the record, atomically and durably.
     fn write_record(&self, spec: &ImageSpec, record: &Record) -> Result<()>;
 
+    /// Whether there may be an image of this name: a look, without a claim and without a change. `false` is certain.
+    fn may_exist(&self, spec: &ImageSpec) -> Result<bool> {
+        Ok(self.info(spec)?.is_some_and(|info| !info.is_half_made()))
+    }
+
     /// Whether nothing was ever written to the image (no block of it is allocated).
     fn is_untouched(&self, spec: &ImageSpec) -> Result<bool>;
 
@@ -88,6 +93,11 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
 
     /// The bare names that were bound to an image with `-o pool=`.
     fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>>;
+
+    /// The same as they were read last, where reading them takes time.
+    fn known_bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
+        self.bindings()
+    }
 
     /// Binds a bare name to an image; `AlreadyExists` when it is bound to another.
     fn bind(&self, name: &str, spec: &ImageSpec) -> Result<()>;

@@ -19,13 +19,13 @@ pub(super) fn host(config: &Config, host: &str, format: Format) -> Result<()> {
     let admin = connect(config)?;
     let freed = admin.fence_host(host)?;
     let days = admin.fence_lasts().as_secs() / 86_400;
-    let answer = Freed::new(&freed, days);
+    let answer = Freed::new(&freed, true, days);
     output::print(format, &answer, || {
         let (images, clients) = (count(freed.len(), "image"), count(answer.fenced.len(), "kernel client"));
         format!(
             "Host {host} is fenced: {clients} shut out, {images} freed.\n\n{}\n{}",
             listed(&freed),
-            consequences(&freed, days)
+            consequences(&answer)
         )
     })
 }

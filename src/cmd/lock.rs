@@ -1,5 +1,7 @@
 //! `lock ls` and `lock break`: who owns which image.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::cluster::{connect, consequences};
@@ -21,15 +23,18 @@ struct List<'a> {
 pub(super) struct Freed<'a> {
     pub(super) freed: &'a [Lock],
     pub(super) fenced: Vec<&'a str>,
+    pub(super) plugins_fenced: Vec<&'a str>,
     pub(super) fence_days: u64,
 }
 
 impl<'a> Freed<'a> {
-    pub(super) fn new(freed: &'a [Lock], days: u64) -> Self {
-        let mut fenced: Vec<&str> = freed.iter().filter_map(|lock| lock.client_addr.as_deref()).collect();
-        fenced.sort_unstable();
-        fenced.dedup();
-        Self { freed, fenced, fence_days: days }
+    /// `host`: with all that is of that host.
+    pub(super) fn new(freed: &'a [Lock], host: bool, days: u64) -> Self {
+        let once = |addresses: BTreeSet<&'a str>| addresses.into_iter().collect();
+        let fenced = once(freed.iter().filter_map(|lock| lock.client_addr.as_deref()).collect());
+        let plugins = freed.iter().filter(|lock| lock.takes_plugin(host));
+        let plugins_fenced = once(plugins.filter_map(|lock| lock.plugin_addr.as_deref()).collect());
+        Self { freed, fenced, plugins_fenced, fence_days: days }
     }
 }
 
@@ -53,8 +58,9 @@ pub(super) fn break_one(config: &Config, volume: &str, force: bool, format: Form
     let spec = admin.resolve(&name)?;
     let freed = admin.break_lock(&spec, force)?;
     let days = admin.fence_lasts().as_secs() / 86_400;
-    output::print(format, &Freed::new(&freed, days), || {
-        format!("{spec} is free.\n\n{}\n{}", listed(&freed), consequences(&freed, days))
+    let answer = Freed::new(&freed, false, days);
+    output::print(format, &answer, || {
+        format!("{spec} is free.\n\n{}\n{}", listed(&freed), consequences(&answer))
     })
 }
 
@@ -102,7 +108,7 @@ pub(super) mod tests {
     pub(crate) fn lock(image: &str, host: &str, address: Option<&str>) -> Lock {
         let raw = serde_json::json!({
             "host": host, "boot_id": "b", "plugin": "rbd", "root": "/m/rbd", "since": 1_795_180_063_u64,
-            "client_addr": address, "mount_ids": ["0123456789abcdef"], "image": image,
+            "client_addr": address, "mount_ids": ["0123456789abcdef"], "image": image, "plugin_addr": "10.0.0.7:0/30",
         });
         crate::backend::rbd::admin::tests::parsed(&raw)
     }
@@ -126,14 +132,15 @@ pub(super) mod tests {
     fn json_keys_stay() {
         let locks =
             [lock("rbd/foo", "h1", Some("10.0.0.7:0/31")), lock("rbd/bar", "h1", Some("10.0.0.7:0/31"))];
-        let json = serde_json::to_value(Freed::new(&locks, 30)).unwrap();
+        let json = serde_json::to_value(Freed::new(&locks, true, 30)).unwrap();
         assert_eq!(json["fenced"], serde_json::json!(["10.0.0.7:0/31"]));
+        assert_eq!(json["plugins_fenced"], serde_json::json!(["10.0.0.7:0/30"]));
         assert_eq!(json["fence_days"], 30);
         assert_eq!(
             json["freed"][0],
             serde_json::json!({
                 "image": "rbd/foo", "host": "h1", "plugin": "rbd", "since": "2026-11-20T13:07:43Z",
-                "client_addr": "10.0.0.7:0/31", "mount_ids": ["0123456789abcdef"],
+                "client_addr": "10.0.0.7:0/31", "plugin_addr": "10.0.0.7:0/30", "mount_ids": ["0123456789abcdef"],
                 "alive": false, "watching": false, "making": false,
             })
         );

@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::api::Client;
+use super::read::missing;
 use super::refs::Refs;
 use super::table::MountedVolume;
 use super::undo::Undo;
@@ -17,6 +18,8 @@ use crate::linux::mount;
 use crate::lock;
 use crate::name::{ImageSpec, VolumeName};
 use crate::time::{now, seconds};
+
+const CREATE_IT: &str = "create it with docker volume create";
 
 /// How often to look whether an owner on another host has gone.
 const OWNER_POLL: Duration = Duration::from_millis(500);
@@ -51,6 +54,9 @@ impl Driver {
                 _ => {}
             }
         }
+        if !self.backend.may_exist(&spec)? {
+            return Err(missing(name).hint(CREATE_IT));
+        }
         let mountpoint = self.mount_fresh(name, &spec, id, client, deadline)?;
         self.unless_left(&spec, id, mountpoint, waits)
     }
@@ -78,7 +84,7 @@ impl Driver {
 
     fn mountable(&self, name: &str, spec: &ImageSpec) -> Result<ImageInfo> {
         self.existing(name, spec).map_err(|e| match e.kind {
-            ErrorKind::NotFound => e.hint("create it with docker volume create"),
+            ErrorKind::NotFound => e.hint(CREATE_IT),
             _ => e,
         })
     }

@@ -95,7 +95,7 @@ impl Driver {
     pub(super) fn existing(&self, name: &str, spec: &ImageSpec) -> Result<ImageInfo> {
         match self.backend.info(spec)? {
             Some(info) if !info.is_half_made() => Ok(info),
-            _ => Err(DriverError::new(ErrorKind::NotFound, format!("Image {name} does not exist"))),
+            _ => Err(missing(name)),
         }
     }
 
@@ -162,4 +162,8 @@ impl Driver {
             status,
         }
     }
+}
+
+pub(super) fn missing(name: &str) -> DriverError {
+    DriverError::new(ErrorKind::NotFound, format!("Image {name} does not exist"))
 }

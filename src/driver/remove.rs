@@ -47,7 +47,11 @@ impl Driver {
                 {
                     self.clear_half_made(&spec, &mut half, size.is_some())?;
                 }
-                (Some(ImageInfo { size: Some(_), .. }), Removal::Rename) => self.rename_away(&spec)?,
+                (Some(ImageInfo { size: Some(_), .. }), Removal::Rename) => match self.rename_away(&spec) {
+                    // Another host was faster.
+                    Err(e) if e.kind == ErrorKind::NotFound => {}
+                    renamed => renamed?,
+                },
                 _ => self.backend.remove(&spec)?,
             }
             self.unbind(&spec)?;

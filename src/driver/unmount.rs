@@ -14,8 +14,10 @@ impl Driver {
         let (until, _) = self.deadlines(SHORT);
         let volume: VolumeName = name.parse()?;
         let uses = |refs: &Refs| refs.uses.iter().any(|one_use| one_use.id == id);
-        let spec = match self.mounted_as(&volume, |_| true).filter(|mounted| uses(&mounted.refs)) {
-            // The only one that the name can mean, and it is used by this ID: nobody needs to be asked.
+        let known = self.backend.known_bindings().and_then(|bindings| self.resolve_by(&bindings, &volume));
+        let known = known.ok().and_then(|spec| self.table.get(&spec));
+        let spec = match known.filter(|mounted| uses(&mounted.refs)) {
+            // It is mounted, and used by this ID: nobody needs to be asked.
             Some(mounted) => mounted.refs.spec.clone(),
             None => match self.resolve(&volume) {
                 // Docker asks once, and a use that stayed would stay for good: so even when the registry of names cannot be read.

@@ -311,6 +311,12 @@ fn without_the_default_pool(lab: &Lab) {
     assert_eq!(backend.bindings().unwrap_err().kind, ErrorKind::Config);
     let a = ImageSpec::new("no-such-pool", None, "a").unwrap();
     assert_eq!(backend.info(&a).unwrap_err().kind, ErrorKind::Config);
+    assert_eq!(backend.may_exist(&a).unwrap_err().kind, ErrorKind::Config);
+    let elsewhere = ImageSpec::new("no-such-pool-either", None, "a").unwrap();
+    assert!(!backend.may_exist(&elsewhere).unwrap());
+    assert_eq!(backend.claim(&elsewhere).unwrap_err().kind, ErrorKind::NotFound);
+    // Otherwise a Create in a pool that is not there would be tried to be undone for ever.
+    backend.release(&elsewhere).unwrap();
 }
 
 fn removing_from_a_full_pool(lab: &Lab) {

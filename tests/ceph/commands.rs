@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::ImageStore;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
-use rbd_docker_plugin::ceph::Image;
+use rbd_docker_plugin::ceph::{Image, Swap};
 use rbd_docker_plugin::error::ErrorKind;
 use rbd_docker_plugin::name::ImageSpec;
 use serde_json::Value;
@@ -25,6 +25,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("the_old_lock_ends_with_the_owner", the_old_lock_ends_with_the_owner),
         t("a_damaged_record_hides_no_other", a_damaged_record_hides_no_other),
         t("a_host_is_fenced", a_host_is_fenced),
+        t("a_host_with_many_images_is_fenced", a_host_with_many_images_is_fenced),
         t("doctor_on_a_healthy_cluster", doctor_on_a_healthy_cluster),
         t("doctor_and_settings", doctor_and_settings),
         t("doctor_and_users", doctor_and_users),
@@ -278,6 +279,25 @@ fn a_host_is_fenced(lab: &Lab) {
     for spec in [&a, &b] {
         done(&two, spec);
     }
+}
+
+/// More clients than may wait for the monitors at a time.
+fn a_host_with_many_images_is_fenced(lab: &Lab) {
+    let host = fresh("many");
+    let images = 100;
+    for n in 0..images {
+        let record = serde_json::json!({
+            "host": host, "boot_id": "b", "plugin": "rbd", "root": "/m/rbd", "since": 1_795_180_063_u64,
+            "client_addr": format!("127.0.0.9:0/{}", 5000 + n), "image": format!("{}/{host}-{n}", lab.pool),
+        });
+        let (key, record) = (format!("image.{host}{n}"), record.to_string());
+        let swap = Swap { key: &key, expected: None, new: Some(record.as_bytes()) };
+        assert!(lab.io.omap_swap("rbd_docker_plugin.owners", &[swap]).unwrap());
+    }
+    let fenced = run(lab, &["fence", &host, "--format", "json"]);
+    assert_eq!(fenced.code, Some(0), "{fenced:?}");
+    assert_eq!(fenced.json()["fenced"].as_array().unwrap().len(), images);
+    assert_eq!(fenced.json()["freed"].as_array().unwrap().len(), images);
 }
 
 /// Everything that concerns the cluster is well; the kernel may lack rbd.

@@ -48,6 +48,8 @@ pub struct Lock {
     pub since: String,
     /// The address that a fence shuts out; none while nothing is mapped.
     pub client_addr: Option<String>,
+    /// The address of the owner's plugin.
+    pub plugin_addr: Option<String>,
     /// The mount IDs that used it last.
     pub mount_ids: Vec<String>,
     /// Whether the plugin's heart beats.
@@ -66,6 +68,14 @@ pub struct Lock {
     key: String,
     #[serde(skip)]
     raw: Vec<u8>,
+}
+
+impl Lock {
+    /// Whether freeing it shuts its plugin out too: one that shows no sign of life may be frozen, about to clear or remove what it thinks it
+    /// owns. One that lives looks at its records before it does; with its whole host it is shut out all the same, and connects anew.
+    pub fn takes_plugin(&self, host: bool) -> bool {
+        host || !self.alive
+    }
 }
 
 impl Admin {
@@ -139,7 +149,7 @@ impl Admin {
         Ok(found)
     }
 
-    /// Shuts a host out: every kernel client that its owner records name, alive or not. Its images are free afterwards.
+    /// Shuts a host out: every kernel client and plugin that its owner records name, alive or not. Its images are free afterwards.
     pub fn fence_host(&self, host: &str) -> Result<Vec<Lock>> {
         let found: Vec<Lock> = self.locks()?.found.into_iter().filter(|lock| lock.host == host).collect();
         if found.is_empty() {
@@ -175,16 +185,11 @@ impl Admin {
         Ok(())
     }
 
-    /// All of them are shut out before any of it is given to others: the kernel, and a plugin that shows no sign of life or is to be shut out
-    /// too. It may be frozen, about to clear or remove what it thinks it owns; one that lives looks at its records before, and connects anew.
-    fn free(&self, locks: &[Lock], plugins: bool) -> Result<()> {
-        let mut addresses = BTreeSet::new();
-        for lock in locks {
-            if plugins || !lock.alive {
-                addresses.extend(OwnerRecord::parse(&lock.raw)?.plugin_addr);
-            }
-            addresses.extend(lock.client_addr.clone());
-        }
+    /// All of them are shut out before any of it is given to others.
+    fn free(&self, locks: &[Lock], host: bool) -> Result<()> {
+        let plugins = locks.iter().filter(|lock| lock.takes_plugin(host)).map(|lock| &lock.plugin_addr);
+        let addresses =
+            locks.iter().map(|lock| &lock.client_addr).chain(plugins).flatten().cloned().collect();
         fence::shut_out(&self.session.cluster, &addresses, self.fence)?;
         locks.iter().try_for_each(|lock| self.remove(lock))
     }
@@ -220,7 +225,7 @@ fn lock(
     alive: &BTreeSet<String>,
     names: &BTreeMap<String, String>,
 ) -> Result<Lock> {
-    let OwnerRecord { owner, image, making, .. } = record;
+    let OwnerRecord { owner, image, making, plugin_addr } = record;
     let name =
         key.strip_prefix("image.").and_then(|id| names.get(id)).map_or_else(|| image.image(), String::as_str);
     let image = ImageSpec::new(&place.0, place.1.as_deref(), name)?;
@@ -231,13 +236,13 @@ fn lock(
         None => !watchers.is_empty(),
     };
     let signs = (alive.contains(&beats::cookie(&owner)), watching);
-    Ok(seen((key, raw), image, owner, making.is_some(), signs))
+    Ok(seen((key, raw), image, (owner, plugin_addr), making.is_some(), signs))
 }
 
 fn seen(
     (key, raw): (String, Vec<u8>),
     image: ImageSpec,
-    owner: Owner,
+    (owner, plugin_addr): (Owner, Option<String>),
     making: bool,
     (alive, watching): (bool, bool),
 ) -> Lock {
@@ -250,6 +255,7 @@ fn seen(
         plugin: owner.plugin.clone(),
         since: rfc3339(owner.since),
         client_addr: owner.client_addr.clone(),
+        plugin_addr,
         mount_ids: owner.mount_ids.clone(),
         owner,
         image_id: key.strip_prefix("image.").map(str::to_owned),
@@ -264,8 +270,14 @@ pub(crate) mod tests {
 
     /// What is said of a record whose owner shows no sign of life.
     pub(crate) fn parsed(raw: &serde_json::Value) -> Lock {
-        let OwnerRecord { owner, image, making, .. } =
+        let OwnerRecord { owner, image, making, plugin_addr } =
             OwnerRecord::parse(raw.to_string().as_bytes()).unwrap();
-        seen(("image.1".to_owned(), Vec::new()), image, owner, making.is_some(), (false, false))
+        seen(
+            ("image.1".to_owned(), Vec::new()),
+            image,
+            (owner, plugin_addr),
+            making.is_some(),
+            (false, false),
+        )
     }
 }

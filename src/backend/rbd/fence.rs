@@ -17,7 +17,7 @@ use super::link::Session;
 use super::owner::{OwnerRecord, in_use};
 use crate::backend::Owner;
 use crate::ceph::{Cluster, Image, IoCtx};
-use crate::error::{DriverError, ErrorKind, Result};
+use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::krbd;
 use crate::lock;
 use crate::name::ImageSpec;
@@ -26,6 +26,9 @@ use crate::name::ImageSpec;
 const CONFIRM: Duration = Duration::from_secs(10);
 /// Signs that were not looked at for so long are looked at from the beginning.
 const GAP: Duration = Duration::from_secs(3);
+
+/// How many clients are shut out at a time.
+const AT_ONCE: usize = 16;
 
 /// Whose record it is.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,30 +61,38 @@ impl Suspects {
     }
 }
 
-/// Shuts clients out of the cluster, and makes sure that we and whoever connects from now on know it. All at once: each waits for the monitors to
+/// Shuts clients out of the cluster, and makes sure that we and whoever connects from now on know it. Many at a time: each waits for the monitors to
 /// agree, which they do once a second or so.
 pub(crate) fn shut_out(cluster: &Cluster, addresses: &BTreeSet<String>, lasts: Duration) -> Result<()> {
-    let one = |address: &String| {
-        cluster.blocklist(address, lasts).map_err(|e| {
-            let missing = matches!(e.errno, Errno::EACCES | Errno::EPERM);
-            let error = DriverError::from(e);
-            if missing {
-                error.context(format_args!("cannot fence {address}")).hint(super::caps_hint(cluster.user()))
-            } else {
-                error
-            }
-        })
-    };
-    let done: Vec<Result<()>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = addresses.iter().map(|address| scope.spawn(|| one(address))).collect();
-        let died = || Err(DriverError::new(ErrorKind::Failed, "a thread that fences died"));
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect()
-    });
-    done.into_iter().collect::<Result<()>>()?;
-    cluster.wait_for_latest_osdmap()?;
-    for address in addresses {
-        tracing::warn!(address, days = lasts.as_secs() / 86_400, "fenced");
+    let addresses: Vec<&String> = addresses.iter().collect();
+    for some in addresses.chunks(AT_ONCE) {
+        let done: Vec<Result<()>> = std::thread::scope(|scope| {
+            let fence = |address| {
+                let thread = std::thread::Builder::new().name("fence".to_owned());
+                thread
+                    .spawn_scoped(scope, move || shut_one_out(cluster, address, lasts))
+                    .or_call("clone", address)
+            };
+            let threads: Vec<_> = some.iter().map(|address| fence(address)).collect();
+            let died = || Err(DriverError::new(ErrorKind::Failed, "a thread that fences died"));
+            threads.into_iter().map(|thread| thread?.join().unwrap_or_else(|_| died())).collect()
+        });
+        done.into_iter().collect::<Result<()>>()?;
     }
+    Ok(cluster.wait_for_latest_osdmap()?)
+}
+
+fn shut_one_out(cluster: &Cluster, address: &str, lasts: Duration) -> Result<()> {
+    cluster.blocklist(address, lasts).map_err(|e| {
+        let missing = matches!(e.errno, Errno::EACCES | Errno::EPERM);
+        let error = DriverError::from(e);
+        if missing {
+            error.context(format_args!("cannot fence {address}")).hint(super::caps_hint(cluster.user()))
+        } else {
+            error
+        }
+    })?;
+    tracing::warn!(address, days = lasts.as_secs() / 86_400, "fenced");
     Ok(())
 }
 

@@ -8,14 +8,12 @@ use nix::errno::Errno;
 use super::RbdBackend;
 use super::advisory::locked;
 use super::header;
-use super::owner::image_key;
 use crate::backend::{Device, ImageOptions, Mapper};
 use crate::ceph::{Image, IoCtx, features};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::linux::blkdev;
 use crate::linux::krbd::{self, Failure, Identity, Mapping, Request};
-use crate::lock;
 use crate::name::ImageSpec;
 
 /// How long the kernel may take to map: an exclusive lock is waited for as long as `lock_timeout`, and then some.
@@ -38,7 +36,7 @@ impl RbdBackend {
             Some((id, header)) => (id, Some(header)),
             None => (header::id(&io, spec.image())?.ok_or_else(missing)?, None),
         };
-        if !lock(&self.held).get(spec).is_some_and(|keys| keys.contains_key(&image_key(&id))) {
+        if !self.holds(spec, &id) {
             // The claim is on an image, and this name is another image's by now.
             return Err(DriverError::new(
                 ErrorKind::Busy,
@@ -82,9 +80,10 @@ impl RbdBackend {
         if let Some(hold) = &hold {
             blkdev::read_ahead(hold);
         }
-        if let Err(e) = self.note_address(&io, spec, &mapping.client_addr) {
+        if let Err(e) = self.note_address(&io, spec, &id, &mapping.client_addr) {
             // Somebody has followed us meanwhile: nothing was written through it yet.
-            drop(hold);
+            // The last one to close a device waits for what is being read of it, as long as the cluster does not answer.
+            drop(std::thread::Builder::new().name("rbd_close".to_owned()).spawn(move || drop(hold)));
             return Err(match krbd::unmap(mapping.id, false, Deadline::after(SETTLES)) {
                 Ok(()) => e,
                 Err(failure) => e.also(failure.into()),
@@ -200,6 +199,7 @@ fn refused(io: &IoCtx, spec: &ImageSpec, failure: Failure) -> DriverError {
     let errno = failure.error.errno;
     let said = failure.kernel.join("; ");
     let mut error = match errno {
+        Errno::ENOENT => DriverError::new(ErrorKind::NotFound, format!("{spec} does not exist")),
         Errno::EBUSY => Image::open_read_only(io, spec.image())
             .and_then(|image| image.lockers())
             .map_or_else(|_| DriverError::new(ErrorKind::InUse, format!("{spec} is locked")), |held| locked(spec, &held)),

@@ -52,6 +52,11 @@ impl Names {
         }
     }
 
+    /// All of them, as they were read last.
+    pub(super) fn known(&self) -> Option<Arc<Bindings>> {
+        lock(&self.last).clone()
+    }
+
     pub(super) fn bind(&self, session: &Session, name: &str, spec: &ImageSpec) -> Result<()> {
         let io = session.open(&self.place)?;
         let target = spec.to_string();

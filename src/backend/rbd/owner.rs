@@ -94,16 +94,20 @@ pub(super) fn some(io: &IoCtx, keys: &[&str]) -> Result<Keys> {
 impl RbdBackend {
     /// See [`ImageStore::claim`](crate::backend::ImageStore::claim).
     pub(super) fn take(&self, spec: &ImageSpec) -> Result<()> {
-        self.seen.forget(spec);
+        let mut looked_up = self.seen.take_id(spec);
         let session = self.link.session()?;
         let io = session.of(spec)?;
         // Before the claim: whoever finds it must find us alive.
         self.beats.cover(&io, &place(spec))?;
         for attempt in 0..ATTEMPTS {
-            let id = header::id(&io, spec.image())?;
+            let id = match looked_up.take() {
+                None => header::id(&io, spec.image())?,
+                id => id,
+            };
+            let known = id.as_ref().is_some_and(|id| self.holds(spec, id));
             let taken = match &id {
                 // Most images that are claimed are free.
-                Some(id) if attempt == 0 && self.take_free(&session, &io, spec, id)? => true,
+                Some(id) if attempt == 0 && !known && self.take_free(&session, &io, spec, id)? => true,
                 _ => self.take_by_records(&session, &io, spec, id.as_deref())?,
             };
             match id {
@@ -114,6 +118,11 @@ impl RbdBackend {
         }
         Err(DriverError::new(ErrorKind::Busy, format!("the owner record of {spec} keeps changing"))
             .hint("several hosts claim it at the same time; try again"))
+    }
+
+    /// Whether a record of ours is known of an image.
+    pub(super) fn holds(&self, spec: &ImageSpec, id: &str) -> bool {
+        lock(&self.held).get(spec).is_some_and(|keys| keys.contains_key(&image_key(id)))
     }
 
     /// Claims an image that nobody uses and of which nothing is on record, without reading the records first. When it is not so,
@@ -197,11 +206,11 @@ impl RbdBackend {
         let header = header::read(io, id)?;
         // Left by an earlier life: before anything is mounted from it, its address has to be on record.
         if let Some(mapping) = self.own_mapping(io, id)? {
-            self.note_address(io, spec, &mapping.client_addr)?;
+            self.note_address(io, spec, id, &mapping.client_addr)?;
         }
         if let Some(header) = header {
             self.lock_like_the_old(io, spec, id, &header)?;
-            self.seen.note(spec, id, header);
+            self.seen.note(spec, id, Some(header));
         }
         lock(&self.taken).insert(spec.clone());
         Ok(())
@@ -214,9 +223,24 @@ impl RbdBackend {
     }
 
     /// Writes down which kernel client has an image of ours mapped.
-    pub(super) fn note_address(&self, io: &IoCtx, spec: &ImageSpec, address: &str) -> Result<()> {
-        self.change_held(io, spec, |mut record| {
+    pub(super) fn note_address(&self, io: &IoCtx, spec: &ImageSpec, id: &str, address: &str) -> Result<()> {
+        self.change_held(io, spec, image_key(id), |mut record| {
             record.owner.client_addr = Some(address.to_owned());
+            record
+        })
+    }
+
+    /// Writes down which mount IDs use an image of ours.
+    pub(super) fn note_ids(&self, io: &IoCtx, spec: &ImageSpec, ids: &[String]) -> Result<()> {
+        let keys = lock(&self.held).get(spec).cloned().unwrap_or_default();
+        let is_mapped =
+            |raw: &[u8]| OwnerRecord::parse(raw).is_ok_and(|record| record.owner.client_addr.is_some());
+        // Where an image was made anew under the name, that is the one in use.
+        let images = keys.into_iter().filter(|(key, _)| key.starts_with("image."));
+        let key = images.max_by_key(|(_, raw)| is_mapped(raw));
+        let Some((key, _)) = key else { return Err(not_claimed(spec)) };
+        self.change_held(io, spec, key, |mut record| {
+            record.owner.mount_ids = ids.to_vec();
             record
         })
     }
@@ -257,8 +281,12 @@ impl RbdBackend {
     /// See [`ImageStore::release`](crate::backend::ImageStore::release).
     pub(super) fn give_back(&self, spec: &ImageSpec) -> Result<()> {
         self.seen.forget(spec);
-        let io = self.link.session()?.of(spec)?;
         let held = lock(&self.held).get(spec).cloned();
+        let io = match self.link.session()?.of(spec) {
+            // In a pool that is not there, nothing is left to give back.
+            Err(e) if e.kind == ErrorKind::NotFound && held.is_none() => return Ok(()),
+            io => io?,
+        };
         let keys = match held {
             Some(keys) => keys,
             // Not claimed in this life; an earlier one may have left its record.
@@ -341,18 +369,16 @@ impl RbdBackend {
     }
 
     /// Changes the record of a mapped image; an error when the image is somebody else's by now.
-    pub(super) fn change_held(
+    fn change_held(
         &self,
         io: &IoCtx,
         spec: &ImageSpec,
+        key: String,
         change: impl Fn(OwnerRecord) -> OwnerRecord,
     ) -> Result<()> {
-        let key = lock(&self.held)
-            .get(spec)
-            .and_then(|keys| keys.keys().find(|key| key.starts_with("image.")).cloned());
-        let Some(key) = key else {
-            return Err(DriverError::new(ErrorKind::Failed, format!("{spec} is not claimed")));
-        };
+        if !lock(&self.held).get(spec).is_some_and(|keys| keys.contains_key(&key)) {
+            return Err(not_claimed(spec));
+        }
         let changed = match self.change_known(io, spec, &key, |record| Some(change(record)))? {
             Some(raw) => Changed::To(raw),
             None => self.change(io, &key, |record| Some(change(record)))?,
@@ -380,6 +406,10 @@ pub(super) enum Changed {
     To(Option<Vec<u8>>),
     /// It is another plugin's, or there is none.
     NotOurs(Option<Owner>),
+}
+
+fn not_claimed(spec: &ImageSpec) -> DriverError {
+    DriverError::new(ErrorKind::Failed, format!("{spec} is not claimed"))
 }
 
 pub(super) fn in_use(spec: &ImageSpec, owner: &Owner) -> DriverError {

@@ -1,5 +1,5 @@
-//! What was read of an image right after it was claimed, so that a Mount reads it once. Nobody else changes what we own; what changes it here
-//! [forgets](Seen::forget) it, and by itself it is forgotten soon.
+//! What was read of an image right before and right after it was claimed, so that a Mount reads it once. Nobody else changes what we own; what
+//! changes it here [forgets](Seen::forget) it, and by itself it is forgotten soon.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -20,25 +20,32 @@ pub(super) struct Seen(Mutex<HashMap<ImageSpec, Sight>>);
 struct Sight {
     at: Instant,
     id: String,
-    header: Header,
+    /// None before the claim: others may change it still.
+    header: Option<Header>,
 }
 
 impl Seen {
-    pub(super) fn note(&self, spec: &ImageSpec, id: &str, header: Header) {
+    pub(super) fn note(&self, spec: &ImageSpec, id: &str, header: Option<Header>) {
         let mut seen = lock(&self.0);
         seen.retain(|_, sight| sight.at.elapsed() < LASTS);
         seen.insert(spec.clone(), Sight { at: Instant::now(), id: id.to_owned(), header });
+    }
+
+    /// The image's id, if it was looked up just now. It is forgotten.
+    pub(super) fn take_id(&self, spec: &ImageSpec) -> Option<String> {
+        let sight = lock(&self.0).remove(spec)?;
+        (sight.at.elapsed() < LASTS).then_some(sight.id)
     }
 
     pub(super) fn forget(&self, spec: &ImageSpec) {
         lock(&self.0).remove(spec);
     }
 
-    /// The image's id and header, if they were read just now.
+    /// The image's id and header, if they were read just now under our claim.
     pub(super) fn of(&self, spec: &ImageSpec) -> Option<(String, Header)> {
         let seen = lock(&self.0);
         let sight = seen.get(spec).filter(|sight| sight.at.elapsed() < LASTS)?;
-        Some((sight.id.clone(), sight.header.clone()))
+        Some((sight.id.clone(), sight.header.clone()?))
     }
 }
 
@@ -60,8 +67,12 @@ mod tests {
         };
         let [a, b] = ["a", "b"].map(|image| ImageSpec::new("rbd", None, image).unwrap());
         let seen = Seen::default();
-        seen.note(&a, "1", header.clone());
-        seen.note(&b, "2", header);
+        seen.note(&a, "1", None);
+        assert!(seen.of(&a).is_none(), "what was read before the claim is no more than an id");
+        assert_eq!(seen.take_id(&a).as_deref(), Some("1"));
+        assert_eq!(seen.take_id(&a), None);
+        seen.note(&a, "1", Some(header.clone()));
+        seen.note(&b, "2", Some(header));
         assert_eq!(seen.of(&a).unwrap().0, "1");
         seen.forget(&a);
         assert!(seen.of(&a).is_none());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use nix::errno::Errno;
 
 use super::header::{self, Stored};
-use super::link::{Place, place};
+use super::link::{Place, Session, place};
 use super::owner::{self, Changed, OwnerRecord, image_key, new_key};
 use super::{RbdBackend, fence, options};
 use crate::backend::{ImageInfo, ImageOptions, ImageStore, Owner, Record, Stage};
@@ -25,20 +25,37 @@ const TELLS: Duration = Duration::from_secs(10);
 const TRASH: &str = "rbd_trash";
 
 impl RbdBackend {
-    fn info_of(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>> {
-        let session = self.link.session()?;
-        let io = match session.of(spec) {
+    /// The pool of an image; none when there is no such pool, and none is expected.
+    fn pool_of(&self, session: &Session, spec: &ImageSpec) -> Result<Option<IoCtx>> {
+        match session.of(spec) {
             Err(e)
                 if e.kind == ErrorKind::NotFound && !self.options.pools.iter().any(|p| p == spec.pool()) =>
             {
-                return Ok(None);
+                Ok(None)
             }
             // A pool of ours that is gone is a mistake of somebody, and no reason to forget its volumes.
-            Err(e) if e.kind == ErrorKind::NotFound => {
-                return Err(DriverError { kind: ErrorKind::Config, ..e });
+            Err(e) if e.kind == ErrorKind::NotFound => Err(DriverError { kind: ErrorKind::Config, ..e }),
+            io => io.map(Some),
+        }
+    }
+
+    /// See [`ImageStore::may_exist`].
+    fn look(&self, spec: &ImageSpec) -> Result<bool> {
+        let session = self.link.session()?;
+        let Some(io) = self.pool_of(&session, spec)? else { return Ok(false) };
+        match header::id(&io, spec.image())? {
+            Some(id) => {
+                self.seen.note(spec, &id, None);
+                Ok(true)
             }
-            io => io?,
-        };
+            // Whether the pool is there as well.
+            None => Ok(self.info_of(spec)?.is_some_and(|info| !info.is_half_made())),
+        }
+    }
+
+    fn info_of(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>> {
+        let session = self.link.session()?;
+        let Some(io) = self.pool_of(&session, spec)? else { return Ok(None) };
         let seen = self.seen.of(spec);
         let id = match &seen {
             Some((id, _)) => Some(id.clone()),
@@ -189,7 +206,7 @@ impl RbdBackend {
             Some(header) => {
                 self.lock_like_the_old(&io, spec, &id, &header)?;
                 lock(&self.taken).insert(spec.clone());
-                self.seen.note(spec, &id, header);
+                self.seen.note(spec, &id, Some(header));
                 Ok(())
             }
             None => Err(gone()),
@@ -317,6 +334,10 @@ impl ImageStore for RbdBackend {
         self.link.heed(self.info_of(spec))
     }
 
+    fn may_exist(&self, spec: &ImageSpec) -> Result<bool> {
+        self.link.heed(self.look(spec))
+    }
+
     fn check_options(&self, options: &ImageOptions) -> Result<()> {
         options::check(options)
     }
@@ -370,7 +391,9 @@ impl ImageStore for RbdBackend {
             self.seen.forget(from);
             self.seen.forget(to);
             let io = self.link.session()?.of(from)?;
-            self.own_id(&io, from)?;
+            if self.own_id(&io, from)?.is_none() {
+                return Err(DriverError::new(ErrorKind::NotFound, format!("{from} does not exist")));
+            }
             match io.rename_image(from.image(), to.image()) {
                 Err(e) if e.errno == Errno::EEXIST => {
                     return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{to} exists")));
@@ -416,16 +439,17 @@ impl ImageStore for RbdBackend {
     fn note_uses(&self, spec: &ImageSpec, ids: &[String]) -> Result<()> {
         let note = || {
             let io = self.link.session()?.of(spec)?;
-            self.change_held(&io, spec, |mut record| {
-                record.owner.mount_ids = ids.to_vec();
-                record
-            })
+            self.note_ids(&io, spec, ids)
         };
         self.link.heed(note())
     }
 
     fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
         self.link.heed(self.names.all(self.link.session()))
+    }
+
+    fn known_bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
+        self.names.known().map_or_else(|| self.bindings(), Ok)
     }
 
     fn bind(&self, name: &str, spec: &ImageSpec) -> Result<()> {
