@@ -161,8 +161,9 @@ fn trial(name: &str, hosts: usize, test: fn(&Lab)) -> Trial {
             }
             Ok(left) => {
                 // Whoever put something there may still be at it: this lab is not used again.
-                eprintln!("{}", lab.logs());
-                Err(format!("left behind: {left:#?}").into())
+                let why = format!("left behind: {left:#?}");
+                eprintln!("{}\n{why}", lab.logs());
+                Err(why.into())
             }
             Err(panic) => {
                 eprintln!("{}", lab.logs());

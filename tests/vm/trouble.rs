@@ -22,14 +22,19 @@ const LONG: Duration = Duration::from_secs(90);
 
 fn freeze(lab: &Lab) {
     let host = lab.alpha();
+    // A kernel that watches for lockups would call a busy task one that locked up, for twice as many seconds as written here.
+    host.ok("echo 1 >/proc/sys/kernel/watchdog_thresh");
+    let busy = host.spawn("while [ ! -e /tmp/enough ]; do :; done", LONG);
     host.freeze();
-    let job = host.spawn("echo thawed", LONG);
-    std::thread::sleep(Duration::from_secs(1));
+    let job = host.spawn("echo thawed; sleep 2; touch /tmp/enough", LONG);
+    std::thread::sleep(Duration::from_secs(5));
     assert!(!job.is_done());
     host.thaw();
     let output = job.wait();
     assert_eq!(output.stdout, "thawed\n");
-    assert!(output.took >= Duration::from_secs(1), "{output:?}");
+    assert!(output.took >= Duration::from_secs(5), "{output:?}");
+    busy.wait();
+    host.ok("rm /tmp/enough; echo 10 >/proc/sys/kernel/watchdog_thresh");
 }
 
 fn power_loss(lab: &Lab) {
