@@ -1,0 +1,113 @@
+//! The longer texts of the help.
+
+pub(super) const DOCTOR_ABOUT: &str = "\
+Looks at everything that volumes need: settings, ceph.conf and key, monitors, pools, capabilities, images, the kernel, mount root, \
+programs, Docker, and what an earlier life of this host has left. Each line says ok, warn or fail, and on warn and fail what mends it. \
+It changes nothing: in each pool it writes and removes one object of its own, rbd_docker_plugin.doctor. Nothing hangs it: what does \
+not answer is told as such.
+
+Exit status 0 when no line says fail, 1 when one does.";
+
+pub(super) const BREAK_ABOUT: &str = "\
+Frees an image whose owner is gone. That owner's kernel client is shut out of the cluster first, and its plugin if it does not run: \
+nothing that they still have in memory reaches the disk afterwards. An owner that shows a sign of life (its plugin runs, or its kernel \
+has the image mapped) is refused without --force.";
+
+pub(super) const FENCE_ABOUT: &str = "\
+Shuts out every kernel client that a host has mapped images with, alive or not, and its plugin's own, for --fence-days, and frees \
+the images: other hosts can mount them at once. Containers of that host that use them get I/O errors, and what they have not yet \
+written is lost. The host itself is not banned: its plugin connects anew, and what it maps afterwards works.
+
+`fence ls` lists who is shut out. `ceph osd blocklist rm ADDRESS` lets one in again: never while a host may still hold data to write.";
+
+pub(super) const LONG_ABOUT: &str = "\
+rbd-docker-plugin is a Docker volume driver. It listens on <plugins>/<name>.sock, where Docker finds it as the driver \
+<name>, and gives containers volumes that are images in a Ceph cluster (RBD) or, for trying it out, files of this host. \
+A volume is created, formatted, checked, mounted and unmounted as containers need it; containers of one host share one \
+mount, and no two hosts mount one image at the same time.
+
+Without a command it runs as the daemon, in the foreground.
+
+A flag may be written -x or --x, with its value after a blank or a '='.";
+
+/// Lines of 78 columns at most: clap would break longer ones without regard to the columns.
+pub(super) const AFTER_LONG_HELP: &str = "\
+LOOKING AFTER IT
+  doctor              What is wrong, and what mends it
+  lock ls             Who owns which image
+  lock break IMAGE    Frees an image whose owner is gone; --force: or alive
+  fence HOST          Shuts a host out, and frees all its images
+  fence ls            Who is shut out, and until when
+  Flags may come before or after a command. --format json makes the answer
+  one JSON document on stdout; errors are text on stderr.
+
+VOLUME NAMES
+  [pool/[namespace/]]image[@size], made of letters, digits, '-', '_', '.'.
+  Without a pool it is in --pool. The size, in MiB, only matters when the
+  image is created: foo, rbd/foo and foo@1024 are one image.
+
+VOLUME OPTIONS (docker volume create -d rbd -o KEY=VALUE)
+  size=SIZE           Size of the image: MiB, or with K, M, G, T
+  pool=POOL           Pool of the image; remembered for the bare name
+  fstype=FS           ext4, xfs or btrfs
+  mkfs-options=WORDS  Further options for mkfs, quoted as in a shell
+  mount-options=LIST  Mount options as in fstab: noatime,discard
+  uid=N  gid=N        Owner and group of the volume's root directory
+  mode=OCTAL          Its mode bits; all three are set once, after mkfs
+  read-only=BOOL      Always mount it read-only
+  For images in Ceph:
+  namespace=NAME      RADOS namespace; remembered for the bare name
+  features=LIST       Image features: layering,exclusive-lock
+  object-size=SIZE  stripe-unit=SIZE  stripe-count=N
+                      Layout of the image; a bare number is bytes
+  data-pool=POOL      Pool of the data, if it is another one
+  map-options=LIST    For the kernel's mapping, as in rbd(8)
+  lock=MODE           cooperative or exclusive
+
+FILES
+  /etc/docker/rbd-docker-plugin.conf
+      key=value lines, where a key is a flag without its dashes; # begins a
+      comment.
+  <plugins>/<name>.sock
+      The socket, owned by root and --socket-group, mode 0660.
+  <plugins>/<name>.lock
+      Held while the plugin runs: a second one of this name does not start.
+  <mount>/<name>/<pool>/<image>
+      The mountpoints.
+  <plugins>/<name>.mounts/
+      Who uses what is mounted: for the next start, not for the next boot.
+  <state>/<name>/
+      The names of the volumes, for when the backend is away, and the mark of
+      the local backend's folder, by which an unmounted one is told.
+  <logdir>/<name>-docker-plugin.log
+      The log; stderr when it may not be written.
+
+ENVIRONMENT
+  RBD_DOCKER_PLUGIN_<FLAG>
+      Every flag has a twin, in capitals and with '_' for '-', such as
+      RBD_DOCKER_PLUGIN_LOG_LEVEL=debug.
+  A flag wins over the environment, the environment over the file, the file
+  over the default. An empty value counts as not given. RUST_LOG is not read.
+
+SIGNALS
+  SIGTERM, SIGINT
+      Stop: finish what is running (60 s at most), remove the socket, leave
+      volumes mounted. A second one stops at once.
+  SIGHUP
+      Open the log file again (for logrotate).
+
+EXIT STATUS
+  0 stopped as told, or done; 1 failed, for doctor: something is wrong;
+  2 wrong flag, variable or configuration file.
+
+EXAMPLES
+  Try it without a Ceph cluster:
+    rbd-docker-plugin --backend local --local-dir /var/lib/rbd-images \\
+        --create --fs ext4 --size 1G
+    docker volume create -d rbd -o size=256M hello
+    docker run --rm -v hello:/data alpine sh -c 'date >> /data/log'
+
+  As /etc/docker/rbd-docker-plugin.conf:
+    create=true
+    remove=rename
+    size=50G";
