@@ -1,6 +1,10 @@
-//! The README names every flag, every option and every command there is.
+//! The README names every flag, every option and every command there is; what the guide says to type can be typed.
+
+use std::path::Path;
 
 use rbd_docker_plugin::config::keys::KEYS;
+
+use crate::pages::{Step, steps};
 
 const README: &str = include_str!("../../README.md");
 
@@ -34,4 +38,46 @@ fn the_readme_names_every_command() {
             );
         }
     }
+}
+
+/// The commands of all pages of the guide: page and line, host, command. `make test-vm` runs those of a host.
+fn guide() -> Vec<(String, String, String)> {
+    fn pages(folder: &Path, all: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                pages(&path, all);
+            } else if path.extension().is_some_and(|kind| kind == "md") {
+                all.push(path);
+            }
+        }
+    }
+    let mut all = Vec::new();
+    pages(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs"), &mut all);
+    let commands = all.iter().flat_map(|page| {
+        let text = std::fs::read_to_string(page).unwrap();
+        steps(&text).into_iter().filter_map(|step| match step {
+            Step::Command { host, command, line, .. } => {
+                Some((format!("{}:{line}", page.display()), host, command))
+            }
+            _ => None,
+        })
+    });
+    commands.collect()
+}
+
+#[test]
+fn the_guide_names_commands_that_there_are() {
+    let ours = |command: &str| command.strip_prefix("rbd-docker-plugin ").map(str::to_owned);
+    let mut found = 0;
+    for (place, _, command) in guide() {
+        let Some(arguments) = ours(&command) else { continue };
+        let words = shell_words::split(&arguments).unwrap();
+        let words = std::iter::once("rbd-docker-plugin".to_owned()).chain(words).map(Into::into);
+        if let Err(e) = rbd_docker_plugin::cli::parse(words) {
+            panic!("{place}: {command}: {e}");
+        }
+        found += 1;
+    }
+    assert!(found > 5, "{found} commands only");
 }

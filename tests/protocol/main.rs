@@ -9,9 +9,12 @@
     reason = "this whole crate is tests"
 )]
 
+mod console;
 mod docs;
 mod fake;
 mod hostile;
+#[path = "../common/console.rs"]
+mod pages;
 mod program;
 mod replies;
 mod rig;

@@ -26,6 +26,15 @@ pub(crate) struct Output {
     pub(crate) took: Duration,
 }
 
+/// The first process of a host.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Init {
+    /// Next to none.
+    Busybox,
+    /// As on a host of today, with nothing started but what a test starts.
+    Systemd,
+}
+
 /// A virtual machine that stands for a host.
 #[derive(Debug)]
 pub(crate) struct Host {
@@ -34,23 +43,35 @@ pub(crate) struct Host {
     dir: PathBuf,
     netns: String,
     conf: PathBuf,
+    init: Init,
     /// Whether this boot's engine runs.
     engine: Mutex<bool>,
 }
 
 impl Host {
     /// Boots one. It ends with this process, whatever ends that.
-    pub(crate) fn boot_new(name: &str, dir: &Path, netns: &str, conf: &Path) -> Result<Self, Missing> {
+    pub(crate) fn boot_new(
+        name: &str,
+        dir: &Path,
+        netns: &str,
+        conf: &Path,
+        init: Init,
+    ) -> Result<Self, Missing> {
         let engine = Mutex::new(false);
         let (dir, netns, conf) = (dir.to_owned(), netns.to_owned(), conf.to_owned());
-        let host = Self { name: name.to_owned(), dir, netns, conf, engine };
+        let host = Self { name: name.to_owned(), dir, netns, conf, init, engine };
         host.start()?;
         Ok(host)
     }
 
     fn start(&self) -> Result<(), Missing> {
         let watch = std::process::id().to_string();
-        tool("vm", "start", &self.dir, &["--name", &self.name, "--netns", &self.netns, "--watch", &watch])?;
+        let init = match self.init {
+            Init::Busybox => "busybox",
+            Init::Systemd => "systemd",
+        };
+        let flags = ["--name", &self.name, "--netns", &self.netns, "--init", init, "--watch", &watch];
+        tool("vm", "start", &self.dir, &flags)?;
         self.ok("modprobe -a rbd loop");
         Ok(())
     }
@@ -105,6 +126,12 @@ impl Host {
             self.name, output.stdout, output.stderr
         );
         output.stderr.trim_end().to_owned()
+    }
+
+    /// Whether it is up: not after [`Self::power_off`], nor after it has shut itself down.
+    pub(crate) fn runs(&self) -> bool {
+        let pid = fs::read_to_string(self.dir.join("run/pid")).unwrap_or_default();
+        !pid.is_empty() && Path::new("/proc").join(pid.trim()).join("exe").exists()
     }
 
     /// Stops it in its tracks, with all it holds, until [`Self::thaw`].

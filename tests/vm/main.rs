@@ -7,10 +7,13 @@
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cluster;
+#[path = "../common/console.rs"]
+mod console;
 mod crash;
 #[path = "../common/daemon.rs"]
 mod daemon;
 mod docker;
+mod guide;
 mod host;
 mod images;
 mod kernel;
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         outage::trials,
         crash::trials,
         secrets::trials,
+        guide::trials,
     ] {
         trials.extend(more());
     }

@@ -13,7 +13,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::cluster::Cluster;
 use crate::daemon::tail;
-use crate::host::Host;
+use crate::host::{Host, Init};
 
 /// Why there is no lab.
 #[derive(Debug)]
@@ -37,8 +37,8 @@ pub(crate) fn tool(tool: &str, command: &str, dir: &Path, flags: &[&str]) -> Res
     }
 }
 
-/// The names of a lab's hosts, and of their folders in it.
-const HOSTS: [&str; 2] = ["alpha", "beta"];
+/// The names of a lab's hosts, and of their folders in it: its own, and those of the guide.
+const HOSTS: [&str; 4] = ["alpha", "beta", "host1", "host2"];
 
 /// A cluster and its hosts.
 #[derive(Debug)]
@@ -62,21 +62,29 @@ impl Lab {
         Ok(Self { hosts: Vec::new(), cluster, dir })
     }
 
-    /// Boots what is missing to so many hosts, all at once.
+    /// Boots what is missing to so many hosts.
     fn with_hosts(mut self, count: usize) -> Result<Self, Missing> {
-        let booted: Vec<_> = thread::scope(|scope| {
-            let boot = |name: &'static str| {
-                let (dir, cluster) = (self.dir.join(name), &self.cluster);
-                scope.spawn(move || Host::boot_new(name, &dir, cluster.netns(), &cluster.conf()))
-            };
-            let booting: Vec<_> =
-                HOSTS[..count].iter().skip(self.hosts.len()).map(|name| boot(name)).collect();
-            booting.into_iter().map(|host| host.join().unwrap()).collect()
-        });
-        for host in booted {
-            self.hosts.push(host?);
-        }
+        let missing = HOSTS.get(self.hosts.len()..count).unwrap_or_default();
+        let booted = self.boot(missing, Init::Busybox)?;
+        self.hosts.extend(booted);
         Ok(self)
+    }
+
+    /// Boots hosts, all at once.
+    pub(crate) fn boot(&self, names: &[&str], init: Init) -> Result<Vec<Host>, Missing> {
+        thread::scope(|scope| {
+            let boot = |name: &&str| {
+                let (name, dir, cluster) = ((*name).to_owned(), self.dir.join(name), &self.cluster);
+                scope.spawn(move || Host::boot_new(&name, &dir, cluster.netns(), &cluster.conf(), init))
+            };
+            let booting: Vec<_> = names.iter().map(boot).collect();
+            booting.into_iter().map(|host| host.join().unwrap()).collect()
+        })
+    }
+
+    /// Its folder, for what a test has to put somewhere.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.dir
     }
 
     /// The first host.
@@ -115,6 +123,11 @@ impl Lab {
 }
 
 static LAB: Mutex<Option<Lab>> = Mutex::new(None);
+
+/// A test that boots its hosts itself.
+pub(crate) fn with_cluster(name: &str, test: fn(&Lab)) -> Trial {
+    trial(name, 0, test)
+}
 
 /// A test with one host.
 pub(crate) fn one_host(name: &str, test: fn(&Lab)) -> Trial {
