@@ -159,6 +159,10 @@ impl ImageStore for Faulty<dyn Backend> {
         self.inner.check_options(options)
     }
 
+    fn reachable(&self) -> Result<()> {
+        self.inner.reachable()
+    }
+
     fn note_uses(&self, spec: &ImageSpec, ids: &[String]) -> Result<()> {
         self.inner.note_uses(spec, ids)
     }

@@ -55,6 +55,11 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
         Ok(self.info(spec)?.is_some_and(|info| !info.is_half_made()))
     }
 
+    /// Whether the store answered last, where the backend keeps an eye on that: at once, and without asking it.
+    fn reachable(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether nothing was ever written to the image (no block of it is allocated).
     fn is_untouched(&self, spec: &ImageSpec) -> Result<bool>;
 

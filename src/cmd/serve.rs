@@ -1,5 +1,6 @@
 //! The daemon: claim the name, open the driver, serve, stop as told.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
@@ -8,11 +9,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::cli;
 use crate::config::Config;
 use crate::driver;
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::driver::api::VolumeDriver;
+use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
+use crate::linux::passed;
 use crate::plugin::operations::Operations;
 use crate::plugin::server::{self, Limits};
 use crate::plugin::socket::{self, Claim, Socket};
 use crate::telemetry::log::{self, Log, Target};
+use crate::telemetry::systemd;
+
+use super::output::count;
 
 /// Blocking threads, made as they are needed; each running operation has one.
 const THREADS: usize = 2048;
@@ -21,9 +27,11 @@ const CHANGES: usize = 1536;
 
 /// Runs until a signal ends it. What went wrong is in the log when there is one, and always in the error.
 pub fn run(config: &Config) -> Result<()> {
+    // Before anything is opened, the log too.
+    let passed = passed::take();
     driver::check(config)?;
     let log = log::start(&config.log)?;
-    let done = serve(config, &log);
+    let done = serve(config, &log, passed);
     if let Err(e) = &done
         && config.log.target != Target::Stderr
     {
@@ -32,7 +40,7 @@ pub fn run(config: &Config) -> Result<()> {
     done
 }
 
-fn serve(config: &Config, log: &Log) -> Result<()> {
+fn serve(config: &Config, log: &Log, passed: Passed) -> Result<()> {
     tracing::info!("rbd-docker-plugin {} starting as {}", cli::version(), config.name);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -40,7 +48,8 @@ fn serve(config: &Config, log: &Log) -> Result<()> {
     tracing::debug!("{config:?}");
     socket::raise_file_limit();
     // Before the driver: its recovery must not meet another plugin of this name at work.
-    let claim = Claim::take(&config.plugins, &config.name)?;
+    let claim = claim(config, passed)?;
+    systemd::starting("starting: bringing the volumes of an earlier life to rest");
     let driver = driver::open(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -48,13 +57,13 @@ fn serve(config: &Config, log: &Log) -> Result<()> {
         .enable_all()
         .build()
         .or_call("clone", "the runtime's threads")?;
-    let operations = Arc::new(Operations::new(driver, CHANGES));
+    let operations = Arc::new(Operations::new(Arc::clone(&driver), CHANGES));
     let stop = {
         let _inside = runtime.enter();
         Signals::new()?
     };
     let socket = claim.bind(config.socket_group.gid)?;
-    let left = listen(&runtime, socket, operations, stop, log.clone());
+    let left = listen(&runtime, socket, driver, operations, stop, log.clone());
     // Not dropped: that would wait for operations that are stuck in the kernel.
     runtime.shutdown_background();
     match left? {
@@ -72,6 +81,7 @@ fn serve(config: &Config, log: &Log) -> Result<()> {
 fn listen(
     runtime: &Runtime,
     mut socket: Socket,
+    driver: Arc<dyn VolumeDriver>,
     operations: Arc<Operations>,
     mut signals: Signals,
     log: Log,
@@ -84,10 +94,51 @@ fn listen(
     let left = runtime.block_on(async {
         let (told, stop) = tokio::sync::oneshot::channel();
         tokio::spawn(async move { signals.obey(told, &log).await });
-        server::serve(listener, operations, Limits::default(), async { drop(stop.await) }).await
+        let running = Arc::clone(&operations);
+        let teller = systemd::tell(move |stopping| doing(stopping, &*driver, &running));
+        let stop = async {
+            drop(stop.await);
+            teller.stopping().await;
+        };
+        server::serve(listener, operations, Limits::default(), stop).await
     });
     socket.remove();
     Ok(left.or_call("listen", path)?)
+}
+
+/// What was passed to this process.
+type Passed = std::result::Result<Vec<OwnedFd>, CallError>;
+
+/// Claims the name, with the socket that systemd passed if it did.
+fn claim(config: &Config, passed: Passed) -> Result<Claim> {
+    let (dir, name) = (&config.plugins, &config.name);
+    let wrong = |what: String| {
+        DriverError::new(ErrorKind::Config, format!("systemd passes {what}; this plugin serves one socket"))
+            .hint(format!(
+                "the socket unit needs one line ListenStream={}/{name}.sock and no other",
+                dir.display()
+            ))
+    };
+    let mut passed = passed.map_err(|e| wrong("descriptors that are not open".to_owned()).caused_by(e))?;
+    match (passed.pop(), passed.len()) {
+        (None, _) => Claim::take(dir, name),
+        (Some(fd), 0) => {
+            let listener = passed::unix_listener(fd).map_err(|what| wrong(what.to_owned()))?;
+            tracing::info!("systemd passes the socket: its SocketGroup= counts, and not --socket-group");
+            Claim::take_passed(dir, name, listener)
+        }
+        (Some(_), more) => Err(wrong(count(more + 1, "descriptor"))),
+    }
+}
+
+/// What the daemon is doing, for systemd.
+fn doing(stopping: bool, driver: &dyn VolumeDriver, operations: &Operations) -> String {
+    if stopping {
+        return format!("stopping: finishing {}", count(operations.running(), "operation"));
+    }
+    let glance = driver.glance();
+    let away = glance.away.map(|why| format!("; waiting for the store: {why}")).unwrap_or_default();
+    format!("listening; {} mounted{away}", count(glance.mounted, "volume"))
 }
 
 /// The signals that we act on. SIGPIPE is ignored by Rust's own start-up code.

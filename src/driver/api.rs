@@ -47,6 +47,18 @@ pub trait VolumeDriver: fmt::Debug + Send + Sync + 'static {
 
     /// Whether a volume of one name is the same on all hosts.
     fn scope(&self) -> Scope;
+
+    /// What it is at, as it knows without asking anybody.
+    fn glance(&self) -> Glance;
+}
+
+/// A driver at a glance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Glance {
+    /// How many volumes are mounted.
+    pub mounted: usize,
+    /// Why the backend is away, when it is known to be.
+    pub away: Option<String>,
 }
 
 /// A volume, as Docker wants to see it.

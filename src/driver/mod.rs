@@ -32,7 +32,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use api::{Client, Scope, Volume, VolumeDriver};
+use api::{Client, Glance, Scope, Volume, VolumeDriver};
 use cache::Cache;
 use guard::Guards;
 use table::Table;
@@ -223,5 +223,10 @@ impl VolumeDriver for Driver {
 
     fn scope(&self) -> Scope {
         self.settings.scope
+    }
+
+    fn glance(&self) -> Glance {
+        let away = self.backend.reachable().err().map(|why| why.message);
+        Glance { mounted: self.table.all().len(), away }
     }
 }

@@ -18,6 +18,7 @@ pub mod krbd;
 pub mod loopdev;
 pub mod mount;
 pub mod mountinfo;
+pub mod passed;
 pub mod probe;
 pub mod process;
 mod uapi;

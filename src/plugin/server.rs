@@ -19,6 +19,7 @@ use super::impatient::Impatient;
 use super::operations::Operations;
 use super::peer::Peer;
 use super::route;
+use super::socket::Listener;
 
 /// What a client may use up.
 #[derive(Debug, Clone)]
@@ -58,12 +59,13 @@ impl Default for Limits {
 
 /// Serves until `stop`, then lets running operations and their replies end. Answers how many operations did not end in time.
 pub async fn serve(
-    listener: std::os::unix::net::UnixListener,
+    listener: Listener,
     operations: Arc<Operations>,
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) -> io::Result<usize> {
-    let listener = UnixListener::from_std(listener)?;
+    let Listener { socket, outlives_us } = listener;
+    let listener = UnixListener::from_std(socket)?;
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = Connections {
         operations,
@@ -82,8 +84,9 @@ pub async fn serve(
         while connections.tasks.try_join_next().is_some() {}
     }
     // Those who are connected already are served; those who come now are refused by the kernel, which Docker retries with
-    // its request intact.
-    while let Ok(slot) = Arc::clone(&slots).try_acquire_owned()
+    // its request intact. On a socket that outlives this process nobody is refused: they wait in it for the next one.
+    while !outlives_us
+        && let Ok(slot) = Arc::clone(&slots).try_acquire_owned()
         && let Ok(Ok((stream, _))) = timeout(Duration::ZERO, listener.accept()).await
     {
         connections.spawn(stream, Some(slot));

@@ -3,6 +3,9 @@
 //! [`Claim::take`] comes first, before the driver touches anything: whoever holds the lock file `<name>.lock` is the one plugin
 //! of that name. The socket is bound under another name, given group and mode, and then renamed into place: whoever
 //! finds it, finds it ready. The lock file stays behind; removing it would let two plugins lock two different files.
+//!
+//! A socket that systemd has bound and passed ([`Claim::take_passed`]) is systemd's: its file is neither bound over nor removed, and who
+//! connects while no plugin runs waits in it for the next one.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind as IoKind, Read, Seek, SeekFrom, Write};
@@ -26,20 +29,55 @@ type Inode = (u64, u64);
 pub struct Claim {
     path: PathBuf,
     temporary: PathBuf,
+    passed: Option<UnixListener>,
     _lock: Flock<File>,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    pub(super) socket: UnixListener,
+    /// Whether it goes on listening without this process.
+    pub(super) outlives_us: bool,
 }
 
 /// A bound socket. Dropping it leaves the file; [`Socket::remove`] takes it away.
 #[derive(Debug)]
 pub struct Socket {
-    listener: Option<UnixListener>,
-    inode: Inode,
+    listener: Option<Listener>,
+    /// Of the file that this process has made.
+    inode: Option<Inode>,
     claim: Claim,
 }
 
 impl Claim {
     /// Claims `<dir>/<name>.sock`, making the folder if need be. `InUse` when another process serves it.
     pub fn take(dir: &Path, name: &str) -> Result<Self> {
+        let claim = Self::hold(dir, name)?;
+        let path = &claim.path;
+        match path.symlink_metadata() {
+            Ok(there) if !there.file_type().is_socket() => {
+                return Err(DriverError::new(
+                    ErrorKind::InUse,
+                    format!("{} is there and is not a socket", path.display()),
+                )
+                .hint("move it away"));
+            }
+            Ok(_) => refuse_if_served(path)?,
+            Err(_) => {}
+        }
+        Ok(claim)
+    }
+
+    /// Claims `<dir>/<name>.sock`, which is bound already and listens as this socket.
+    pub fn take_passed(dir: &Path, name: &str, passed: UnixListener) -> Result<Self> {
+        let claim = Self::hold(dir, name)?;
+        refuse_another(&passed, &claim.path)?;
+        Ok(Self { passed: Some(passed), ..claim })
+    }
+
+    /// Claims the name alone, to serve nothing: no other plugin of this name runs meanwhile.
+    pub fn hold(dir: &Path, name: &str) -> Result<Self> {
         if !dir.is_dir() {
             std::fs::DirBuilder::new()
                 .recursive(true)
@@ -59,24 +97,20 @@ impl Claim {
             .hint("see --plugins and --name"));
         }
         let lock = lock(&dir.join(format!("{name}.lock")))?;
-        match path.symlink_metadata() {
-            Ok(there) if !there.file_type().is_socket() => {
-                return Err(DriverError::new(
-                    ErrorKind::InUse,
-                    format!("{} is there and is not a socket", path.display()),
-                )
-                .hint("move it away"));
-            }
-            Ok(_) => refuse_if_served(&path)?,
-            Err(_) => {}
-        }
-        Ok(Self { path, temporary, _lock: lock })
+        Ok(Self { path, temporary, passed: None, _lock: lock })
     }
 
-    /// Puts the socket in place, for root and the group.
-    pub fn bind(self, gid: u32) -> Result<Socket> {
-        let (listener, inode) = self.place(gid).map_err(|e| socket_error(e, &self.path))?;
-        Ok(Socket { listener: Some(listener), inode, claim: self })
+    /// Puts the socket in place, for root and the group; one that was passed is in place.
+    pub fn bind(mut self, gid: u32) -> Result<Socket> {
+        let failed = |e| socket_error(e, &self.path);
+        let (socket, inode) = match self.passed.take() {
+            Some(passed) => {
+                passed.set_nonblocking(true).or_call("ioctl", self.path.display()).map_err(failed)?;
+                (passed, None)
+            }
+            None => self.place(gid).map(|(socket, inode)| (socket, Some(inode))).map_err(failed)?,
+        };
+        Ok(Socket { listener: Some(Listener { socket, outlives_us: inode.is_none() }), inode, claim: self })
     }
 
     fn place(&self, gid: u32) -> std::result::Result<(UnixListener, Inode), CallError> {
@@ -102,13 +136,14 @@ impl Socket {
     }
 
     /// The listener, once.
-    pub fn listener(&mut self) -> Option<UnixListener> {
+    pub fn listener(&mut self) -> Option<Listener> {
         self.listener.take()
     }
 
-    /// Removes the file, if it is still this socket's, and gives the name back.
+    /// Removes the file, if this process has made it and it is still this socket's, and gives the name back.
     pub fn remove(self) {
-        if inode(self.path()).is_ok_and(|there| there == self.inode) {
+        let Some(ours) = self.inode else { return };
+        if inode(self.path()).is_ok_and(|there| there == ours) {
             if let Err(e) = std::fs::remove_file(self.path()) {
                 tracing::warn!("cannot remove {}: {e}", self.path().display());
             }
@@ -185,6 +220,30 @@ fn refuse_if_served(path: &Path) -> Result<()> {
     }
 }
 
+/// A socket that was passed has to be the one where Docker finds the plugin of this name.
+fn refuse_another(passed: &UnixListener, path: &Path) -> Result<()> {
+    let address = passed.local_addr().or_call("getsockname", path.display());
+    let bound = address.map_err(|e| socket_error(e, path))?.as_pathname().map(Path::to_owned);
+    let real = |path: &Path| path.canonicalize().ok();
+    let wrong = match bound {
+        Some(bound) if real(&bound).is_some_and(|bound| Some(bound) == real(path)) => return Ok(()),
+        Some(bound) if bound == path => {
+            let message =
+                format!("systemd listens on {}, but that file is not there any more", path.display());
+            let hint = "restart the socket unit: systemctl restart rbd-docker-plugin.socket";
+            return Err(DriverError::new(ErrorKind::Config, message).hint(hint));
+        }
+        Some(bound) => bound.display().to_string(),
+        None => "a socket without a path".to_owned(),
+    };
+    let message = format!("systemd passes the socket {wrong}, and this plugin serves {}", path.display());
+    let hint = format!(
+        "set ListenStream={} in the socket unit, or --plugins and --name to what it says",
+        path.display()
+    );
+    Err(DriverError::new(ErrorKind::Config, message).hint(hint))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,6 +311,44 @@ mod tests {
         std::fs::write(&path, "data").unwrap();
         socket.remove();
         assert_eq!(std::fs::read(&path).unwrap(), b"data");
+    }
+
+    #[test]
+    fn a_passed_socket_is_served_as_it_is_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("n.sock");
+        let passed = UnixListener::bind(&path).unwrap();
+        let systemds = passed.try_clone().unwrap();
+        let before = inode(&path).unwrap();
+        let mut socket = Claim::take_passed(folder.path(), "n", passed).unwrap().bind(gid()).unwrap();
+        assert!(Claim::hold(folder.path(), "n").is_err(), "its name is taken");
+        assert!(socket.listener().unwrap().outlives_us);
+        socket.remove();
+        assert_eq!(inode(&path).unwrap(), before);
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(systemds);
+    }
+
+    #[test]
+    fn a_passed_socket_of_another_path_is_refused_by_both_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("n.sock"), folder.path().join("other.sock"));
+        let refused = |passed: &UnixListener, parts: &[&str]| {
+            let e = Claim::take_passed(folder.path(), "n", passed.try_clone().unwrap()).unwrap_err();
+            assert_eq!(e.kind, ErrorKind::Config);
+            assert!(parts.iter().all(|part| e.to_string().contains(part)), "{e}");
+        };
+        let passed = UnixListener::bind(&other).unwrap();
+        let ours = path.display().to_string();
+        refused(&passed, &[&other.display().to_string(), &ours, &format!("ListenStream={ours}"), "--name"]);
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(folder.path(), &link).unwrap();
+        let passed = UnixListener::bind(link.join("n.sock")).unwrap();
+        assert!(Claim::take_passed(folder.path(), "n", passed).is_ok(), "another spelling of the same file");
+        std::fs::remove_file(&path).unwrap();
+        let passed = UnixListener::bind(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        refused(&passed, &["not there any more", "systemctl restart"]);
     }
 
     #[test]

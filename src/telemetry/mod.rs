@@ -1,6 +1,7 @@
 //! What the plugin tells about itself.
 
 pub mod log;
+pub mod systemd;
 
 use std::any::Any;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-use rbd_docker_plugin::driver::api::{Client, Scope, Volume, VolumeDriver};
+use rbd_docker_plugin::driver::api::{Client, Glance, Scope, Volume, VolumeDriver};
 use rbd_docker_plugin::error::{DriverError, ErrorKind, Result};
 
 /// Long enough for any machine; a test that waits so long has failed.
@@ -120,6 +120,10 @@ impl VolumeDriver for Fake {
     fn scope(&self) -> Scope {
         Scope::Global
     }
+
+    fn glance(&self) -> Glance {
+        Glance::default()
+    }
 }
 
 /// A driver without volumes, of this host.
@@ -150,5 +154,8 @@ impl VolumeDriver for Empty {
     }
     fn scope(&self) -> Scope {
         Scope::Local
+    }
+    fn glance(&self) -> Glance {
+        Glance::default()
     }
 }

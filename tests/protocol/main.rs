@@ -19,3 +19,4 @@ mod program;
 mod replies;
 mod rig;
 mod stopping;
+mod systemd;

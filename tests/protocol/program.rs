@@ -26,7 +26,7 @@ fn run(args: &[&str]) -> (Option<i32>, String) {
 }
 
 /// Polls until `done`, for a minute.
-fn wait_until(what: &str, done: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, done: impl Fn() -> bool) {
     for _ in 0..6000 {
         if done() {
             return;
@@ -42,7 +42,7 @@ struct Daemon {
     folder: TempDir,
 }
 
-fn daemon(folder: &Path) -> Command {
+pub(crate) fn daemon(folder: &Path) -> Command {
     let mut command = program();
     for (flag, dir) in [("--plugins", "p"), ("--mount", "m"), ("--logdir", "l")] {
         command.arg(flag).arg(folder.join(dir));

@@ -334,6 +334,10 @@ impl ImageStore for RbdBackend {
         self.link.heed(self.info_of(spec))
     }
 
+    fn reachable(&self) -> Result<()> {
+        self.link.session().map(drop)
+    }
+
     fn may_exist(&self, spec: &ImageSpec) -> Result<bool> {
         self.link.heed(self.look(spec))
     }

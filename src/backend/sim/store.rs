@@ -46,6 +46,10 @@ impl ImageStore for Sim {
         }))
     }
 
+    fn reachable(&self) -> Result<()> {
+        self.store().map(drop)
+    }
+
     fn list(&self) -> Result<Vec<ImageSpec>> {
         Ok(self.store()?.images.keys().cloned().collect())
     }
