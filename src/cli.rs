@@ -10,6 +10,7 @@ pub use commands::command;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
@@ -54,6 +55,13 @@ pub enum Action {
     },
     /// `fence ls`
     Fences(Format),
+    /// `unmount --all`
+    UnmountAll {
+        /// How long it may take.
+        timeout: Duration,
+        /// How to answer.
+        format: Format,
+    },
 }
 
 /// Version and, when the build knew it, revision.
@@ -96,6 +104,10 @@ fn action(path: &[(&str, &ArgMatches)], of: &ArgMatches) -> Result<Action, clap:
     Ok(match path {
         [] => Action::Serve,
         [("doctor", _)] => Action::Doctor(format()),
+        [("unmount", _)] => {
+            let seconds = of.get_one::<u64>("timeout").copied().unwrap_or_default();
+            Action::UnmountAll { timeout: Duration::from_secs(seconds), format: format() }
+        }
         [("lock", _), ("break", _)] => {
             Action::BreakLock { volume: text("IMAGE"), force: of.get_flag("force"), format: format() }
         }

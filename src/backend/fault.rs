@@ -200,6 +200,7 @@ impl Host for Faulty<dyn Host> {
         remove_dir(dir: &Path) -> ();
         usage(target: &Path) -> Usage;
         held_elsewhere(device: &Device) -> bool;
+        refuse_held(target: &Path, device: &Device) -> ();
         save(path: &Path, content: &[u8]) -> ();
         load(path: &Path) -> Option<Vec<u8>>;
         files(folder: &Path) -> Vec<String>;

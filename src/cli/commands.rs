@@ -3,7 +3,7 @@
 use clap::builder::TypedValueParser;
 use clap::{Arg, ArgAction, Command};
 
-use super::texts::{AFTER_LONG_HELP, BREAK_ABOUT, DOCTOR_ABOUT, FENCE_ABOUT, LONG_ABOUT};
+use super::texts::{AFTER_LONG_HELP, BREAK_ABOUT, DOCTOR_ABOUT, FENCE_ABOUT, LONG_ABOUT, UNMOUNT_ABOUT};
 use super::version;
 use crate::cmd::output::Format;
 use crate::config::keys::{KEYS, Key};
@@ -54,6 +54,28 @@ pub fn command() -> Command {
         .long_about(DOCTOR_ABOUT)
         .override_usage("rbd-docker-plugin doctor [--format text|json] [--FLAG VALUE]...")
         .arg(format_argument());
+    let unmount = Command::new("unmount")
+        .about(
+            "Unmounts all volumes of a stopped plugin on this host, and gives them back to the other hosts",
+        )
+        .long_about(UNMOUNT_ABOUT)
+        .override_usage("rbd-docker-plugin unmount --all [--timeout SECONDS] [--FLAG VALUE]...")
+        .arg(
+            Arg::new("all")
+                .long("all")
+                .action(ArgAction::SetTrue)
+                .required(true)
+                .help("Every volume: Docker itself unmounts a single one when its last container stops"),
+        )
+        .arg(
+            Arg::new("timeout")
+                .long("timeout")
+                .value_name("SECONDS")
+                .value_parser(clap::value_parser!(u64).range(1..=86_400))
+                .default_value("60")
+                .help("How long it may take; what is not done by then is left"),
+        )
+        .arg(format_argument());
     Command::new("rbd-docker-plugin")
         .version(version())
         .about("A Docker volume driver for Ceph RBD")
@@ -68,7 +90,7 @@ pub fn command() -> Command {
         .disable_help_subcommand(true)
         .subcommand_value_name("COMMAND")
         .args(KEYS.iter().map(argument))
-        .subcommands([doctor, lock, fence].map(with_settings))
+        .subcommands([doctor, lock, fence, unmount].map(with_settings))
 }
 
 /// A command takes the settings too; its help does not repeat them.

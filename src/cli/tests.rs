@@ -16,6 +16,7 @@ fn commands_and_settings_around_them() {
     let text = Format::Text;
     let host = |host: &str| Action::Fence { host: host.to_owned(), format: text };
     let broken = |volume: &str, force, format| Action::BreakLock { volume: volume.to_owned(), force, format };
+    let unmount = |seconds, format| Action::UnmountAll { timeout: Duration::from_secs(seconds), format };
     for (line, action, flags) in [
         ("--user a", Action::Serve, vec![("user", "a")]),
         ("doctor", Action::Doctor(text), vec![]),
@@ -35,6 +36,8 @@ fn commands_and_settings_around_them() {
         ("fence --user u h1", host("h1"), vec![("user", "u")]),
         ("fence --user u ls", Action::Fences(text), vec![("user", "u")]),
         ("fence ls --format json", Action::Fences(Format::Json), vec![]),
+        ("unmount --all", unmount(60, text), vec![]),
+        ("-name=n unmount --timeout 5 -all --format json", unmount(5, Format::Json), vec![("name", "n")]),
         ("--name doctor", Action::Serve, vec![("name", "doctor")]),
     ] {
         let flags = flags.into_iter().map(|(k, v)| (k, v.to_owned())).collect();
@@ -95,6 +98,9 @@ fn wrong_usage_ends_with_2_and_names_the_flag() {
         ("doctor --format xml", "xml"),
         ("--format json", "--format"),
         ("lock ls --force", "--force"),
+        ("unmount", "--all"),
+        ("unmount foo", "foo"),
+        ("unmount --all --timeout 0", "1..=86400"),
     ] {
         let e = flags(line).unwrap_err();
         assert_eq!(e.exit_code(), 2, "{line}");

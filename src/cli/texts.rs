@@ -20,6 +20,15 @@ written is lost. The host itself is not banned: its plugin connects anew, and wh
 
 `fence ls` lists who is shut out. `ceph osd blocklist rm ADDRESS` lets one in again: never while a host may still hold data to write.";
 
+pub(super) const UNMOUNT_ABOUT: &str = "\
+For a host that goes down or into maintenance: when the plugin of this name has stopped, every volume that it has mounted here is \
+unmounted, unmapped and given back, so that other hosts mount it at once, without a takeover. A volume that is still held is left as it is, \
+and those who hold it are named. While the plugin runs it is refused. Nothing mounted is success.
+
+All volumes are worked on at once, and what hangs (its storage is away) is left at --timeout.
+
+Exit status 0 when all is given back, 1 when something is left.";
+
 pub(super) const LONG_ABOUT: &str = "\
 rbd-docker-plugin is a Docker volume driver. It listens on <plugins>/<name>.sock, where Docker finds it as the driver \
 <name>, and gives containers volumes that are images in a Ceph cluster (RBD) or, for trying it out, files of this host. \
@@ -38,6 +47,8 @@ LOOKING AFTER IT
   lock break IMAGE    Frees an image whose owner is gone; --force: or alive
   fence HOST          Shuts a host out, and frees all its images
   fence ls            Who is shut out, and until when
+  unmount --all       When the plugin has stopped: gives all volumes of this
+                      host back, as the host's shutdown does
   Flags may come before or after a command. --format json makes the answer
   one JSON document on stdout; errors are text on stderr.
 
@@ -69,7 +80,8 @@ FILES
       key=value lines, where a key is a flag without its dashes; # begins a
       comment.
   <plugins>/<name>.sock
-      The socket, owned by root and --socket-group, mode 0660.
+      The socket, owned by root and --socket-group, mode 0660. One that
+      systemd has opened and passes is served as it is, and stays at a stop.
   <plugins>/<name>.lock
       Held while the plugin runs: a second one of this name does not start.
   <mount>/<name>/<pool>/<image>
@@ -86,6 +98,11 @@ ENVIRONMENT
   RBD_DOCKER_PLUGIN_<FLAG>
       Every flag has a twin, in capitals and with '_' for '-', such as
       RBD_DOCKER_PLUGIN_LOG_LEVEL=debug.
+  LISTEN_FDS, LISTEN_PID
+      Set by systemd for rbd-docker-plugin.socket: the socket is passed.
+  NOTIFY_SOCKET, WATCHDOG_USEC
+      Set by systemd for rbd-docker-plugin.service (Type=notify): it is told
+      when the plugin is ready, what it does, and that it still serves.
   A flag wins over the environment, the environment over the file, the file
   over the default. An empty value counts as not given. RUST_LOG is not read.
 

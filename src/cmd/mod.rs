@@ -9,6 +9,7 @@ mod fence;
 mod lock;
 pub mod output;
 pub mod serve;
+mod unmount;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,9 @@ pub fn run(invocation: &Invocation) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     explain(&config)?;
+    if let Action::UnmountAll { timeout, format } = invocation.action {
+        return unmount::all(&config, timeout, format);
+    }
     administer(&invocation.action, &config)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -44,7 +48,7 @@ fn explain(config: &Config) -> Result<()> {
 #[cfg(feature = "ceph")]
 fn administer(action: &Action, config: &Config) -> Result<()> {
     match action {
-        Action::Serve | Action::Doctor(_) => Ok(()),
+        Action::Serve | Action::Doctor(_) | Action::UnmountAll { .. } => Ok(()),
         Action::Locks(format) => lock::ls(config, *format),
         Action::BreakLock { volume, force, format } => lock::break_one(config, volume, *force, *format),
         Action::Fence { host, format } => fence::host(config, host, *format),

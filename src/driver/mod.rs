@@ -19,11 +19,13 @@ mod open;
 mod provision;
 mod read;
 mod recovery;
+mod release;
 mod remove;
 mod table;
 mod unmount;
 
-pub use open::{check, open};
+pub use open::{check, open, release_all};
+pub use release::Released;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -131,6 +133,13 @@ pub struct Driver {
 impl Driver {
     /// A driver that has adopted what is its own of an earlier life and cleaned up what that left half done.
     pub fn open(settings: Settings, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Arc<Self>> {
+        let driver = Self::new(settings, backend, host)?;
+        driver.recover()?;
+        Ok(driver)
+    }
+
+    /// A driver that has looked at nothing yet: to [release](Self::release_all) what an earlier life has left, and not to serve.
+    pub fn new(settings: Settings, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Arc<Self>> {
         let driver = Arc::new(Self {
             cache: Cache::open(settings.state.join("known.json"), Arc::clone(&host)),
             settings,
@@ -150,7 +159,6 @@ impl Driver {
         for folder in [&driver.settings.state, &driver.settings.refs] {
             driver.host.make_dir(folder)?;
         }
-        driver.recover()?;
         Ok(driver)
     }
 

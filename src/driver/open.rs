@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::api::VolumeDriver;
-use super::{Driver, Settings};
+use super::{Driver, Released, Settings};
 use crate::backend::local::LocalBackend;
 use crate::backend::sim::World;
 use crate::backend::{Backend, Owner};
 use crate::config::{self, Config};
+use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::host::Host;
 use crate::host::kernel::KernelHost;
@@ -30,6 +31,19 @@ pub fn check(config: &Config) -> Result<()> {
 
 /// Opens the backend, recovers what an earlier life left, and begins to look after the volumes.
 pub fn open(config: &Config) -> Result<Arc<dyn VolumeDriver>> {
+    let (settings, backend, host) = assemble(config)?;
+    let driver = open_at_fault_points(settings, backend, host)?;
+    driver.look_after().or_call("clone", "the look-after thread")?;
+    Ok(driver)
+}
+
+/// Opens the backend, and unmounts and gives back what an earlier life has mounted. The caller made sure that none is at work.
+pub fn release_all(config: &Config, deadline: Deadline) -> Result<Released> {
+    let (settings, backend, host) = assemble(config)?;
+    Driver::new(settings, backend, host)?.release_all(deadline)
+}
+
+fn assemble(config: &Config) -> Result<(Settings, Arc<dyn Backend>, Arc<dyn Host>)> {
     let boot_id = boot::boot_id()?;
     // mountinfo shows paths without links; ours have to be the same.
     let (root, state) = match config.backend {
@@ -88,9 +102,7 @@ pub fn open(config: &Config) -> Result<Arc<dyn VolumeDriver>> {
         #[cfg(not(feature = "ceph"))]
         config::Backend::Rbd => return Err(without_ceph()),
     };
-    let driver = open_at_fault_points(settings, backend, host)?;
-    driver.look_after().or_call("clone", "the look-after thread")?;
-    Ok(driver)
+    Ok((settings, backend, host))
 }
 
 fn kernel_host() -> KernelHost {

@@ -36,23 +36,11 @@ impl Driver {
     /// Restores every volume that bears a trace of us, all at once. A volume that cannot be restored is left as it is, told of and
     /// tried again; one that hangs in the kernel is waited for only so long: it must not keep the others from being served.
     pub(super) fn recover(self: &Arc<Self>) -> Result<()> {
-        let mut specs = BTreeSet::new();
-        match self.backend.owned() {
-            Ok(owned) => {
-                self.knows_own.store(true, Ordering::SeqCst);
-                specs.extend(owned);
-            }
-            Err(e) => tracing::error!(error = %e, "cannot see yet which images this plugin owns"),
+        let (specs, unknown) = self.traces()?;
+        match unknown {
+            None => self.knows_own.store(true, Ordering::SeqCst),
+            Some(e) => tracing::error!(error = %e, "cannot see yet which images this plugin owns"),
         }
-        let refs = self.host.files(&self.settings.refs)?;
-        specs.extend(refs.iter().filter_map(|file| ImageSpec::from_file_name(file.strip_suffix(".json")?)));
-        let staging = self.settings.state.join("staging");
-        specs.extend(self.host.mounts()?.iter().filter_map(|mount| {
-            if let Ok(file) = mount.target.strip_prefix(&staging) {
-                return ImageSpec::from_file_name(file.to_str()?);
-            }
-            ImageSpec::from_place(mount.target.strip_prefix(&self.settings.root).ok()?)
-        }));
         // Until it is restored, an operation on a volume restores it first.
         specs.iter().for_each(|spec| self.mark_unsettled(spec));
         let count = specs.len();
@@ -76,6 +64,22 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// The volumes that bear a trace of us: an owner record, mount IDs, a mount. Also why the owner records are not known, if so.
+    pub(super) fn traces(&self) -> Result<(BTreeSet<ImageSpec>, Option<DriverError>)> {
+        let mut specs = BTreeSet::new();
+        let unknown = self.backend.owned().map(|owned| specs.extend(owned)).err();
+        let refs = self.host.files(&self.settings.refs)?;
+        specs.extend(refs.iter().filter_map(|file| ImageSpec::from_file_name(file.strip_suffix(".json")?)));
+        let staging = self.settings.state.join("staging");
+        specs.extend(self.host.mounts()?.iter().filter_map(|mount| {
+            if let Ok(file) = mount.target.strip_prefix(&staging) {
+                return ImageSpec::from_file_name(file.to_str()?);
+            }
+            ImageSpec::from_place(mount.target.strip_prefix(&self.settings.root).ok()?)
+        }));
+        Ok((specs, unknown))
     }
 
     /// See the module. The caller holds the volume's guard. What fails is tried again.
@@ -248,7 +252,7 @@ impl Driver {
     }
 
     /// Runs work on a thread of its own. Whoever is at work on a volume holds its guard, so nobody else begins.
-    fn in_background(self: &Arc<Self>, work: impl FnOnce(&Self) + Send + 'static) {
+    pub(super) fn in_background(self: &Arc<Self>, work: impl FnOnce(&Self) + Send + 'static) {
         let driver = Arc::clone(self);
         let spawned = std::thread::Builder::new().name("settle".to_owned()).spawn(move || work(&driver));
         if let Err(e) = spawned {

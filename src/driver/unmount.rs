@@ -84,7 +84,7 @@ impl Driver {
         Ok(())
     }
 
-    fn take_down(&self, volume: &MountedVolume) -> Result<()> {
+    pub(super) fn take_down(&self, volume: &MountedVolume) -> Result<()> {
         let spec = &volume.refs.spec;
         self.host.unmount(&volume.refs.mountpoint)?;
         self.table.remove(spec);

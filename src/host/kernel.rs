@@ -181,6 +181,13 @@ impl Host for KernelHost {
         Ok(holders::held_elsewhere(&device.path, device.number)?)
     }
 
+    fn refuse_held(&self, target: &Path, device: &Device) -> Result<()> {
+        match holders::who_holds_elsewhere(&device.path, device.number)? {
+            Some(holders) => Err(in_use(target, holders.iter().map(ToString::to_string).collect())),
+            None => Ok(()),
+        }
+    }
+
     fn save(&self, path: &Path, content: &[u8]) -> Result<()> {
         Ok(files::replace(path, content)?)
     }
@@ -216,9 +223,13 @@ fn busy(target: &Path, cause: CallError) -> DriverError {
     let mut who: Vec<String> = holders::of(target, None).iter().map(ToString::to_string).collect();
     let below = holders::mounts_below(target).unwrap_or_default();
     who.extend(below.iter().map(|path| format!("a mount at {}", path.display())));
+    in_use(target, who).caused_by(cause)
+}
+
+fn in_use(target: &Path, who: Vec<String>) -> DriverError {
     let message = match who.as_slice() {
         [] => format!("{} is still in use", target.display()),
         who => format!("{} is still in use by {}", target.display(), who.join(", ")),
     };
-    DriverError::new(ErrorKind::InUse, message).hint("stop what uses it and try again").caused_by(cause)
+    DriverError::new(ErrorKind::InUse, message).hint("stop what uses it and try again")
 }

@@ -64,6 +64,10 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Whether any other mount namespace of this host (a container) has the device mounted.
     fn held_elsewhere(&self, device: &Device) -> Result<bool>;
 
+    /// Refuses with `InUse`, naming the holders, where another mount namespace has the device that is mounted at the directory: an unmount
+    /// here would succeed, and leave them with it.
+    fn refuse_held(&self, target: &Path, device: &Device) -> Result<()>;
+
     /// Replaces a file of this boot: write, fsync, rename. After a power failure it may be the old one.
     fn save(&self, path: &Path, content: &[u8]) -> Result<()>;
 

@@ -94,13 +94,18 @@ pub fn mounts_below(target: &Path) -> Result<Vec<PathBuf>, CallError> {
 /// private to its namespace does count: it does hold the filesystem, until that service is restarted. A device that is claimed,
 /// but mounted in no namespace that we can see, counts as held: a namespace may live on without processes.
 pub fn held_elsewhere(path: &Path, number: (u32, u32)) -> Result<bool, CallError> {
+    Ok(who_holds_elsewhere(path, number)?.is_some())
+}
+
+/// The same, with those who can be named: `None` when nobody holds it, an empty list when they cannot be seen.
+pub fn who_holds_elsewhere(path: &Path, number: (u32, u32)) -> Result<Option<Vec<Holder>>, CallError> {
     if !blkdev::is_claimed(path)? {
-        return Ok(false);
+        return Ok(None);
     }
     let here = mountinfo::read(Path::new(mountinfo::OWN))?;
     match here.iter().filter(|m| is_of(m, path, number)).collect::<Vec<_>>()[..] {
-        [ours] => Ok(!elsewhere(path, number, Some(ours))?.is_empty()),
-        _ => Ok(true),
+        [ours] => Ok(Some(elsewhere(path, number, Some(ours))?).filter(|holders| !holders.is_empty())),
+        _ => Ok(Some(elsewhere(path, number, None)?)),
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod cases;
 mod machine;
+mod release;
 mod rig;
 mod stress;
 mod takeover;

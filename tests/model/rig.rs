@@ -8,8 +8,10 @@ use std::time::Duration;
 use rbd_docker_plugin::backend::fault::{Faults, Faulty, Plan};
 use rbd_docker_plugin::backend::sim::{Data, World};
 use rbd_docker_plugin::backend::{Backend, Owner, Stage};
+use rbd_docker_plugin::deadline::Deadline;
 use rbd_docker_plugin::driver::api::{Scope, VolumeDriver};
-use rbd_docker_plugin::driver::{Driver, Removal, Settings};
+use rbd_docker_plugin::driver::{Driver, Released, Removal, Settings};
+use rbd_docker_plugin::error::Result;
 use rbd_docker_plugin::host::{FsKind, Host};
 use rbd_docker_plugin::name::ImageSpec;
 use rbd_docker_plugin::size::Size;
@@ -42,7 +44,20 @@ fn identity(plugin: &str) -> Owner {
     }
 }
 
+/// How a driver is made.
+type Make = fn(Settings, Arc<dyn Backend>, Arc<dyn Host>) -> Result<Arc<Driver>>;
+
 fn open(world: &World, faults: &Arc<Faults>, removal: Removal, plugin: &str) -> Arc<Driver> {
+    make(world, faults, removal, plugin, Driver::open).unwrap()
+}
+
+fn make(
+    world: &World,
+    faults: &Arc<Faults>,
+    removal: Removal,
+    plugin: &str,
+    driver: Make,
+) -> Result<Arc<Driver>> {
     let sim = world.plugin(identity(plugin));
     let settings = Settings {
         pool: "rbd".to_owned(),
@@ -61,8 +76,7 @@ fn open(world: &World, faults: &Arc<Faults>, removal: Removal, plugin: &str) -> 
     };
     let backend: Arc<dyn Backend> = sim.clone();
     let host: Arc<dyn Host> = sim;
-    Driver::open(settings, Arc::new(Faulty::new(faults, backend)), Arc::new(Faulty::new(faults, host)))
-        .unwrap()
+    driver(settings, Arc::new(Faulty::new(faults, backend)), Arc::new(Faulty::new(faults, host)))
 }
 
 impl Rig {
@@ -81,6 +95,17 @@ impl Rig {
     pub(crate) fn restart(&mut self) {
         self.faults.disarm();
         self.driver = open(&self.world, &self.faults, self.removal, "p1");
+    }
+
+    /// The plugin has stopped, and all it has mounted is unmounted.
+    pub(crate) fn release_all(&mut self) -> Released {
+        self.try_release_all().unwrap()
+    }
+
+    /// The same, with the faults there are.
+    pub(crate) fn try_release_all(&mut self) -> Result<Released> {
+        let driver = make(&self.world, &self.faults, self.removal, "p1", Driver::new)?;
+        driver.release_all(Deadline::after(Duration::from_secs(600)))
     }
 
     /// Runs an operation with a fault; afterwards the plugin is at rest again. A crash restarts it.

@@ -155,31 +155,24 @@ fn after_a_kill_the_next_one_takes_the_socket_over() {
     assert_eq!(&first, b"HTTP/1.1 200 OK");
 }
 
+/// What doctor says of the daemon of a folder.
+pub(crate) fn doctor(folder: &Path, words: &[&str]) -> String {
+    let mut command = program();
+    command.args(["doctor", "--backend", "local", "--name", "n"]);
+    for (flag, dir) in [("--local-dir", ""), ("--mount", ""), ("--plugins", "p")] {
+        command.arg(flag).arg(folder.join(dir));
+    }
+    String::from_utf8(command.args(words).output().unwrap().stdout).unwrap()
+}
+
 #[test]
 fn doctor_sees_a_running_plugin_and_answers_in_one_document() {
     let daemon = Daemon::start();
-    let folder = daemon.folder.path().display().to_string();
-    let plugins = format!("{folder}/p");
-    let ask = |words: &[&str]| {
-        let mut command = program();
-        command.args([
-            "doctor",
-            "--backend",
-            "local",
-            "--local-dir",
-            &folder,
-            "--mount",
-            &folder,
-            "--name",
-            "n",
-        ]);
-        let Output { status, stdout, .. } =
-            command.args(["--plugins", &plugins]).args(words).output().unwrap();
-        (status.code(), String::from_utf8(stdout).unwrap())
-    };
     let running = format!("n is running, process {}", daemon.child.id());
-    assert!(ask(&[]).1.contains(&format!("ok    plugin         {running}\n")), "{}", ask(&[]).1);
-    let json: serde_json::Value = serde_json::from_str(&ask(&["--format", "json"]).1).unwrap();
+    let text = doctor(daemon.folder.path(), &[]);
+    assert!(text.contains(&format!("ok    plugin         {running}\n")), "{text}");
+    let json = doctor(daemon.folder.path(), &["--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let checks = json["checks"].as_array().unwrap();
     let plugin = checks.iter().find(|line| line["check"] == "plugin").unwrap();
     assert_eq!(

@@ -18,7 +18,7 @@ use rbd_docker_plugin::plugin::socket::Claim;
 use tempfile::TempDir;
 
 use crate::fake::{Fake, LONG};
-use crate::program::{daemon, wait_until};
+use crate::program::{daemon, doctor, wait_until};
 use crate::rig::{post, read_reply};
 
 /// The program as systemd starts it: with a listening socket as descriptor 3. It is to be closed on exec until then, so it comes as
@@ -146,6 +146,8 @@ fn nobody_is_refused_while_the_plugin_is_restarted() {
         child = start();
         succeeds(between);
     }
+    let doctor = doctor(folder.path(), &[]);
+    assert!(doctor.contains(&format!("n is running, process {}\n", child.0.id())), "{doctor}");
     // A plugin that somebody starts by hand meanwhile neither takes the name nor the socket.
     let second = daemon(folder.path()).output().unwrap();
     let text = String::from_utf8(second.stderr).unwrap();

@@ -139,6 +139,14 @@ impl Host for Sim {
         Ok(self.world.look().held.contains(&device.number.1))
     }
 
+    fn refuse_held(&self, target: &Path, device: &Device) -> Result<()> {
+        if self.held_elsewhere(device)? {
+            let message = format!("{} is still in use by a container", target.display());
+            return Err(DriverError::new(ErrorKind::InUse, message));
+        }
+        Ok(())
+    }
+
     fn save(&self, path: &Path, content: &[u8]) -> Result<()> {
         self.world.look().files.insert(path.to_owned(), content.to_vec());
         Ok(())

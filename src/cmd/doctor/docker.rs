@@ -28,7 +28,14 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
 
 /// The process that serves the plugin's name, if one does: 0 when the kernel does not tell.
 pub(super) fn listener(config: &Config) -> Option<i32> {
-    listens(&config.plugins.join(format!("{}.sock", config.name)))
+    let file = |kind: &str| config.plugins.join(format!("{}.{kind}", config.name));
+    // A socket that systemd has opened is systemd's for the kernel, whoever serves it; and to connect to it starts a plugin.
+    holder(&file("lock")).or_else(|| listens(&file("sock")))
+}
+
+/// The plugin that has left its process id in the lock file of its name, if it is still there.
+fn holder(lock: &Path) -> Option<i32> {
+    fs::read_to_string(lock).ok()?.trim().parse().ok().filter(|pid| is_plugin(*pid))
 }
 
 fn listens(socket: &Path) -> Option<i32> {
@@ -46,7 +53,11 @@ pub(super) fn engine() -> Option<i32> {
 }
 
 fn is_engine(pid: i32) -> bool {
-    process::stat(pid).is_some_and(|stat| stat.name == "dockerd")
+    is(pid, "dockerd")
+}
+
+fn is(pid: i32, name: &str) -> bool {
+    process::stat(pid).is_some_and(|stat| stat.name == name)
 }
 
 fn plugin(name: &str, listener: Option<i32>) -> Finding {
@@ -54,6 +65,9 @@ fn plugin(name: &str, listener: Option<i32>) -> Finding {
         None => Finding::ok("plugin", format!("{name} is not running")),
         Some(0) => Finding::ok("plugin", format!("{name} is running, outside of this process namespace")),
         Some(pid) if is_plugin(pid) => Finding::ok("plugin", format!("{name} is running, process {pid}")),
+        Some(pid) if is(pid, "systemd") => {
+            Finding::ok("plugin", format!("systemd listens for {name}, and starts it when it is asked"))
+        }
         Some(pid) => {
             let who = process::stat(pid).map_or_else(|| "?".to_owned(), |stat| stat.name);
             let found = format!("the name {name} is taken by process {pid} ({who})");
