@@ -16,7 +16,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
 
 use crate::cmd::output::Format;
-use crate::config::keys::{self, KEYS};
+use crate::config::keys::{self, CONF_FILE, KEYS, WORDS};
 use commands::FORMAT;
 
 /// What the program was told to do, and with which settings.
@@ -62,6 +62,10 @@ pub enum Action {
         /// How to answer.
         format: Format,
     },
+    /// `check`
+    Check,
+    /// `config check`
+    CheckConfig(Format),
 }
 
 /// Version and, when the build knew it, revision.
@@ -76,8 +80,13 @@ pub fn version() -> &'static str {
 /// What was asked for. The error prints itself: help and version are errors too.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
     let mut words: Vec<OsString> = arguments.into_iter().collect();
+    like_the_wrapper(&mut words);
+    let mut is_value = false;
     for word in words.iter_mut().skip(1) {
-        *word = respell(std::mem::take(word));
+        if !std::mem::take(&mut is_value) {
+            *word = respell(std::mem::take(word));
+            is_value = KEYS.iter().any(|key| key.value == WORDS && *word == *format!("--{}", key.name));
+        }
     }
     let command = command();
     stand_alone(&mut words, &command);
@@ -112,12 +121,28 @@ fn action(path: &[(&str, &ArgMatches)], of: &ArgMatches) -> Result<Action, clap:
             Action::BreakLock { volume: text("IMAGE"), force: of.get_flag("force"), format: format() }
         }
         [("lock", _), ..] => Action::Locks(format()),
+        [("check", _)] => Action::Check,
+        [("config", _), ..] => Action::CheckConfig(format()),
         [("fence", _), (_, fence)] if fence.contains_id("HOST") => {
             return Err(command().error(ErrorKind::ArgumentConflict, "give a host to fence, or ls, not both"));
         }
         [("fence", _), ..] if path.len() > 1 => Action::Fences(format()),
         [..] => Action::Fence { host: text("HOST"), format: format() },
     })
+}
+
+/// The wrapper script of rbd-docker-plugin 2.0.1 made `-key=value` of each line of its conf file, `-=` of a blank one, and passed the
+/// name of a file that it was given on as well.
+fn like_the_wrapper(words: &mut Vec<OsString>) {
+    words.retain(|word| word != "-=");
+    let is_flag =
+        |word: &OsString| word.to_str().is_some_and(|text| text.starts_with('-') && text.contains('='));
+    if let [_, flags @ .., path] = words.as_mut_slice()
+        && flags.iter().all(is_flag)
+        && path.to_str().is_some_and(|text| text.starts_with('/'))
+    {
+        *path = format!("--{CONF_FILE}={}", path.display()).into();
+    }
 }
 
 /// Go's flag package took `-x` for `--x`; we also take aliases, underscores and any case. What is no flag of ours stays as it

@@ -3,12 +3,14 @@
 //! [`keys`] is the table of them, [`layers`] finds who said what, and [`Config::load`] makes values of it. A wrong value is
 //! an error that names the key, the value, where it came from and what is accepted.
 
+pub mod examine;
 pub mod file;
 pub mod keys;
 pub mod layers;
 #[cfg(test)]
 mod tests;
 mod values;
+mod wetopi;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,7 +22,7 @@ use crate::error::{DriverError, ErrorKind, Result};
 use crate::host::FsKind;
 use crate::size::Size;
 use crate::telemetry::log;
-use layers::{Layers, Value};
+use layers::{Layers, Refused, Value};
 
 /// Everything that the plugin was told.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +51,10 @@ pub struct Config {
     pub size: Size,
     /// Filesystem of a new image.
     pub fs: FsKind,
+    /// Further options for its mkfs.
+    pub mkfs_options: Vec<String>,
+    /// Mount options of a new volume, and of images that others made.
+    pub mount_options: Option<String>,
     /// What Docker is told about who sees a volume.
     pub scope: Scope,
     /// How long a request waits for another operation on the same volume.
@@ -79,12 +85,18 @@ pub struct Ceph {
     pub user: String,
     /// Ceph configuration.
     pub conf: PathBuf,
+    /// Keyring of the user, where it is not left to the configuration.
+    pub keyring: Option<PathBuf>,
     /// Ceph cluster name, often empty.
     pub cluster: String,
     /// Pools whose images are volumes, the default one first.
     pub pools: Vec<String>,
+    /// Namespace of a volume whose name does not say a pool.
+    pub namespace: Option<String>,
     /// Features of new images, where they are not left to the cluster.
     pub features: Option<String>,
+    /// Size of the objects of new images, where it is not left to the cluster.
+    pub object_size: Option<Size>,
     /// Options of every mapping.
     pub map_options: Option<String>,
     /// Whether the images of a dead host are taken over.
@@ -106,11 +118,14 @@ pub struct SocketGroup {
     pub gid: u32,
 }
 
-/// The variables of this process that are ours.
+/// The variables of this process that are ours, or those of a plugin that we replace.
 pub fn environment() -> Result<BTreeMap<String, String>> {
     let mut ours = BTreeMap::new();
     for (name, value) in std::env::vars_os() {
-        let Some(name) = name.to_str().filter(|name| name.starts_with(keys::ENV_PREFIX)) else { continue };
+        let Some(name) = name.to_str() else { continue };
+        if !name.starts_with(keys::ENV_PREFIX) && !wetopi::is_theirs(name) {
+            continue;
+        }
         let value = value.into_string().map_err(|value| {
             DriverError::new(
                 ErrorKind::Config,
@@ -128,18 +143,27 @@ impl Config {
         flags: &BTreeMap<&'static str, String>,
         environment: &BTreeMap<String, String>,
     ) -> Result<Self> {
-        let all = Layers::gather(flags, environment)?;
-        let mut warnings: Vec<String> = all
-            .unknown_variables()
-            .iter()
-            .map(|name| format!("unknown environment variable {name}"))
-            .collect();
+        Self::settle(&Layers::gather(flags, environment))
+    }
 
-        let name = parse(&all, "name", values::name)?;
-        let mount = parse(&all, "mount", values::path)?;
-        let pool = parse(&all, "pool", values::pool)?;
-        let state = optional(&all, "state", values::path)?.unwrap_or_else(|| mount.join(".state"));
-        let (remove, deprecated) = parse(&all, "remove", values::remove_action)?;
+    /// The same with layers that were put together already.
+    pub fn settle(all: &Layers) -> Result<Self> {
+        match all.errors().first() {
+            Some(e) => Err(e.clone()),
+            None => Self::of(all).map_err(|refused| refused.error),
+        }
+    }
+
+    /// Makes values of what was said.
+    pub fn of(all: &Layers) -> Result<Self, Refused> {
+        let mut warnings = all.warnings().to_vec();
+        let name = parse(all, "name", values::name)?;
+        let mount = parse(all, "mount", values::path)?;
+        let pool = parse(all, "pool", values::pool)?;
+        let state = optional(all, "state", values::path)?.unwrap_or_else(|| mount.join(".state"));
+        let fs = parse(all, "fs", |text| text.parse::<FsKind>().map_err(|e| e.to_string()))?;
+        let mkfs_options = optional(all, "mkfs-options", |text| values::mkfs_options(text, fs))?;
+        let (remove, deprecated) = parse(all, "remove", values::remove_action)?;
         warnings.extend(deprecated);
         let go_ceph = all.get("go-ceph")?;
         values::boolean(&go_ceph.text).map_err(|why| go_ceph.refused(why))?;
@@ -148,18 +172,20 @@ impl Config {
                 .push(format!("go-ceph (from {}) has no meaning any more and is ignored", go_ceph.origin));
         }
         Ok(Self {
-            plugins: parse(&all, "plugins", values::path)?,
-            socket_group: parse(&all, "socket-group", values::group)?,
-            backend: backend(&all)?,
-            ceph: ceph(&all, &pool)?,
+            plugins: parse(all, "plugins", values::path)?,
+            socket_group: parse(all, "socket-group", values::group)?,
+            backend: backend(all)?,
+            ceph: ceph(all, &pool)?,
             pool,
-            create: parse(&all, "create", values::boolean)?,
-            size: parse(&all, "size", |text| text.parse::<Size>().map_err(|e| e.to_string()))?,
-            fs: parse(&all, "fs", |text| text.parse::<FsKind>().map_err(|e| e.to_string()))?,
-            scope: parse(&all, "scope", values::scope)?,
-            wait: parse(&all, "wait", |text| values::seconds(text, 110))?,
-            orphan_grace: parse(&all, "orphan-grace", |text| values::seconds(text, 31_536_000))?,
-            log: log_options(&all, &name)?,
+            create: parse(all, "create", values::boolean)?,
+            size: parse(all, "size", |text| text.parse::<Size>().map_err(|e| e.to_string()))?,
+            fs,
+            mkfs_options: mkfs_options.unwrap_or_default(),
+            mount_options: optional(all, "mount-options", values::mount_options)?,
+            scope: parse(all, "scope", values::scope)?,
+            wait: parse(all, "wait", |text| values::seconds(text, 110))?,
+            orphan_grace: parse(all, "orphan-grace", |text| values::seconds(text, 31_536_000))?,
+            log: log_options(all, &name)?,
             name,
             mount,
             state,
@@ -169,21 +195,21 @@ impl Config {
     }
 }
 
-fn parse<T>(all: &Layers, key: &str, with: impl Fn(&str) -> std::result::Result<T, String>) -> Result<T> {
+fn parse<T>(all: &Layers, key: &'static str, with: impl Fn(&str) -> Result<T, String>) -> Result<T, Refused> {
     let value = all.get(key)?;
     with(&value.text).map_err(|why| value.refused(why))
 }
 
 fn optional<T>(
     all: &Layers,
-    key: &str,
-    with: impl Fn(&str) -> std::result::Result<T, String>,
-) -> Result<Option<T>> {
+    key: &'static str,
+    with: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, Refused> {
     let value: &Value = all.get(key)?;
     if value.text.is_empty() { Ok(None) } else { parse(all, key, with).map(Some) }
 }
 
-fn backend(all: &Layers) -> Result<Backend> {
+fn backend(all: &Layers) -> Result<Backend, Refused> {
     let dir = optional(all, "local-dir", values::path)?;
     let value = all.get("backend")?;
     match (value.text.as_str(), dir) {
@@ -197,7 +223,7 @@ fn backend(all: &Layers) -> Result<Backend> {
     }
 }
 
-fn ceph(all: &Layers, pool: &str) -> Result<Ceph> {
+fn ceph(all: &Layers, pool: &str) -> Result<Ceph, Refused> {
     let mut pools = vec![pool.to_owned()];
     for further in parse(all, "pools", |text| values::list(text, values::pool))? {
         if !pools.contains(&further) {
@@ -205,11 +231,14 @@ fn ceph(all: &Layers, pool: &str) -> Result<Ceph> {
         }
     }
     Ok(Ceph {
-        user: parse(all, "user", values::word)?,
+        user: parse(all, "user", values::user)?,
         conf: parse(all, "config", values::path)?,
+        keyring: optional(all, "keyring", values::path)?,
         cluster: parse(all, "cluster", values::word)?,
         pools,
+        namespace: optional(all, "namespace", values::namespace)?,
         features: optional(all, "features", values::word)?,
+        object_size: optional(all, "object-size", values::object_size)?,
         map_options: optional(all, "map-options", values::word)?,
         takeover: parse(all, "takeover", values::takeover)?,
         owner_wait: parse(all, "owner-wait", |text| values::seconds(text, 60))?,
@@ -221,7 +250,7 @@ fn ceph(all: &Layers, pool: &str) -> Result<Ceph> {
     })
 }
 
-fn log_options(all: &Layers, name: &str) -> Result<log::Options> {
+fn log_options(all: &Layers, name: &str) -> Result<log::Options, Refused> {
     let debug = parse(all, "debug", values::boolean)?;
     let level = parse(all, "log-level", values::log_level)?;
     let logdir = all.get("logdir")?;

@@ -16,6 +16,7 @@ pub mod error;
 pub mod host;
 pub mod linux;
 pub mod name;
+pub mod nearest;
 pub mod plugin;
 pub mod size;
 pub mod telemetry;

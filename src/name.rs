@@ -167,6 +167,14 @@ impl VolumeName {
         self.size
     }
 
+    /// The image it means when a bare name is in this pool and namespace.
+    pub fn in_place(&self, pool: &str, namespace: Option<&str>) -> Result<ImageSpec> {
+        match &self.pool {
+            Some(own) => self.in_pool(own),
+            None => ImageSpec::new(pool, namespace, &self.image),
+        }
+    }
+
     /// The image it means when a bare name is in `default_pool`.
     pub fn in_pool(&self, default_pool: &str) -> Result<ImageSpec> {
         ImageSpec::new(self.pool().unwrap_or(default_pool), self.namespace.as_deref(), &self.image)

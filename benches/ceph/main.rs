@@ -58,6 +58,7 @@ fn main() {
     let connect = Connect {
         conf: conf.clone(),
         user: "docker".to_owned(),
+        keyring: None,
         cluster: String::new(),
         timeout: Duration::from_secs(30),
     };

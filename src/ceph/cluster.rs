@@ -24,6 +24,8 @@ pub struct Connect {
     pub conf: PathBuf,
     /// The user, with or without `client.`.
     pub user: String,
+    /// The user's keyring, if it is another one than the conf file says.
+    pub keyring: Option<PathBuf>,
     /// The cluster's name, which the conf file may refer to as `$cluster`; empty means `ceph`.
     pub cluster: String,
     /// How long a monitor or an OSD may take for one answer, in whole seconds (rounded up).
@@ -279,7 +281,11 @@ impl Handle {
         let path = c_string(call, options.conf.as_os_str().as_bytes())?;
         // SAFETY: the handle is live and not connected, and the path ends with a zero byte.
         let rc = unsafe { sys::rados_conf_read_file(self.0, path.as_ptr()) };
-        check(call, options.conf.display(), rc.into()).map(drop)
+        check(call, options.conf.display(), rc.into())?;
+        match &options.keyring {
+            Some(path) => self.set("keyring", &path.to_string_lossy()),
+            None => Ok(()),
+        }
     }
 
     fn set(&self, key: &str, value: &str) -> Result<()> {

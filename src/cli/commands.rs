@@ -3,10 +3,13 @@
 use clap::builder::TypedValueParser;
 use clap::{Arg, ArgAction, Command};
 
-use super::texts::{AFTER_LONG_HELP, BREAK_ABOUT, DOCTOR_ABOUT, FENCE_ABOUT, LONG_ABOUT, UNMOUNT_ABOUT};
+use super::texts::{
+    AFTER_LONG_HELP, BREAK_ABOUT, CHECK_ABOUT, CONFIG_CHECK_ABOUT, DOCTOR_ABOUT, FENCE_ABOUT, LONG_ABOUT,
+    UNMOUNT_ABOUT,
+};
 use super::version;
 use crate::cmd::output::Format;
-use crate::config::keys::{KEYS, Key};
+use crate::config::keys::{KEYS, Key, WORDS};
 
 /// What clap is to know.
 pub fn command() -> Command {
@@ -76,6 +79,22 @@ pub fn command() -> Command {
                 .help("How long it may take; what is not done by then is left"),
         )
         .arg(format_argument());
+    let check = Command::new("check")
+        .about("Looks whether volumes can be had, for a monitoring system: one line, and an exit status")
+        .long_about(CHECK_ABOUT)
+        .override_usage("rbd-docker-plugin check [--FLAG VALUE]...");
+    let config = Command::new("config")
+        .about("Shows the settings, where each comes from, and all that is wrong with them")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .override_usage("rbd-docker-plugin config check [--format text|json] [--FLAG VALUE]...")
+        .subcommand(
+            Command::new("check")
+                .about("Shows the settings, where each comes from, and all that is wrong with them")
+                .long_about(CONFIG_CHECK_ABOUT)
+                .override_usage("rbd-docker-plugin config check [--format text|json] [--FLAG VALUE]...")
+                .arg(format_argument()),
+        );
     Command::new("rbd-docker-plugin")
         .version(version())
         .about("A Docker volume driver for Ceph RBD")
@@ -90,7 +109,7 @@ pub fn command() -> Command {
         .disable_help_subcommand(true)
         .subcommand_value_name("COMMAND")
         .args(KEYS.iter().map(argument))
-        .subcommands([doctor, lock, fence, unmount].map(with_settings))
+        .subcommands([doctor, check, config, lock, fence, unmount].map(with_settings))
 }
 
 /// A command takes the settings too; its help does not repeat them.
@@ -130,6 +149,7 @@ fn argument(key: &'static Key) -> Arg {
         .long(key.name)
         .value_name(key.value)
         .action(ArgAction::Set)
+        .allow_hyphen_values(key.value == WORDS)
         .help(help)
         .help_heading(key.heading)
         .hide(key.heading.is_none());

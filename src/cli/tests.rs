@@ -38,6 +38,13 @@ fn commands_and_settings_around_them() {
         ("fence ls --format json", Action::Fences(Format::Json), vec![]),
         ("unmount --all", unmount(60, text), vec![]),
         ("-name=n unmount --timeout 5 -all --format json", unmount(5, Format::Json), vec![("name", "n")]),
+        ("--pool p check", Action::Check, vec![("pool", "p")]),
+        ("config check --format=json", Action::CheckConfig(Format::Json), vec![]),
+        (
+            "-create=true config check -pool=p",
+            Action::CheckConfig(text),
+            vec![("create", "true"), ("pool", "p")],
+        ),
         ("--name doctor", Action::Serve, vec![("name", "doctor")]),
     ] {
         let flags = flags.into_iter().map(|(k, v)| (k, v.to_owned())).collect();
@@ -73,6 +80,12 @@ fn tolerances() {
         ("--logdir -", vec![("logdir", "-")]),
         ("-cluster= -user=", vec![("cluster", ""), ("user", "")]),
         ("--name a=b", vec![("name", "a=b")]),
+        ("--mkfs-options -K", vec![("mkfs-options", "-K")]),
+        ("--mkfs-options=-K --create", vec![("create", "true"), ("mkfs-options", "-K")]),
+        ("--volroot /v/rbd --fsType xfs", vec![("fs", "xfs"), ("volroot", "/v/rbd")]),
+        // The wrapper script on a conf file with a blank line, named as its argument.
+        ("-create=true -= -fs=xfs /etc/c", vec![("conf-file", "/etc/c"), ("create", "true"), ("fs", "xfs")]),
+        ("/etc/c", vec![("conf-file", "/etc/c")]),
     ] {
         let expected: Vec<_> = expected.into_iter().map(|(k, v)| (k, v.to_owned())).collect();
         assert_eq!(flags(line).unwrap_or_else(|e| panic!("{line}: {e}")), expected, "{line}");
@@ -86,6 +99,13 @@ fn wrong_usage_ends_with_2_and_names_the_flag() {
         ("-colour", "--colour"),
         ("--name", "--name"),
         ("serve", "serve"),
+        ("--create=true etc/c", "etc/c"),
+        ("--poool x", "'--pool'"),
+        ("-polo x", "'--pool"),
+        ("chekc", "'check'"),
+        ("config", "Usage"),
+        ("config chek", "'check'"),
+        ("check now", "now"),
         ("--size -5", "-5"),
         ("-x", "-x"),
         ("lock", "Usage"),
@@ -124,6 +144,9 @@ fn help_and_version() {
         ("lock break -h", "--force"),
         ("fence --help", "blocklist rm"),
         ("fence ls -h", "--format"),
+        ("check --help", "CEPH_CONF"),
+        ("config --help", "check"),
+        ("config check --help", "Exit status 0"),
     ] {
         let e = flags(line).unwrap_err();
         assert_eq!(e.exit_code(), 0, "{line}");

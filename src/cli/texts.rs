@@ -8,10 +8,29 @@ not answer is told as such.
 
 Exit status 0 when no line says fail, 1 when one does.";
 
+pub(super) const CHECK_ABOUT: &str = "\
+Looks whether volumes can be had: ceph.conf and the user's key are there, and the cluster lists the images of --pool and --pools. It prints \
+one line, `rbd-docker-plugin: HOST: OK ...` or `rbd-docker-plugin: HOST: ERROR ...`, and is done within --ceph-timeout, whatever does \
+not answer. `doctor` looks at much more, and says what mends it.
+
+Exit status, as that of the check-ceph-rbd-docker-plugin.sh of old: 0 all is well, 1 there is no ceph.conf, 3 there is no key, 5 the cluster does not \
+list the images, 2 wrong usage or settings. CEPH_CONF, CEPH_USER and CEPH_KEY (a keyring) in the environment count where the settings say \
+nothing.";
+
+pub(super) const CONFIG_CHECK_ABOUT: &str = "\
+Shows each setting, its value and where that comes from: a flag, a variable of the environment, a line of the configuration file, or the \
+default. Then what should be said otherwise, and everything that is wrong. It runs nothing and asks nobody. The daemon starts with settings that \
+pass.
+
+Exit status 0 when they are right, 2 when not.";
+
 pub(super) const BREAK_ABOUT: &str = "\
 Frees an image whose owner is gone. That owner's kernel client is shut out of the cluster first, and its plugin if it does not run: \
 nothing that they still have in memory reaches the disk afterwards. An owner that shows a sign of life (its plugin runs, or its kernel \
-has the image mapped) is refused without --force.";
+has the image mapped) is refused without --force.
+
+An image without an owner record may bear an advisory lock of another plugin, such as rbd-docker-plugin 2.0.1 or docker-volume-rbd: \
+that is ended too, unless somebody has the image mapped.";
 
 pub(super) const FENCE_ABOUT: &str = "\
 Shuts out every kernel client that a host has mapped images with, alive or not, and its plugin's own, for --fence-days, and frees \
@@ -43,6 +62,8 @@ A flag may be written -x or --x, with its value after a blank or a '='.";
 pub(super) const AFTER_LONG_HELP: &str = "\
 LOOKING AFTER IT
   doctor              What is wrong, and what mends it
+  check               The same in one line, for a monitoring system
+  config check        The settings, and where each of them comes from
   lock ls             Who owns which image
   lock break IMAGE    Frees an image whose owner is gone; --force: or alive
   fence HOST          Shuts a host out, and frees all its images
@@ -105,6 +126,8 @@ ENVIRONMENT
       when the plugin is ready, what it does, and that it still serves.
   A flag wins over the environment, the environment over the file, the file
   over the default. An empty value counts as not given. RUST_LOG is not read.
+  The variables of wetopi/docker-volume-rbd (RBD_CONF_POOL, VOLUME_SIZE and so
+  on) are understood beside one that begins with RBD_CONF_; ours win.
 
 SIGNALS
   SIGTERM, SIGINT
@@ -115,7 +138,7 @@ SIGNALS
 
 EXIT STATUS
   0 stopped as told, or done; 1 failed, for doctor: something is wrong;
-  2 wrong flag, variable or configuration file.
+  2 wrong flag, variable or configuration file. check has its own.
 
 EXAMPLES
   Try it without a Ceph cluster:

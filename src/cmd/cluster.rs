@@ -9,14 +9,20 @@ use crate::error::{DriverError, ErrorKind, Result};
 
 /// Connects to it; an error when images are in no cluster.
 pub(super) fn connect(config: &Config) -> Result<Admin> {
+    expect(config)?;
+    Admin::connect(&config.ceph)
+}
+
+/// An error when images are in no cluster.
+pub(super) fn expect(config: &Config) -> Result<()> {
     let other = |name: &str, hint: &str| {
         let message = format!(
-            "lock and fence are for images in a Ceph cluster, and these settings say --backend {name}"
+            "check, lock and fence are for images in a Ceph cluster, and these settings say --backend {name}"
         );
         Err(DriverError::new(ErrorKind::Config, message).hint(hint))
     };
     match &config.backend {
-        Backend::Rbd => Admin::connect(&config.ceph),
+        Backend::Rbd => Ok(()),
         Backend::Local(dir) => other(
             "local",
             &format!(

@@ -118,7 +118,10 @@ fn step(
 }
 
 /// Does `work` on a thread of its own; nothing when that takes too long. It is left to itself then, until this process ends.
-fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) fn within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let (done, wait) = sync_channel(1);
     let run = move || drop(done.send(work()));
     thread::Builder::new().name("doctor".to_owned()).spawn(run).ok()?;

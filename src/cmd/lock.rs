@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::cluster::{connect, consequences};
 use super::output::{self, Format, table};
-use crate::backend::rbd::admin::Lock;
+use crate::backend::rbd::admin::{Lock, Unlocked};
+use crate::ceph::Locker;
 use crate::config::Config;
 use crate::error::{DriverError, ErrorKind, Result};
-use crate::name::VolumeName;
+use crate::name::{ImageSpec, VolumeName};
 
 /// What `lock ls` answers.
 #[derive(Debug, Serialize)]
@@ -25,6 +26,7 @@ pub(super) struct Freed<'a> {
     pub(super) fenced: Vec<&'a str>,
     pub(super) plugins_fenced: Vec<&'a str>,
     pub(super) fence_days: u64,
+    unlocked: &'a [Locker],
 }
 
 impl<'a> Freed<'a> {
@@ -34,7 +36,7 @@ impl<'a> Freed<'a> {
         let fenced = once(freed.iter().filter_map(|lock| lock.client_addr.as_deref()).collect());
         let plugins = freed.iter().filter(|lock| lock.takes_plugin(host));
         let plugins_fenced = once(plugins.filter_map(|lock| lock.plugin_addr.as_deref()).collect());
-        Self { freed, fenced, plugins_fenced, fence_days: days }
+        Self { freed, fenced, plugins_fenced, fence_days: days, unlocked: &[] }
     }
 }
 
@@ -56,12 +58,33 @@ pub(super) fn break_one(config: &Config, volume: &str, force: bool, format: Form
     let name: VolumeName = volume.parse().map_err(wrong)?;
     let admin = connect(config)?;
     let spec = admin.resolve(&name)?;
-    let freed = admin.break_lock(&spec, force)?;
     let days = admin.fence_lasts().as_secs() / 86_400;
+    let freed = match admin.break_lock(&spec, force) {
+        // Of other plugins there is no record.
+        Err(e) if e.kind == ErrorKind::NotFound && e.also.is_empty() => {
+            let Unlocked { lockers, fenced } = admin.break_advisory(&spec, force)?.ok_or(e)?;
+            let fenced = fenced.iter().map(String::as_str).collect();
+            let answer = Freed { fenced, unlocked: &lockers, ..Freed::new(&[], false, days) };
+            return output::print(format, &answer, || unlocked(&spec, &answer));
+        }
+        freed => freed?,
+    };
     let answer = Freed::new(&freed, false, days);
     output::print(format, &answer, || {
         format!("{spec} is free.\n\n{}\n{}", listed(&freed), consequences(&answer))
     })
+}
+
+fn unlocked(spec: &ImageSpec, answer: &Freed<'_>) -> String {
+    let row = |locker: &Locker| vec![locker.client.clone(), locker.address.clone(), locker.cookie.clone()];
+    let rows: Vec<Vec<String>> = answer.unlocked.iter().map(row).collect();
+    let locks = table(&["LOCKED BY", "ADDRESS", "COOKIE"], &rows);
+    let fenced = if answer.fenced.is_empty() {
+        "Nobody had it mapped, so nobody was shut out: a host that is only cut off may still write to it when it is back.\n".to_owned()
+    } else {
+        format!("Shut out of the cluster for {} days: {}.\n", answer.fence_days, answer.fenced.join(", "))
+    };
+    format!("{spec} is not locked any more.\n\n{locks}\n{fenced}")
 }
 
 /// Records as a table.

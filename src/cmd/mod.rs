@@ -1,7 +1,10 @@
 //! What the program does, one file for each thing.
 
 #[cfg(feature = "ceph")]
+mod check;
+#[cfg(feature = "ceph")]
 mod cluster;
+mod config_check;
 pub mod doctor;
 #[cfg(feature = "ceph")]
 mod fence;
@@ -23,6 +26,13 @@ pub fn run(invocation: &Invocation) -> Result<ExitCode> {
     let flags = &invocation.flags;
     if let Action::Doctor(format) = invocation.action {
         return doctor::run(flags, format);
+    }
+    if let Action::CheckConfig(format) = invocation.action {
+        return config_check::run(flags, format);
+    }
+    #[cfg(feature = "ceph")]
+    if invocation.action == Action::Check {
+        return check::run(flags);
     }
     let config = Config::load(flags, &config::environment()?)?;
     if invocation.action == Action::Serve {
@@ -48,7 +58,11 @@ fn explain(config: &Config) -> Result<()> {
 #[cfg(feature = "ceph")]
 fn administer(action: &Action, config: &Config) -> Result<()> {
     match action {
-        Action::Serve | Action::Doctor(_) | Action::UnmountAll { .. } => Ok(()),
+        Action::Serve
+        | Action::Doctor(_)
+        | Action::UnmountAll { .. }
+        | Action::Check
+        | Action::CheckConfig(_) => Ok(()),
         Action::Locks(format) => lock::ls(config, *format),
         Action::BreakLock { volume, force, format } => lock::break_one(config, volume, *force, *format),
         Action::Fence { host, format } => fence::host(config, host, *format),
@@ -61,6 +75,6 @@ fn administer(_: &Action, _: &Config) -> Result<()> {
     use crate::error::{DriverError, ErrorKind};
     Err(DriverError::new(
         ErrorKind::Config,
-        "lock and fence are for images in a Ceph cluster: this build has no Ceph support",
+        "check, lock and fence are for images in a Ceph cluster: this build has no Ceph support",
     ))
 }

@@ -18,31 +18,46 @@ pub struct Line<'a> {
     pub number: usize,
 }
 
-/// Reads the text of a configuration file; `path` is for the errors.
-pub fn parse<'a>(text: &'a str, path: &Path) -> Result<Vec<Line<'a>>> {
-    let mut lines = Vec::new();
+/// Reads the text of a configuration file: what it sets, and what is wrong with it. `path` is for the errors.
+pub fn parse<'a>(text: &'a str, path: &Path) -> (Vec<Line<'a>>, Vec<DriverError>) {
+    let (mut lines, mut errors) = (Vec::new(), Vec::new());
     for (index, raw) in text.lines().enumerate() {
-        let number = index + 1;
-        let bad = |why: String| {
-            DriverError::new(ErrorKind::Config, format!("{}:{number}: {why}", path.display()))
-                .hint("a line is key=value, where key is a flag without its dashes; # begins a comment")
-        };
         let line = without_comment(raw).trim();
-        if line.is_empty() {
-            continue;
+        match line_of(line, index + 1) {
+            _ if line.is_empty() => {}
+            Ok(line) => lines.push(line),
+            Err((why, hint)) => errors.push(
+                DriverError::new(ErrorKind::Config, format!("{}:{}: {why}", path.display(), index + 1))
+                    .hint(hint),
+            ),
         }
-        let (name, value) = line.split_once('=').ok_or_else(|| bad(format!("{line:?} has no '='")))?;
-        let (name, value) = (name.trim(), value.trim());
-        let key = keys::find(name).ok_or_else(|| bad(format!("unknown key {name:?}")))?;
-        if key.name == CONF_FILE {
-            return Err(bad(format!("{CONF_FILE} cannot be set in the file itself")));
-        }
-        if value.starts_with(['"', '\'']) {
-            return Err(bad(format!("{name} = {value}: write the value without quotes")));
-        }
-        lines.push(Line { key, value, number });
     }
-    Ok(lines)
+    (lines, errors)
+}
+
+/// One line, or why it is none and what to do about it.
+fn line_of(line: &str, number: usize) -> Result<Line<'_>, (String, String)> {
+    let form =
+        || "a line is key=value, where key is a flag without its dashes; # begins a comment".to_owned();
+    let (name, value) = line.split_once('=').ok_or_else(|| (format!("{line:?} has no '='"), form()))?;
+    let (name, value) = (name.trim(), value.trim());
+    let Some(key) = keys::find(name) else {
+        let hint = keys::nearest(name).map_or_else(
+            || "rbd-docker-plugin --help lists the flags; a key is a flag without its dashes".to_owned(),
+            |near| format!("did you mean {near}?"),
+        );
+        return Err((format!("unknown key {name:?}"), hint));
+    };
+    if key.name == CONF_FILE {
+        return Err((
+            format!("{CONF_FILE} cannot be set in the file itself"),
+            "give it as a flag".to_owned(),
+        ));
+    }
+    if value.starts_with(['"', '\'']) {
+        return Err((format!("{name} = {value}: write the value without quotes"), form()));
+    }
+    Ok(Line { key, value, number })
 }
 
 /// The line up to a `#` that starts it or follows a blank.
@@ -82,7 +97,9 @@ mod tests {
     use proptest::prelude::proptest;
 
     fn set(text: &str) -> Vec<(&'static str, &str, usize)> {
-        parse(text, Path::new("/c")).unwrap().iter().map(|l| (l.key.name, l.value, l.number)).collect()
+        let (lines, errors) = parse(text, Path::new("/c"));
+        assert!(errors.is_empty(), "{errors:?}");
+        lines.iter().map(|l| (l.key.name, l.value, l.number)).collect()
     }
 
     #[test]
@@ -110,10 +127,20 @@ mod tests {
             ("conf-file=/x", "/c:1: conf-file cannot be set in the file itself"),
             ("mount=\"/x\"", "/c:1: mount = \"/x\": write the value without quotes"),
         ] {
-            let e = parse(text, Path::new("/c")).unwrap_err();
-            assert_eq!(e.kind, ErrorKind::Config);
-            assert_eq!(e.message, why);
+            let (_, errors) = parse(text, Path::new("/c"));
+            assert_eq!(errors.len(), 1, "{errors:?}");
+            assert_eq!((errors[0].kind, errors[0].message.as_str()), (ErrorKind::Config, why));
         }
+    }
+
+    #[test]
+    fn a_wrong_line_hides_no_other_and_a_near_miss_is_told() {
+        let (lines, errors) = parse("poll=x\nsize=1\nfoolish\nmout=/m\nzzzzzz=1", Path::new("/c"));
+        assert_eq!(lines.iter().map(|line| line.key.name).collect::<Vec<_>>(), ["size"]);
+        let hints: Vec<String> = errors.iter().filter_map(|e| e.hint.clone()).collect();
+        assert_eq!(errors.len(), 4);
+        assert_eq!([hints[0].as_str(), hints[2].as_str()], ["did you mean pool?", "did you mean mount?"]);
+        assert!(hints[3].contains("--help"), "{hints:?}");
     }
 
     #[test]

@@ -62,6 +62,21 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         heading: VOLUMES,
+        help: "RADOS namespace of a volume whose name does not say a pool",
+        ..key("namespace", "", "NAME")
+    },
+    Key {
+        heading: VOLUMES,
+        help: "Further options for mkfs of a new volume whose filesystem is that of --fs, quoted as in a shell",
+        ..key("mkfs-options", "", WORDS)
+    },
+    Key {
+        heading: VOLUMES,
+        help: "Mount options of a new volume, and of images that others made, as in fstab",
+        ..key("mount-options", "", "OPTIONS")
+    },
+    Key {
+        heading: VOLUMES,
         help: "What Docker is told: whether a volume of one name is the same on all hosts",
         ..key("scope", "global", "global|local")
     },
@@ -88,6 +103,11 @@ pub const KEYS: &[Key] = &[
         ..key("user", "admin", "USER")
     },
     Key { heading: BACKEND, help: "Ceph configuration", ..key("config", "/etc/ceph/ceph.conf", "FILE") },
+    Key {
+        heading: BACKEND,
+        help: "Keyring with the user's key [default: as ceph.conf has it]",
+        ..key("keyring", "", "FILE")
+    },
     Key { heading: BACKEND, help: "Ceph cluster name", ..key("cluster", "", "NAME") },
     Key {
         heading: BACKEND,
@@ -98,6 +118,11 @@ pub const KEYS: &[Key] = &[
         heading: BACKEND,
         help: "Features of a new image, with commas [default: the cluster's, as far as this kernel has them]",
         ..key("features", "", "FEATURES")
+    },
+    Key {
+        heading: BACKEND,
+        help: "Size of the objects of a new image; a bare number is bytes [default: the cluster's, 4M]",
+        ..key("object-size", "", "SIZE")
     },
     Key {
         heading: BACKEND,
@@ -173,7 +198,14 @@ pub const KEYS: &[Key] = &[
         ..key("debug", "false", "BOOL")
     },
     Key { switch: true, help: "Accepted and ignored", ..key("go-ceph", "false", "BOOL") },
+    Key { help: "The mount root with the name behind it", ..key(VOLROOT, "", "DIR") },
 ];
+
+/// The mount root as tobilg/docker-volume-rbd has it: with the driver's name for its last part.
+pub const VOLROOT: &str = "volroot";
+
+/// Stands for a value that may begin with a dash.
+pub const WORDS: &str = "WORDS";
 
 /// The one key that cannot be in the file.
 pub const CONF_FILE: &str = "conf-file";
@@ -186,6 +218,14 @@ impl Key {
     pub fn variable(&self) -> String {
         format!("{ENV_PREFIX}{}", self.name.replace('-', "_").to_ascii_uppercase())
     }
+}
+
+/// The spelling that somebody may have meant by one that is none.
+pub fn nearest(text: &str) -> Option<&'static str> {
+    let name = text.to_ascii_lowercase().replace('_', "-");
+    let known = KEYS.iter().filter(|key| key.heading.is_some());
+    let known = known.flat_map(|key| std::iter::once(key.name).chain(key.aliases.iter().copied()));
+    crate::nearest::of(&name, known)
 }
 
 /// The key that somebody means: dashes and underscores, upper and lower case are the same, aliases are followed.
@@ -220,7 +260,7 @@ mod tests {
         ] {
             assert_eq!(find(text).unwrap().name, name);
         }
-        assert!(find("volroot").is_none());
+        assert!(find("vol-root").is_none());
         assert_eq!(find("orphan-grace").unwrap().variable(), "RBD_DOCKER_PLUGIN_ORPHAN_GRACE");
     }
 }

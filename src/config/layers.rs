@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::file;
-use super::keys::{self, CONF_FILE, ENV_PREFIX, KEYS, Key};
+use super::keys::{self, CONF_FILE, ENV_PREFIX, KEYS, Key, VOLROOT};
+use super::{file, wetopi};
 use crate::error::{DriverError, ErrorKind, Result};
 
 /// Where a value came from.
@@ -48,55 +48,99 @@ pub struct Value {
 
 impl Value {
     /// The error for a value that is not what is accepted.
-    pub fn refused(&self, why: impl fmt::Display) -> DriverError {
+    pub fn refused(&self, why: impl fmt::Display) -> Refused {
         let Self { key, text, origin } = self;
-        DriverError::new(ErrorKind::Config, format!("{key} = {text:?} (from {origin}): {why}"))
+        let error = DriverError::new(ErrorKind::Config, format!("{key} = {text:?} (from {origin}): {why}"));
+        Refused { key, error }
     }
 }
 
-/// All values, one for each key.
+/// A wrong value.
+#[derive(Debug)]
+pub struct Refused {
+    /// Of this key.
+    pub key: &'static str,
+    /// For a person.
+    pub error: DriverError,
+}
+
+/// All values, one for each key, and what is to be said of where they came from.
 #[derive(Debug, Clone)]
 pub struct Layers {
     values: BTreeMap<&'static str, Value>,
-    unknown: Vec<String>,
+    warnings: Vec<String>,
+    errors: Vec<DriverError>,
 }
 
 impl Layers {
     /// Puts flags (by canonical name) over the environment over the file that they name over the defaults.
-    pub fn gather(
-        flags: &BTreeMap<&'static str, String>,
-        environment: &BTreeMap<String, String>,
-    ) -> Result<Self> {
-        let mut layers = Self { values: BTreeMap::new(), unknown: Vec::new() };
+    pub fn gather(flags: &BTreeMap<&'static str, String>, environment: &BTreeMap<String, String>) -> Self {
+        let mut layers = Self { values: BTreeMap::new(), warnings: Vec::new(), errors: Vec::new() };
         for (name, text) in flags {
             layers.set(name, text, Origin::Flag(name));
         }
         layers.environment(environment);
+        layers.wetopi(environment);
         let named = layers.values.get(CONF_FILE).map(|v| v.text.as_str());
         let default = keys::find(CONF_FILE).map_or("", |key| key.default);
-        if let Some((path, optional)) = file::choose(named, default)
-            && let Some(text) = file::read(&path, optional)?
-        {
-            layers.file(&text, &path)?;
+        if let Some((path, optional)) = file::choose(named, default) {
+            match file::read(&path, optional) {
+                Ok(text) => layers.file(&text.unwrap_or_default(), &path),
+                Err(e) => layers.errors.push(e),
+            }
         }
+        layers.volroot();
         for key in KEYS {
-            layers.values.entry(key.name).or_insert_with(|| Value {
-                key: key.name,
-                text: key.default.to_owned(),
-                origin: Origin::Default,
-            });
+            layers.set_default(key);
         }
-        Ok(layers)
+        layers
     }
 
     /// The value of a key of the table.
-    pub fn get(&self, key: &str) -> Result<&Value> {
-        self.values.get(key).ok_or_else(|| DriverError::new(ErrorKind::Config, format!("no such key: {key}")))
+    pub fn get(&self, key: &'static str) -> Result<&Value, Refused> {
+        self.values.get(key).ok_or_else(|| Refused {
+            key,
+            error: DriverError::new(ErrorKind::Config, format!("no such key: {key}")),
+        })
     }
 
-    /// Environment variables that look like ours and are not.
-    pub fn unknown_variables(&self) -> &[String] {
-        &self.unknown
+    /// What was understood, but should be said otherwise, or means nothing.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// What was not understood.
+    pub fn errors(&self) -> &[DriverError] {
+        &self.errors
+    }
+
+    /// Forgets what was said of a key; whether anything was.
+    pub fn reset(&mut self, key: &str) -> bool {
+        let said = self.values.get(key).is_some_and(|value| value.origin != Origin::Default);
+        if let Some(key) = keys::find(key).filter(|_| said) {
+            self.values.remove(key.name);
+            self.set_default(key);
+        }
+        said
+    }
+
+    /// Sets a key of which nothing was said.
+    pub fn fall_back(&mut self, key: &'static str, text: &str, origin: Origin) {
+        if self.values.get(key).is_none_or(|value| value.origin == Origin::Default) {
+            self.values.remove(key);
+            self.set(key, text, origin);
+        }
+        if let Some(key) = keys::find(key) {
+            self.set_default(key);
+        }
+    }
+
+    fn set_default(&mut self, key: &'static Key) {
+        self.values.entry(key.name).or_insert_with(|| Value {
+            key: key.name,
+            text: key.default.to_owned(),
+            origin: Origin::Default,
+        });
     }
 
     /// Sets a key that no higher layer has set.
@@ -112,7 +156,7 @@ impl Layers {
         for (variable, text) in environment {
             match variable.strip_prefix(ENV_PREFIX).map(keys::find) {
                 Some(Some(key)) => twins.push((key, variable, text)),
-                Some(None) => self.unknown.push(variable.clone()),
+                Some(None) => self.warnings.push(unknown(variable)),
                 None => {}
             }
         }
@@ -122,11 +166,65 @@ impl Layers {
         }
     }
 
-    fn file(&mut self, text: &str, path: &Path) -> Result<()> {
+    /// What wetopi/docker-volume-rbd understands, where ours say nothing.
+    fn wetopi(&mut self, environment: &BTreeMap<String, String>) {
+        let theirs = wetopi::read(environment);
+        for twin in theirs.twins {
+            let origin = Origin::Variable(twin.variable.to_owned());
+            self.warnings.push(match self.values.get(twin.key.name) {
+                Some(value) => {
+                    format!("{} is ignored: {} comes from {}", twin.variable, twin.key.name, value.origin)
+                }
+                None => format!(
+                    "{} is wetopi/docker-volume-rbd's: say {ours}={text} here, or {}={text} in the configuration file",
+                    twin.variable,
+                    twin.key.name,
+                    ours = twin.key.variable(),
+                    text = twin.text
+                ),
+            });
+            self.set(twin.key.name, &twin.text, origin);
+        }
+        self.warnings.extend(theirs.warnings);
+        self.errors.extend(theirs.errors);
+    }
+
+    fn file(&mut self, text: &str, path: &Path) {
+        let (lines, errors) = file::parse(text, path);
+        self.errors.extend(errors);
         // The last of two lines for one key wins, as the last of two flags does.
-        for line in file::parse(text, path)?.into_iter().rev() {
+        for line in lines.into_iter().rev() {
             self.set(line.key.name, line.value, Origin::File(path.to_owned(), line.number));
         }
-        Ok(())
     }
+
+    /// tobilg/docker-volume-rbd was told the folder of the pools: our mount root and the driver's name.
+    fn volroot(&mut self) {
+        let Some(said) = self.values.remove(VOLROOT) else { return };
+        let name = self.values.get("name").map_or("rbd", |name| name.text.as_str());
+        let path = Path::new(&said.text);
+        let fits = path.file_name().is_some_and(|last| last == name);
+        let root = path.parent().filter(|root| fits && root.is_absolute()).and_then(Path::to_str);
+        let refused = match (root, self.values.get("mount")) {
+            (Some(root), None) => {
+                self.warnings
+                    .push(format!("volroot (from {}) is the old way to say mount = {root}", said.origin));
+                let mount = Value { key: "mount", text: root.to_owned(), origin: said.origin };
+                self.values.insert("mount", mount);
+                return;
+            }
+            (_, Some(mount)) => said.refused(format!("mount (from {}) says it too", mount.origin)),
+            (None, None) => said.refused(format!(
+                "volumes are mounted at <mount>/<name>/<pool>/<image>, and the name is {name:?}"
+            )),
+        };
+        self.errors
+            .push(refused.error.hint("say --mount DIR instead, for volumes at DIR/<name>/<pool>/<image>"));
+    }
+}
+
+fn unknown(variable: &str) -> String {
+    let near = variable.strip_prefix(ENV_PREFIX).and_then(keys::nearest).and_then(keys::find);
+    let near = near.map_or_else(String::new, |key| format!(": did you mean {}?", key.variable()));
+    format!("unknown environment variable {variable}{near}")
 }

@@ -84,6 +84,62 @@ fn variables_have_aliases_too_and_the_exact_name_wins() {
     assert_eq!(c.ceph.user, "exact");
     let c = load(&[], &["RBD_DOCKER_PLUGIN_COLOUR=red", "PATH=/bin"], "").unwrap();
     assert_eq!(c.warnings, ["unknown environment variable RBD_DOCKER_PLUGIN_COLOUR"]);
+    let c = load(&[], &["RBD_DOCKER_PLUGIN_POOLL=x"], "").unwrap();
+    assert!(c.warnings[0].ends_with("did you mean RBD_DOCKER_PLUGIN_POOL?"), "{:?}", c.warnings);
+}
+
+#[test]
+fn the_environment_of_wetopi_counts_less_than_ours() {
+    const THEIRS: &[&str] = &[
+        "RBD_CONF_POOL=ssd",
+        "RBD_CONF_KEYRING_USER=client.docker",
+        "RBD_CONF_NAMESPACE=",
+        "VOLUME_SIZE=512",
+        "VOLUME_FSTYPE=ext4",
+        "VOLUME_MKFS_OPTIONS=-O mmp",
+        "VOLUME_ORDER=22",
+        "MOUNT_OPTIONS=--options=noatime",
+        "LOG_LEVEL=3",
+    ];
+    let c = load(&[], THEIRS, "pool=file\nfs=xfs").unwrap();
+    assert_eq!((c.pool.as_str(), c.ceph.user.as_str(), c.ceph.namespace.as_deref()), ("ssd", "docker", None));
+    assert_eq!((c.size, c.fs, c.ceph.object_size), (Size::mib(512), FsKind::Ext4, Some(Size::mib(4))));
+    assert_eq!(
+        (c.mkfs_options.join(" "), c.mount_options.as_deref()),
+        ("-O mmp".to_owned(), Some("noatime"))
+    );
+    assert_eq!(c.log.level, tracing::Level::DEBUG);
+    assert_eq!(c.warnings.len(), 8, "one for each: {:?}", c.warnings);
+    assert!(c.warnings[0].contains("say RBD_DOCKER_PLUGIN_POOL=ssd here, or pool=ssd"), "{:?}", c.warnings);
+
+    let ours: Vec<&str> = THEIRS.iter().copied().chain(["RBD_DOCKER_PLUGIN_POOL=ours"]).collect();
+    let c = load(&["size=1G"], &ours, "").unwrap();
+    assert_eq!((c.pool.as_str(), c.size), ("ours", Size::mib(1024)));
+    let ignored = "VOLUME_SIZE is ignored: size comes from the flag --size";
+    assert!(c.warnings.iter().any(|warning| warning == ignored), "{:?}", c.warnings);
+
+    assert_eq!(load(&[], &THEIRS[3..], "").unwrap().warnings, <[String; 0]>::default(), "strays");
+    let e = load(&[], &["RBD_CONF_POOL=p", "VOLUME_MKFS_OPTIONS=-O mmp"], "").unwrap_err().to_string();
+    assert!(e.contains("mkfs-options") && e.contains("VOLUME_MKFS_OPTIONS"), "not for xfs: {e}");
+    let e = load(&[], &["RBD_CONF_POOL=p", "LOG_LEVEL=9"], "").unwrap_err().to_string();
+    assert!(e.contains("LOG_LEVEL = \"9\"") && e.contains("RBD_DOCKER_PLUGIN_LOG_LEVEL"), "{e}");
+}
+
+#[test]
+fn the_root_of_tobilg_ends_in_the_name() {
+    let c = load(&["volroot=/var/lib/docker-volumes/rbd"], &[], "").unwrap();
+    assert_eq!(c.mount, Path::new("/var/lib/docker-volumes"));
+    assert_eq!(c.warnings.len(), 1);
+    let c = load(&["volroot=/v/ssd/"], &[], "name=ssd").unwrap();
+    assert_eq!((c.mount.as_path(), c.state.as_path()), (Path::new("/v"), Path::new("/v/.state")));
+    for (flags, why) in [
+        (&["volroot=/srv/volumes"][..], "the name is \"rbd\"; say --mount DIR instead"),
+        (&["volroot=rbd"], "say --mount DIR instead"),
+        (&["volroot=/v/rbd", "mount=/v"], "mount (from the flag --mount) says it too"),
+    ] {
+        let e = load(flags, &[], "").unwrap_err().to_string();
+        assert!(e.contains("volroot = ") && e.contains(why), "{flags:?}: {e}");
+    }
 }
 
 #[test]
@@ -162,6 +218,11 @@ fn a_wrong_value_names_key_value_origin_and_what_is_accepted() {
         ("name=.x", "beginning with a letter or digit"),
         ("name=a/b", "beginning with a letter or digit"),
         ("user=a b", "accepted is one word"),
+        ("namespace=a/b", "invalid namespace name \"a/b\""),
+        ("mkfs-options=-d name=/x", "mkfs-options = \"-d name=/x\" (from the flag --mkfs-options): "),
+        ("mkfs-options='open", "mkfs-options = \"'open\""),
+        ("mount-options=rw,bind", "mount-options = \"rw,bind\""),
+        ("object-size=big", "object-size = \"big\""),
         ("wait=111", "a whole number of seconds from 0 to 110"),
         ("wait=+1", "a whole number of seconds"),
         ("orphan-grace=1.5", "a whole number of seconds"),

@@ -7,6 +7,8 @@ use nix::unistd::Group;
 use super::SocketGroup;
 use crate::driver::Removal;
 use crate::driver::api::Scope;
+use crate::host::FsKind;
+use crate::size::Size;
 use crate::telemetry::log::Format;
 
 type Parsed<T> = Result<T, String>;
@@ -58,6 +60,11 @@ pub(super) fn name(text: &str) -> Parsed<String> {
     }
 }
 
+/// A Ceph user, without its `client.`.
+pub(super) fn user(text: &str) -> Parsed<String> {
+    word(text.strip_prefix("client.").unwrap_or(text))
+}
+
 /// A Ceph user or cluster: one word.
 pub(super) fn word(text: &str) -> Parsed<String> {
     if text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/') {
@@ -69,6 +76,27 @@ pub(super) fn word(text: &str) -> Parsed<String> {
 /// The name of a pool.
 pub(super) fn pool(text: &str) -> Parsed<String> {
     crate::name::check_part("pool name", text).map(|()| text.to_owned()).map_err(|e| e.to_string())
+}
+
+/// The name of a namespace.
+pub(super) fn namespace(text: &str) -> Parsed<String> {
+    crate::name::check_part("namespace name", text).map(|()| text.to_owned()).map_err(|e| e.to_string())
+}
+
+/// Further options for the mkfs of a filesystem.
+pub(super) fn mkfs_options(text: &str, fs: FsKind) -> Parsed<Vec<String>> {
+    let words = shell_words::split(text).map_err(|e| e.to_string())?;
+    crate::linux::fs::check_options(fs, &words).map(|()| words).map_err(|e| e.to_string())
+}
+
+/// Mount options.
+pub(super) fn mount_options(text: &str) -> Parsed<String> {
+    crate::linux::mount::parse(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
+}
+
+/// The size of an image's objects: a bare number is bytes.
+pub(super) fn object_size(text: &str) -> Parsed<Size> {
+    crate::driver::options::bytes(text).map_err(|e| e.to_string())
 }
 
 /// Words with commas between them; none for an empty text.

@@ -40,6 +40,8 @@ impl Driver {
                 let options = ImageOptions {
                     size: Some(asked.size.or_else(|| volume.size()).unwrap_or(self.settings.size)),
                     fstype: Some(asked.fstype.unwrap_or(self.settings.fs)),
+                    mount_options: self.mount_options(&asked),
+                    mkfs_options: self.mkfs_options(&asked),
                     ..asked.clone()
                 };
                 let record = Record { stage: Stage::Creating, adopted: false, created: now(), options };
@@ -82,7 +84,8 @@ impl Driver {
         if asked == ImageOptions::default() {
             return Ok(());
         }
-        let options = ImageOptions { size: info.size, ..asked.clone() };
+        let mount_options = self.mount_options(&asked);
+        let options = ImageOptions { size: info.size, mount_options, ..asked.clone() };
         let record =
             Record { stage: Stage::Creating, adopted: true, created: seconds(info.created), options };
         self.check_format(&record)?;

@@ -74,6 +74,8 @@ impl fmt::Display for Removal {
 pub struct Settings {
     /// The pool of a bare name.
     pub pool: String,
+    /// The namespace of a bare name.
+    pub namespace: Option<String>,
     /// Whether Create may make images, and Mount format blank ones.
     pub create: bool,
     /// What Remove does.
@@ -82,6 +84,10 @@ pub struct Settings {
     pub size: Size,
     /// Filesystem of a new image.
     pub fs: FsKind,
+    /// Further options for its mkfs.
+    pub mkfs_options: Vec<String>,
+    /// Mount options of a new volume, and of an image that others made.
+    pub mount_options: Option<String>,
     /// Volumes are mounted at `<root>/<pool>/<image>`.
     pub root: PathBuf,
     /// Mount IDs are kept here: what is true until the host is restarted.

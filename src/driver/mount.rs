@@ -248,7 +248,10 @@ impl Driver {
             stage: Stage::Creating,
             adopted: true,
             created,
-            options: ImageOptions::default(),
+            options: ImageOptions {
+                mount_options: self.settings.mount_options.clone(),
+                ..ImageOptions::default()
+            },
         });
         let kept = (record.options.mount_options.clone(), record.options.read_only);
         let expected = record.options.fstype.filter(|_| record.stage == Stage::Ready);
@@ -279,6 +282,7 @@ impl Driver {
                 .hint("format it yourself, or start the plugin with --create"));
         }
         record.options.size = info.size;
+        record.options.mkfs_options = self.mkfs_options(&record.options);
         self.check_format(&record)?;
         let device = if matches!(record.stage, Stage::Formatting { .. }) {
             let unheld = device.unheld();

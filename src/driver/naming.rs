@@ -1,6 +1,6 @@
 //! From Docker's names to images and back.
 //!
-//! A bare name means the image of that name in the default pool, unless `docker volume create -o pool=P` bound it to another
+//! A bare name means the image of that name in the default pool and namespace, unless `docker volume create -o pool=P` bound it to another
 //! one. An image shows under one name only: the one bound to it, else the bare one when that means it, else its whole spec.
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,8 +22,13 @@ impl Driver {
     pub(super) fn resolve_by(&self, bindings: &Bindings, name: &VolumeName) -> Result<ImageSpec> {
         match bindings.get(name.image()) {
             Some(bound) if name.pool().is_none() => Ok(bound.clone()),
-            _ => name.in_pool(&self.settings.pool),
+            _ => self.at_home(name),
         }
+    }
+
+    /// The image that a name means when nothing is bound to it.
+    fn at_home(&self, name: &VolumeName) -> Result<ImageSpec> {
+        name.in_place(&self.settings.pool, self.settings.namespace.as_deref())
     }
 
     /// The image that a Create means, and the name to bind to it when the name alone would not find it again.
@@ -51,8 +56,10 @@ impl Driver {
             return Ok((spec, None));
         }
         let bindings = self.backend.bindings()?;
-        let default = name.in_pool(&self.settings.pool)?;
-        let wanted = ImageSpec::new(pool.unwrap_or(&self.settings.pool), namespace, name.image())?;
+        let default = self.at_home(name)?;
+        let pool = pool.unwrap_or(&self.settings.pool);
+        let at_home = self.settings.namespace.as_deref().filter(|_| pool == self.settings.pool);
+        let wanted = ImageSpec::new(pool, namespace.or(at_home), name.image())?;
         let taken = |spec: &ImageSpec| {
             DriverError::new(
                 ErrorKind::AlreadyExists,
@@ -79,14 +86,14 @@ impl Driver {
     /// The same by bindings that were read just now.
     pub(super) fn shown_by(&self, bindings: &Bindings, spec: &ImageSpec) -> String {
         let bound = bindings.iter().find(|(_, bound)| *bound == spec).map(|(name, _)| name.as_str());
-        shown(spec, bound, bindings, &self.settings.pool)
+        shown(spec, bound, bindings, (&self.settings.pool, self.settings.namespace.as_deref()))
     }
 
     /// The names under which images show.
     pub(super) fn shown_names(&self) -> Result<ShownNames> {
         let bindings = self.backend.bindings()?;
         Ok(ShownNames {
-            default_pool: self.settings.pool.clone(),
+            home: (self.settings.pool.clone(), self.settings.namespace.clone()),
             by_spec: bindings.iter().map(|(name, spec)| (spec.clone(), name.clone())).collect(),
             bindings,
         })
@@ -99,20 +106,21 @@ type Bindings = BTreeMap<String, ImageSpec>;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct ShownNames {
-    default_pool: String,
+    home: (String, Option<String>),
     pub(super) bindings: std::sync::Arc<Bindings>,
     by_spec: HashMap<ImageSpec, String>,
 }
 
 impl ShownNames {
     pub(super) fn of(&self, spec: &ImageSpec) -> String {
-        shown(spec, self.by_spec.get(spec).map(String::as_str), &self.bindings, &self.default_pool)
+        let home = (self.home.0.as_str(), self.home.1.as_deref());
+        shown(spec, self.by_spec.get(spec).map(String::as_str), &self.bindings, home)
     }
 }
 
 /// The name bound to an image; else the bare one, if that means it; else its spec.
-fn shown(spec: &ImageSpec, bound: Option<&str>, bindings: &Bindings, pool: &str) -> String {
-    let bare = spec.pool() == pool && spec.namespace().is_none() && !bindings.contains_key(spec.image());
+fn shown(spec: &ImageSpec, bound: Option<&str>, bindings: &Bindings, home: (&str, Option<&str>)) -> String {
+    let bare = (spec.pool(), spec.namespace()) == home && !bindings.contains_key(spec.image());
     match bound {
         Some(bound) => bound.to_owned(),
         None if bare => spec.image().to_owned(),

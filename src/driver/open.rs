@@ -62,10 +62,13 @@ fn assemble(config: &Config) -> Result<(Settings, Arc<dyn Backend>, Arc<dyn Host
     };
     let settings = Settings {
         pool: config.pool.clone(),
+        namespace: config.ceph.namespace.clone(),
         create: config.create,
         removal: config.remove,
         size: config.size,
         fs: config.fs,
+        mkfs_options: config.mkfs_options.clone(),
+        mount_options: config.mount_options.clone(),
         root: identity.root.clone(),
         // Beside the socket: usually a tmpfs that lives as long as the mounts do, and one folder for one plugin.
         refs: config.plugins.join(format!("{}.mounts", config.name)),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::backend::ImageOptions;
 use crate::error::{DriverError, Result};
 use crate::name;
+use crate::nearest;
 use crate::size::Size;
 
 /// The options and what they take, for errors and help.
@@ -34,11 +35,15 @@ impl Options {
         let mut seen = BTreeMap::new();
         for (key, value) in given.iter().filter(|(_, value)| !value.trim().is_empty()) {
             let value = value.trim();
-            let canonical = canonical(key).ok_or_else(|| bad(format!("unknown option {key:?}")))?;
+            let canonical = canonical(key).ok_or_else(|| unknown(key))?;
             if let Some(other) = seen.insert(canonical, key) {
                 return Err(bad(format!("options {other:?} and {key:?} mean the same")));
             }
-            options.set(canonical, value).map_err(|e| {
+            let set = match key.as_str() {
+                "order" => objects_of(value).and_then(|size| options.set(canonical, &size)),
+                _ => options.set(canonical, value),
+            };
+            set.map_err(|e| {
                 bad(format!("option {key}={}: {}", value.replace(char::is_control, "?"), e.message))
             })?;
         }
@@ -98,7 +103,7 @@ fn canonical(key: &str) -> Option<&'static str> {
         "read-only" => "read-only",
         "namespace" | "radosNamespace" => "namespace",
         "features" | "imageFeatures" => "features",
-        "object-size" | "objectSize" => "object-size",
+        "object-size" | "objectSize" | "order" => "object-size",
         "stripe-unit" | "stripeUnit" => "stripe-unit",
         "stripe-count" | "stripeCount" => "stripe-count",
         "data-pool" | "dataPool" => "data-pool",
@@ -106,6 +111,23 @@ fn canonical(key: &str) -> Option<&'static str> {
         "lock" => "lock",
         _ => return None,
     })
+}
+
+fn unknown(key: &str) -> DriverError {
+    let known = VALID.split(">, ").filter_map(|option| Some(option.split_once('=')?.0));
+    match nearest::of(key, known) {
+        Some(near) => bad(format!("unknown option {key:?}: did you mean {near}?")),
+        None => bad(format!("unknown option {key:?}")),
+    }
+}
+
+/// The object size of an order, in bytes: librbd takes orders from 12 to 25.
+pub fn objects_of(order: &str) -> Result<String> {
+    let order = number(order, 10, 25, "an order from 12 to 25: objects of 2^order bytes")?;
+    if order < 12 {
+        return Err(DriverError::invalid("not an order from 12 to 25: objects of 2^order bytes"));
+    }
+    Ok((1_u64 << order).to_string())
 }
 
 fn bad(message: String) -> DriverError {
@@ -132,7 +154,7 @@ fn words(value: &str) -> Result<String> {
 }
 
 /// A size as Ceph writes object sizes: a bare number is bytes.
-fn bytes(value: &str) -> Result<Size> {
+pub fn bytes(value: &str) -> Result<Size> {
     match value.parse::<u64>() {
         Ok(bytes) => Ok(Size::bytes(bytes)),
         Err(_) => value.parse(),
@@ -240,13 +262,19 @@ mod tests {
                 lock: Some(LockMode::Exclusive),
             }
         );
+        assert_eq!(parse(&[("order", "22")]).unwrap(), parse(&[("objectSize", "4M")]).unwrap());
         assert_eq!(parse(&[("size", ""), ("pool", " ")]).unwrap(), Options::default());
     }
 
     #[test]
     fn what_is_wrong_is_named_with_the_valid_options() {
         for (pairs, part) in [
-            (&[("siez", "1")][..], "unknown option \"siez\""),
+            (&[("siez", "1")][..], "unknown option \"siez\": did you mean size?"),
+            (&[("mountoptions", "1")], "did you mean mount-options?"),
+            (&[("zzz", "1")], "unknown option \"zzz\"; valid"),
+            (&[("order", "11")], "option order=11: not an order from 12 to 25"),
+            (&[("order", "26")], "option order=26"),
+            (&[("order", "22"), ("object-size", "4M")], "mean the same"),
             (&[("Size", "1")], "unknown option \"Size\""),
             (&[("size", "big")], "option size=big: invalid size"),
             (&[("size", "0")], "option size=0"),

@@ -10,7 +10,7 @@
 
 use super::Driver;
 use super::undo::Undo;
-use crate::backend::{Device, ImageInfo, Record, Stage};
+use crate::backend::{Device, ImageInfo, ImageOptions, Record, Stage};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::host::{Content, Filesystem, Format, MountFlags, Settle};
@@ -169,6 +169,21 @@ impl Driver {
         match self.backend.mapping(spec)? {
             Some(device) => self.backend.unmap(spec, device),
             None => Ok(()),
+        }
+    }
+
+    /// The mount options of an image, when these were given for it.
+    pub(super) fn mount_options(&self, given: &ImageOptions) -> Option<String> {
+        given.mount_options.clone().or_else(|| self.settings.mount_options.clone())
+    }
+
+    /// Its further options for mkfs: those of the settings are for one filesystem.
+    pub(super) fn mkfs_options(&self, given: &ImageOptions) -> Vec<String> {
+        let fits = given.fstype.is_none_or(|fstype| fstype == self.settings.fs);
+        if given.mkfs_options.is_empty() && fits {
+            self.settings.mkfs_options.clone()
+        } else {
+            given.mkfs_options.clone()
         }
     }
 

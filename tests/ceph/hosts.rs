@@ -17,9 +17,12 @@ pub(crate) fn options(lab: &Lab) -> config::Ceph {
     config::Ceph {
         user: "admin".to_owned(),
         conf: lab.conf.clone(),
+        keyring: None,
         cluster: String::new(),
         pools: vec![lab.pool.clone()],
+        namespace: None,
         features: None,
+        object_size: None,
         map_options: None,
         takeover: true,
         owner_wait: Duration::ZERO,

@@ -168,7 +168,7 @@ pub(crate) fn connect(
     timeout: Duration,
 ) -> Result<Cluster, rbd_docker_plugin::error::CallError> {
     let user = "admin".to_owned();
-    Cluster::connect(&Connect { conf: conf.to_owned(), user, cluster: String::new(), timeout })
+    Cluster::connect(&Connect { conf: conf.to_owned(), user, keyring: None, cluster: String::new(), timeout })
 }
 
 /// A name that no other test uses.

@@ -106,6 +106,7 @@ impl Rig {
         let cluster = Cluster::connect(&Connect {
             conf: conf.clone(),
             user: "admin".to_owned(),
+            keyring: None,
             cluster: String::new(),
             timeout: Duration::from_secs(60),
         })

@@ -61,10 +61,13 @@ fn make(
     let sim = world.plugin(identity(plugin));
     let settings = Settings {
         pool: "rbd".to_owned(),
+        namespace: None,
         create: true,
         removal,
         size: Size::mib(64),
         fs: FsKind::Ext4,
+        mkfs_options: Vec::new(),
+        mount_options: None,
         root: PathBuf::from("/m").join(plugin),
         refs: PathBuf::from("/m/.state").join(plugin).join("refs"),
         state: PathBuf::from("/m/.state").join(plugin),

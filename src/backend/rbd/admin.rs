@@ -16,6 +16,7 @@ use crate::error::{DriverError, ErrorKind, Result};
 use crate::name::{ImageSpec, VolumeName};
 use crate::time::rfc3339;
 
+pub use super::advisory::Unlocked;
 pub use super::mine::Fence;
 
 /// A connection for one command.
@@ -24,6 +25,7 @@ pub struct Admin {
     pub(super) session: Session,
     fence: Duration,
     pool: String,
+    namespace: Option<String>,
 }
 
 /// The owner records, and those among them that cannot be read.
@@ -83,7 +85,7 @@ impl Admin {
     pub fn connect(options: &config::Ceph) -> Result<Self> {
         let session = Session::connect(options)?;
         let pool = options.pools.first().cloned().unwrap_or_default();
-        Ok(Self { session, fence: options.fence, pool })
+        Ok(Self { session, fence: options.fence, pool, namespace: options.namespace.clone() })
     }
 
     /// The cluster.
@@ -108,7 +110,7 @@ impl Admin {
         {
             return Ok(bound);
         }
-        name.in_pool(&self.pool)
+        name.in_place(&self.pool, self.namespace.as_deref())
     }
 
     /// All owner records, in all pools that the user may look at.

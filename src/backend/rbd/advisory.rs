@@ -6,15 +6,20 @@
 
 use nix::errno::Errno;
 
-use super::RbdBackend;
+use super::admin::Admin;
 use super::header::{self, Header};
-use crate::ceph::{Image, IoCtx, Lockers, features};
+use super::{RbdBackend, fence};
+use crate::ceph::{Image, IoCtx, Locker, Lockers, features};
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
 use crate::name::ImageSpec;
 
 /// librbd's name for it, on the image's header.
 const LOCK: &str = "rbd_lock";
+/// The cookie of tobilg/docker-volume-rbd, on every host.
+const TOBILG: &str = "dockerLock";
+/// How the cookie begins by which librbd and the kernel hold the exclusive lock of an image that has the feature: that is no lock of ours.
+const EXCLUSIVE: &str = "auto ";
 
 impl RbdBackend {
     /// Takes the lock if the image needs it. The caller owns the image by our own record.
@@ -85,6 +90,43 @@ impl RbdBackend {
     }
 }
 
+/// What was ended.
+#[derive(Debug)]
+pub struct Unlocked {
+    /// The locks.
+    pub lockers: Vec<Locker>,
+    /// The addresses that were shut out because they had the image mapped or open.
+    pub fenced: Vec<String>,
+}
+
+impl Admin {
+    /// Ends the advisory locks that other plugins, or people, have left on an image; nothing when there are none. Nobody keeps a connection
+    /// for such a lock, so its holder's address says nothing: the sign of life is that somebody has the image mapped or open, who
+    /// is shut out first, by `force` only.
+    pub fn break_advisory(&self, spec: &ImageSpec, force: bool) -> Result<Option<Unlocked>> {
+        let io = self.open(spec.pool(), spec.namespace())?;
+        let Some(id) = header::id(&io, spec.image())? else { return Ok(None) };
+        let mut lockers = io.lockers(&header::object(&id), LOCK)?;
+        lockers.retain(|locker| !locker.cookie.starts_with(EXCLUSIVE));
+        if lockers.is_empty() {
+            return Ok(None);
+        }
+        let fenced = fence::watchers(&io, spec)?;
+        if !fenced.is_empty() && !force {
+            let message = format!("{spec} is locked, and mapped or open at {}", fenced.join(", "));
+            return Err(DriverError::new(ErrorKind::InUse, message).hint(
+                "unmount it there; or add --force: what has it mapped gets I/O errors, and what it has not yet written is lost",
+            ));
+        }
+        fence::shut_out(self.cluster(), &fenced.iter().cloned().collect(), self.fence_lasts())?;
+        let image = Image::open(&io, spec.image())?;
+        for locker in &lockers {
+            image.break_lock(&locker.client, &locker.cookie)?;
+        }
+        Ok(Some(Unlocked { lockers, fenced }))
+    }
+}
+
 /// Ends the lock that an owner took here which is shut out by now: nobody else could take it otherwise.
 pub(super) fn end_lock_of(io: &IoCtx, name: &str, host: &str) -> Result<()> {
     let image = match Image::open(io, name) {
@@ -101,11 +143,13 @@ pub(super) fn end_lock_of(io: &IoCtx, name: &str, host: &str) -> Result<()> {
 pub(super) fn locked(spec: &ImageSpec, held: &Lockers) -> DriverError {
     let error = |who: String| DriverError::new(ErrorKind::InUse, format!("{spec} is locked by {who}"));
     match held.lockers.first() {
-        Some(locker) => error(format!("{} at {}, cookie {:?}", locker.client, locker.address, locker.cookie))
-            .hint(format!(
-                "unmount it there; if that host is gone: rbd lock remove {spec} {:?} {}",
-                locker.cookie, locker.client
-            )),
+        Some(locker) => {
+            let Locker { client, cookie, address } = locker;
+            let whose = if cookie == TOBILG { ", which docker-volume-rbd writes on every host" } else { "" };
+            error(format!("{client} at {address}, cookie {cookie:?}{whose}")).hint(format!(
+                "unmount it there; if that host is gone: rbd-docker-plugin lock break {spec}, or rbd lock remove {spec} {cookie:?} {client}"
+            ))
+        }
         None => error("somebody".to_owned()),
     }
 }

@@ -42,6 +42,7 @@ pub(super) fn how(options: &config::Ceph) -> Connect {
     Connect {
         conf: options.conf.clone(),
         user: options.user.clone(),
+        keyring: options.keyring.clone(),
         cluster: options.cluster.clone(),
         timeout: options.timeout,
     }

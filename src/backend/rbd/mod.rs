@@ -92,6 +92,7 @@ impl RbdBackend {
     pub fn check_words(options: &config::Ceph) -> Result<()> {
         let given = super::ImageOptions {
             features: options.features.clone(),
+            object_size: options.object_size,
             map_options: options.map_options.clone(),
             ..super::ImageOptions::default()
         };

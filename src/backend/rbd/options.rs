@@ -150,9 +150,15 @@ fn without_orphans(mut bits: u64) -> u64 {
 }
 
 impl RbdBackend {
+    /// The options with the settings' object size, where they have none.
+    pub(super) fn with_object_size(&self, options: &ImageOptions) -> ImageOptions {
+        let object_size = options.object_size.or(self.options.object_size);
+        ImageOptions { object_size, ..options.clone() }
+    }
+
     /// How a new image is to be made.
     pub(super) fn create_options(&self, cluster: &Cluster, options: &ImageOptions) -> Result<CreateOptions> {
-        let (order, stripe_unit, stripe_count) = layout(options)?;
+        let (order, stripe_unit, stripe_count) = layout(&self.with_object_size(options))?;
         let kernel = krbd::supported_features()?;
         let wanted = match options.features.as_ref().or(self.options.features.as_ref()) {
             Some(list) => {

@@ -343,7 +343,7 @@ impl ImageStore for RbdBackend {
     }
 
     fn check_options(&self, options: &ImageOptions) -> Result<()> {
-        options::check(options)
+        options::check(&self.with_object_size(options))
     }
 
     fn list(&self) -> Result<Vec<ImageSpec>> {

@@ -84,6 +84,7 @@ fn identity(lab: &Lab) {
     let with_prefix = Connect {
         conf: lab.conf.clone(),
         user: "client.admin".to_owned(),
+        keyring: None,
         cluster: "ceph".to_owned(),
         timeout: TIMEOUT,
     };
@@ -186,6 +187,7 @@ fn profile_rbd(lab: &Lab) {
     let docker = Connect {
         conf: lab.conf.clone(),
         user: "docker".to_owned(),
+        keyring: None,
         cluster: String::new(),
         timeout: TIMEOUT,
     };
