@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::doctor::within;
 use super::output::{self, count};
@@ -13,12 +14,15 @@ use crate::backend::rbd::admin::Admin;
 use crate::backend::rbd::inspect;
 use crate::config::layers::{Layers, Origin};
 use crate::config::{self, Config};
-use crate::error::{DriverError, OrCall, Result};
+use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::boot;
 
 /// What the old script was told, where the settings say nothing.
 const VARIABLES: [(&str, &str); 3] =
     [("CEPH_CONF", "config"), ("CEPH_USER", "user"), ("CEPH_KEY", "keyring")];
+
+/// How much sooner than all of it one request has to be done.
+const SOONER: Duration = Duration::from_secs(1);
 
 /// What is wrong, as the exit status says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +40,12 @@ pub(super) fn run(flags: &BTreeMap<&'static str, String>) -> Result<ExitCode> {
             said.fall_back(key, &text, Origin::Variable(variable.to_owned()));
         }
     }
-    let config = Config::settle(&said)?;
+    let mut config = Config::settle(&said)?;
     cluster::expect(&config)?;
     explain(&config)?;
     let limit = config.ceph.timeout;
+    // A request that fails in time says why.
+    config.ceph.timeout = limit.saturating_sub(SOONER).max(SOONER);
     let found = within(limit, move || look(&config)).unwrap_or_else(|| {
         let found = format!("the cluster does not answer within {} s", limit.as_secs());
         Err((Wrong::Cluster, found))
@@ -57,8 +63,8 @@ fn look(config: &Config) -> Result<String, (Wrong, String)> {
     let wrong = |wrong: Wrong| move |e: DriverError| (wrong, e.to_string());
     let conf = &config.ceph.conf;
     File::open(conf).or_call("open", conf.display()).map_err(|e| {
-        let hint = "--config or CEPH_CONF says where it is";
-        (Wrong::Conf, DriverError::from(e).context("ceph.conf").hint(hint).to_string())
+        let error = DriverError::new(ErrorKind::Config, "ceph.conf cannot be read").caused_by(e);
+        (Wrong::Conf, error.hint("--config FILE or CEPH_CONF says where it is").to_string())
     })?;
     inspect::key_place(&config.ceph).map_err(|e| {
         let unread = e.source.as_ref().is_some_and(|call| call.call == "rados_conf_read_file");

@@ -22,6 +22,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("blank", blank),
         t("blank_needs_create", blank_needs_create),
         t("formatted_by_hand", formatted_by_hand),
+        t("mounted_as_the_settings_say", mounted_as_the_settings_say),
         t("with_data_and_no_filesystem", with_data_and_no_filesystem),
         t("damaged", damaged),
         t("mapped_by_hand", mapped_by_hand),
@@ -98,6 +99,24 @@ fn blank_needs_create(rig: &Rig) {
     run("mkfs.ext4", &["-q"], &daemon.file("foo", "img"));
     daemon.mount("foo", "a");
     daemon.unmount("foo", "a");
+}
+
+fn mounted_as_the_settings_say(rig: &Rig) {
+    let daemon = plugin(rig, "said", &["--mount-options", "noatime,commit=7", "--mkfs-options=-L said"]);
+    raw(&daemon, "theirs", 16);
+    run("mkfs.ext4", &["-q"], &daemon.file("theirs", "img"));
+    create(&daemon, "ours", &json!({"size": "16M"}));
+    for volume in ["theirs", "ours"] {
+        let (line, _) = mount_line(&daemon.mount(volume, "a"));
+        assert!(line.contains("noatime") && line.contains("commit=7"), "{volume}: {line}");
+        daemon.unmount(volume, "a");
+    }
+    let label = |volume: &str| {
+        let mut label = [0; 4];
+        File::open(daemon.file(volume, "img")).unwrap().read_exact_at(&mut label, 1024 + 0x78).unwrap();
+        label
+    };
+    assert_eq!((&label("ours"), &label("theirs")), (b"said", &[0; 4]));
 }
 
 fn formatted_by_hand(rig: &Rig) {

@@ -12,17 +12,17 @@ use rbd_docker_plugin::size::Size;
 
 use super::rig::{Rig, spec};
 
-fn create(driver: &Driver, name: &str, options: &[(&str, &str)]) -> Result<()> {
+pub(crate) fn create(driver: &Driver, name: &str, options: &[(&str, &str)]) -> Result<()> {
     let options: BTreeMap<String, String> =
         options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     VolumeDriver::create(driver, name, &options)
 }
 
-fn names(driver: &Driver) -> Vec<String> {
+pub(crate) fn names(driver: &Driver) -> Vec<String> {
     VolumeDriver::list(driver).unwrap().into_iter().map(|volume| volume.name).collect()
 }
 
-fn kind<T: std::fmt::Debug>(answer: Result<T>) -> ErrorKind {
+pub(crate) fn kind<T: std::fmt::Debug>(answer: Result<T>) -> ErrorKind {
     answer.unwrap_err().kind
 }
 

@@ -9,6 +9,7 @@
 )]
 
 mod cases;
+mod defaults;
 mod machine;
 mod release;
 mod rig;

@@ -48,18 +48,11 @@ fn identity(plugin: &str) -> Owner {
 type Make = fn(Settings, Arc<dyn Backend>, Arc<dyn Host>) -> Result<Arc<Driver>>;
 
 fn open(world: &World, faults: &Arc<Faults>, removal: Removal, plugin: &str) -> Arc<Driver> {
-    make(world, faults, removal, plugin, Driver::open).unwrap()
+    make(world, faults, settings(removal, plugin), plugin, Driver::open).unwrap()
 }
 
-fn make(
-    world: &World,
-    faults: &Arc<Faults>,
-    removal: Removal,
-    plugin: &str,
-    driver: Make,
-) -> Result<Arc<Driver>> {
-    let sim = world.plugin(identity(plugin));
-    let settings = Settings {
+fn settings(removal: Removal, plugin: &str) -> Settings {
+    Settings {
         pool: "rbd".to_owned(),
         namespace: None,
         create: true,
@@ -76,7 +69,17 @@ fn make(
         owner_wait: Duration::ZERO,
         orphan_grace: Duration::ZERO,
         boot_id: "boot".to_owned(),
-    };
+    }
+}
+
+fn make(
+    world: &World,
+    faults: &Arc<Faults>,
+    settings: Settings,
+    plugin: &str,
+    driver: Make,
+) -> Result<Arc<Driver>> {
+    let sim = world.plugin(identity(plugin));
     let backend: Arc<dyn Backend> = sim.clone();
     let host: Arc<dyn Host> = sim;
     driver(settings, Arc::new(Faulty::new(faults, backend)), Arc::new(Faulty::new(faults, host)))
@@ -87,6 +90,14 @@ impl Rig {
         let (world, faults) = (World::new(), Faults::new(Plan::Count));
         let driver = open(&world, &faults, removal, "p1");
         Self { world, faults, driver, removal }
+    }
+
+    /// The same with other settings.
+    pub(crate) fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings(self.removal, "p1");
+        change(&mut settings);
+        self.driver = make(&self.world, &self.faults, settings, "p1", Driver::open).unwrap();
+        self
     }
 
     /// A second plugin on the same host and store.
@@ -107,7 +118,7 @@ impl Rig {
 
     /// The same, with the faults there are.
     pub(crate) fn try_release_all(&mut self) -> Result<Released> {
-        let driver = make(&self.world, &self.faults, self.removal, "p1", Driver::new)?;
+        let driver = make(&self.world, &self.faults, settings(self.removal, "p1"), "p1", Driver::new)?;
         driver.release_all(Deadline::after(Duration::from_secs(600)))
     }
 
