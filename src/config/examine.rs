@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::Config;
 use super::keys::KEYS;
 use super::layers::{Layers, Value};
+use super::{Config, values};
 use crate::error::DriverError;
 
 /// See the module.
@@ -41,7 +41,9 @@ pub fn examine(flags: &BTreeMap<&'static str, String>, environment: &BTreeMap<St
     let config = config.filter(|_| errors.is_empty());
     let shown = KEYS.iter().filter(|key| key.heading.is_some()).filter_map(|key| {
         let value = said.get(key.name).ok()?.clone();
-        let text = config.as_ref().and_then(|config| config.shown(key.name)).unwrap_or(value.text);
+        let counts = config.as_ref().and_then(|config| config.shown(key.name));
+        let switched = || key.switch.then(|| values::boolean(&value.text).ok()).flatten();
+        let text = counts.or_else(|| Some(switched()?.to_string())).unwrap_or_else(|| value.text.clone());
         Some(Value { text, ..value })
     });
     Examined { values: shown.collect(), warnings, errors, config }
@@ -51,7 +53,6 @@ impl Config {
     /// Those settings that count in another form than the one in which they are written.
     fn shown(&self, key: &str) -> Option<String> {
         Some(match key {
-            "create" => self.create.to_string(),
             "remove" => self.remove.to_string(),
             "size" => self.size.to_string(),
             "user" => self.ceph.user.clone(),

@@ -13,6 +13,8 @@ mod console;
 mod docs;
 mod fake;
 mod hostile;
+#[cfg(feature = "ceph")]
+mod migration;
 #[path = "../common/console.rs"]
 mod pages;
 mod program;

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::rig::{post, read_reply};
 
-fn program() -> Command {
+pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rbd-docker-plugin"));
     command.env_clear().env("RBD_DOCKER_PLUGIN_CONF_FILE", "none").stdin(Stdio::null());
     command
@@ -37,9 +37,9 @@ pub(crate) fn wait_until(what: &str, done: impl Fn() -> bool) {
 }
 
 /// A daemon on the sim backend with all its files in one folder.
-struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
-    folder: TempDir,
+    pub(crate) folder: TempDir,
 }
 
 pub(crate) fn daemon(folder: &Path) -> Command {
@@ -54,11 +54,24 @@ pub(crate) fn daemon(folder: &Path) -> Command {
 
 impl Daemon {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With further flags.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let child = daemon(folder.path()).stderr(Stdio::null()).spawn().unwrap();
+        let child = daemon(folder.path()).args(flags).stderr(Stdio::null()).spawn().unwrap();
         let daemon = Self { child, folder };
         wait_until("the socket is there", || daemon.socket().exists());
         daemon
+    }
+
+    /// What it answers to a request.
+    pub(crate) fn ask(&self, endpoint: &str, body: &str) -> serde_json::Value {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.write_all(post(&format!("/VolumeDriver.{endpoint}"), body).as_bytes()).unwrap();
+        let reply = read_reply(&mut stream);
+        serde_json::from_str(reply.split_once("\n\n").unwrap().1).unwrap_or_else(|e| panic!("{e}: {reply}"))
     }
 
     fn socket(&self) -> PathBuf {
