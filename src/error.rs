@@ -184,13 +184,17 @@ impl From<CallError> for DriverError {
             ("rados_connect" | "rados_conf_read_file", Errno::ENOENT) => (
                 K::Config,
                 "the Ceph configuration names no monitor, or no keyring with the user's key",
-                Some("check mon_host and keyring in ceph.conf, and the file's readability"),
+                Some(
+                    "check mon_host and keyring in ceph.conf, and the files' readability; rbd-docker-plugin doctor says which it is",
+                ),
             ),
             ("rados_conf_read_file", _) => (K::Config, "the Ceph configuration cannot be read", None),
             ("rados_ioctx_create", Errno::ENOENT) => (
                 K::NotFound,
                 "the pool or namespace does not exist",
-                Some("ceph osd pool ls shows the pools"),
+                Some(
+                    "ceph osd pool ls shows the pools; ceph osd pool create POOL and rbd pool init POOL make one",
+                ),
             ),
             (
                 "rbd_open" | "rbd_open_read_only" | "rbd_remove_with_progress" | "rbd_rename",

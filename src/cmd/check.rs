@@ -11,10 +11,10 @@ use super::doctor::within;
 use super::output::{self, count};
 use super::{cluster, explain};
 use crate::backend::rbd::admin::Admin;
-use crate::backend::rbd::inspect;
+use crate::backend::rbd::{caps_hint, inspect};
 use crate::config::layers::{Layers, Origin};
 use crate::config::{self, Config};
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 use crate::linux::boot;
 
 /// What the old script was told, where the settings say nothing.
@@ -70,13 +70,16 @@ fn look(config: &Config) -> Result<String, (Wrong, String)> {
         let unread = e.source.as_ref().is_some_and(|call| call.call == "rados_conf_read_file");
         wrong(if unread { Wrong::Conf } else { Wrong::Key })(e)
     })?;
+    let denied = |e: CallError, pool: &str| match DriverError::from(e).context(pool) {
+        e if e.kind == ErrorKind::Denied => e.hint(caps_hint(&config.ceph.user)),
+        e => e,
+    };
     let list = || -> Result<String> {
         let admin = Admin::connect(&config.ceph)?;
         let mut found = Vec::new();
         for pool in &config.ceph.pools {
             let namespace = config.ceph.namespace.as_deref().filter(|_| *pool == config.pool);
-            let images =
-                admin.open(pool, namespace)?.images().map_err(|e| DriverError::from(e).context(pool))?;
+            let images = admin.open(pool, namespace)?.images().map_err(|e| denied(e, pool))?;
             found.push(format!("{pool}: {}", count(images.len(), "image")));
         }
         Ok(format!("client.{}, {}", config.ceph.user, found.join(", ")))

@@ -43,14 +43,14 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
 
 /// What a command answered.
 #[derive(Debug)]
-struct Answer {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub(crate) struct Answer {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 
@@ -71,7 +71,7 @@ impl Answer {
 }
 
 /// Runs the binary on the cluster of a conf file; nothing that it says may hold the text of a key.
-fn run_with(lab: &Lab, conf: &Path, words: &[&str]) -> Answer {
+pub(crate) fn run_with(lab: &Lab, conf: &Path, words: &[&str]) -> Answer {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rbd-docker-plugin"));
     command.env_clear().env("RBD_DOCKER_PLUGIN_CONF_FILE", "none").stdin(Stdio::null());
     command.arg("--config").arg(conf).args(["-pool", &lab.pool, "--ceph-timeout", "5"]).args(words);
@@ -84,7 +84,7 @@ fn run_with(lab: &Lab, conf: &Path, words: &[&str]) -> Answer {
     answer
 }
 
-fn run(lab: &Lab, words: &[&str]) -> Answer {
+pub(crate) fn run(lab: &Lab, words: &[&str]) -> Answer {
     run_with(lab, &lab.conf, words)
 }
 

@@ -10,6 +10,7 @@ mod backend;
 mod commands;
 mod hosts;
 mod layer;
+mod migration;
 mod owners;
 mod rig;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     trials.extend(backend::trials(&lab));
     trials.extend(owners::trials(&lab));
     trials.extend(commands::trials(&lab));
+    trials.extend(migration::trials(&lab));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // By hand: what exits with a code drops nothing.
     drop(lab);

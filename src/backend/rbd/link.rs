@@ -61,7 +61,13 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn connect(options: &config::Ceph) -> Result<Self> {
-        let cluster = Cluster::connect(&how(options))?;
+        let cluster = Cluster::connect(&how(options)).map_err(|e| match DriverError::from(e) {
+            e if e.kind == ErrorKind::Denied => e.hint(format!(
+                "compare its key with: ceph auth get client.{}; rbd-docker-plugin doctor says where it is",
+                options.user
+            )),
+            e => e,
+        })?;
         let monitors = monitors::of(&cluster)?;
         let key = super::secret::find(|key| cluster.conf(key), cluster.user())?.map(|found| found.key);
         Ok(Self { cluster, key, open: Mutex::default(), monitors: Mutex::new(monitors) })
