@@ -13,7 +13,6 @@ mod console;
 mod docs;
 mod fake;
 mod hostile;
-#[cfg(feature = "ceph")]
 mod migration;
 #[path = "../common/console.rs"]
 mod pages;

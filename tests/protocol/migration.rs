@@ -312,6 +312,7 @@ fn typed(place: &str, words: &[String]) {
 }
 
 /// The old health check's exit status, without a cluster.
+#[cfg(feature = "ceph")]
 #[test]
 fn check_says_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
@@ -380,7 +381,16 @@ fn config_check_names_everything_that_is_wrong() {
     }
     let line = out.lines().find(|line| line.starts_with("fs ")).unwrap();
     assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["fs", "ext4", &format!("{path}:3")]);
+}
+
+#[cfg(feature = "ceph")]
+#[test]
+fn config_check_says_what_the_start_would_say() {
     let (code, out, _) = answer(program().args(["config", "check", "--config", "/nonexistent/c"]));
-    assert_eq!(code, Some(2), "the daemon would not start: {out}");
+    assert_eq!(code, Some(2), "{out}");
     assert!(out.contains("/nonexistent/c") && out.contains("--config FILE"), "{out}");
+    let (code, out, _) =
+        answer(program().args(["config", "check", "--config", "/", "--features", "nonsense"]));
+    assert_eq!(code, Some(2), "{out}");
+    assert!(out.contains("feature \"nonsense\" is not known"), "{out}");
 }

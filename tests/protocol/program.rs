@@ -104,6 +104,11 @@ fn exit_status_and_text() {
         (&["-config=/nonexistent/c"], 2, "to try the plugin without Ceph: --backend local --local-dir DIR"),
         (&["--help"], 0, "lock break IMAGE"),
         (&["serve"], 2, "serve"),
+        (&["--poool", "x"], 2, "a similar argument exists: '--pool'"),
+        (&["chekc"], 2, "a similar subcommand exists: 'check'"),
+        (&["config"], 2, "Usage: rbd-docker-plugin config check"),
+        (&["check", "--help"], 0, "CEPH_CONF"),
+        (&["config", "check", "--help"], 0, "Exit status 0 when they are right, 2 when not"),
         (&["-backend=sim", "lock", "ls"], 2, "are for images in a Ceph cluster"),
         (&["fence", "h1", "--backend", "local", "--local-dir=/d"], 2, "/d/POOL/IMAGE.owner"),
         (&["lock", "break", "a/b/c/d"], 2, "more than two '/'"),
@@ -123,6 +128,44 @@ fn exit_status_and_text() {
         assert_eq!(code, Some(status), "{args:?}: {text}");
         assert!(text.contains(part), "{args:?}: {text}");
     }
+}
+
+#[test]
+fn wrong_lines_of_the_file_are_named_with_what_they_may_have_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("conf");
+    for (text, part) in [
+        ("pool=x\ncreat=true\n", ":2: unknown key \"creat\"; did you mean create?"),
+        ("zzz=1\n", ":1: unknown key \"zzz\"; rbd-docker-plugin --help lists the flags"),
+        ("fs=zfs\n", ":1): unknown filesystem \"zfs\"; use ext4, xfs or btrfs"),
+        ("create\n", ":1: \"create\" has no '='; a line is key=value"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let (code, said) = run(&["--backend=sim", "--conf-file", path.to_str().unwrap()]);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(part) && said.contains(path.to_str().unwrap()), "{text}: {said}");
+    }
+}
+
+#[test]
+fn whoever_is_not_root_is_told_so() {
+    use std::os::unix::process::CommandExt;
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: it starts the plugin as another user, which root only may do");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = daemon(folder.path());
+    let output = match command.uid(65534).gid(65534).output() {
+        Err(e) => {
+            println!("skipped: nobody cannot run the program: {e}");
+            return;
+        }
+        Ok(output) => output,
+    };
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("(EACCES); the plugin needs to run as root"), "{said}");
 }
 
 #[test]
