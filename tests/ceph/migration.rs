@@ -166,7 +166,10 @@ fn what_is_missing_is_told_with_what_mends_it(lab: &Lab) {
             &["lock", "break", "foo", "--pool", "no-such-pool"][..],
             &["(pool no-such-pool)", "ceph osd pool create"][..],
         ),
-        (&["lock", "ls", "--user", "nobody"], &["client.nobody", "rbd-docker-plugin doctor"]),
+        (
+            &["lock", "ls", "--user", "nobody"],
+            &["no keyring holds the key of client.nobody", "ceph auth get client.nobody -o"],
+        ),
     ] {
         let answer = run(lab, words);
         assert_eq!(answer.code, Some(1), "{answer:?}");

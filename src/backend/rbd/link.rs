@@ -48,6 +48,21 @@ pub(super) fn how(options: &config::Ceph) -> Connect {
     }
 }
 
+/// The cluster does not tell a wrong key from none; this host does.
+fn rejected(e: DriverError, options: &config::Ceph) -> DriverError {
+    let user = &options.user;
+    match super::inspect::key_place(options) {
+        Err(why) => {
+            let message = format!("{}: {}", e.message, why.message);
+            DriverError { message, hint: why.hint, ..e }
+        }
+        Ok(place) => {
+            let place = place.unwrap_or_else(|| "the keyring".to_owned());
+            e.hint(format!("compare the key of client.{user} in {place} with: ceph auth get client.{user}"))
+        }
+    }
+}
+
 /// A connected client.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -62,10 +77,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn connect(options: &config::Ceph) -> Result<Self> {
         let cluster = Cluster::connect(&how(options)).map_err(|e| match DriverError::from(e) {
-            e if e.kind == ErrorKind::Denied => e.hint(format!(
-                "compare its key with: ceph auth get client.{}; rbd-docker-plugin doctor says where it is",
-                options.user
-            )),
+            e if e.kind == ErrorKind::Denied => rejected(e, options),
             e => e,
         })?;
         let monitors = monitors::of(&cluster)?;
