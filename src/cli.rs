@@ -16,6 +16,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
 
 use crate::cmd::output::Format;
+use crate::cmd::unmount::WORKER;
 use crate::config::keys::{self, CONF_FILE, KEYS, WORDS};
 use commands::FORMAT;
 
@@ -59,6 +60,8 @@ pub enum Action {
     UnmountAll {
         /// How long it may take.
         timeout: Duration,
+        /// Whether this is the process that does it.
+        worker: bool,
         /// How to answer.
         format: Format,
     },
@@ -115,7 +118,8 @@ fn action(path: &[(&str, &ArgMatches)], of: &ArgMatches) -> Result<Action, clap:
         [("doctor", _)] => Action::Doctor(format()),
         [("unmount", _)] => {
             let seconds = of.get_one::<u64>("timeout").copied().unwrap_or_default();
-            Action::UnmountAll { timeout: Duration::from_secs(seconds), format: format() }
+            let timeout = Duration::from_secs(seconds);
+            Action::UnmountAll { timeout, worker: of.get_flag(WORKER), format: format() }
         }
         [("lock", _), ("break", _)] => {
             Action::BreakLock { volume: text("IMAGE"), force: of.get_flag("force"), format: format() }

@@ -16,7 +16,10 @@ fn commands_and_settings_around_them() {
     let text = Format::Text;
     let host = |host: &str| Action::Fence { host: host.to_owned(), format: text };
     let broken = |volume: &str, force, format| Action::BreakLock { volume: volume.to_owned(), force, format };
-    let unmount = |seconds, format| Action::UnmountAll { timeout: Duration::from_secs(seconds), format };
+    let unmount = |seconds, format| {
+        let timeout = Duration::from_secs(seconds);
+        Action::UnmountAll { timeout, worker: false, format }
+    };
     for (line, action, flags) in [
         ("--user a", Action::Serve, vec![("user", "a")]),
         ("doctor", Action::Doctor(text), vec![]),

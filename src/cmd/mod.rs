@@ -12,7 +12,7 @@ mod fence;
 mod lock;
 pub mod output;
 pub mod serve;
-mod unmount;
+pub(crate) mod unmount;
 
 use std::process::ExitCode;
 
@@ -40,8 +40,8 @@ pub fn run(invocation: &Invocation) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     explain(&config)?;
-    if let Action::UnmountAll { timeout, format } = invocation.action {
-        return unmount::all(&config, timeout, format);
+    if let Action::UnmountAll { timeout, format, worker } = invocation.action {
+        return if worker { unmount::work(&config, timeout, format) } else { unmount::all(timeout) };
     }
     administer(&invocation.action, &config)?;
     Ok(ExitCode::SUCCESS)

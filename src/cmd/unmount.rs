@@ -1,6 +1,11 @@
 //! `unmount --all`: the volumes of a plugin that has stopped are given back, for a host that goes down.
+//!
+//! The work is done by a second process of this program. A thread that hangs in the kernel, as an unmount does while its storage is
+//! away, keeps its process from ending: so that one ends later, and the command on time. Until then the second process holds the plugin's
+//! name: nothing else begins to work on what it may still be changing.
 
-use std::process::ExitCode;
+use std::io;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
@@ -16,6 +21,12 @@ use crate::plugin::socket::Claim;
 
 /// What the storage may hang up besides the volumes is waited for a little longer than for them.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// How often to see whether the work is done.
+const POLL: Duration = Duration::from_millis(10);
+
+/// The flag of the second process.
+pub(crate) const WORKER: &str = "worker";
 
 #[derive(Debug, Serialize)]
 struct Answer {
@@ -33,8 +44,40 @@ struct Volume {
     error: Option<String>,
 }
 
-/// Does it, within the time.
-pub(super) fn all(config: &Config, timeout: Duration, format: Format) -> Result<ExitCode> {
+/// Has it done by a process of its own, within the time.
+pub(super) fn all(timeout: Duration) -> Result<ExitCode> {
+    let this = "/proc/self/exe";
+    let words = std::env::args_os().skip(1).chain([format!("--{WORKER}").into()]);
+    let mut command = Command::new(this);
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut worker = command.spawn().or_call("execve", this)?;
+    // Not inherited: whoever reads what we say would wait for the worker to close it.
+    let told = [
+        worker.stdout.take().map(|said| thread::spawn(|| pass_on(said, io::stdout()))),
+        worker.stderr.take().map(|said| thread::spawn(|| pass_on(said, io::stderr()))),
+    ];
+    let deadline = Deadline::after(timeout + GRACE * 2);
+    while !deadline.left().is_zero() {
+        if let Some(status) = worker.try_wait().or_call("wait4", this)? {
+            told.into_iter().flatten().for_each(|thread| drop(thread.join()));
+            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
+        }
+        thread::sleep(POLL);
+    }
+    // It has said already what is left.
+    let message =
+        format!("process {} hangs in the kernel, and goes on when the storage is back", worker.id());
+    Err(DriverError::new(ErrorKind::Timeout, message).hint("until then no plugin of this name starts"))
+}
+
+/// A reader who has left is no failure.
+fn pass_on(mut from: impl io::Read, mut to: impl io::Write) {
+    let _ = io::copy(&mut from, &mut to).and_then(|_| to.flush());
+}
+
+/// Does it.
+pub(super) fn work(config: &Config, timeout: Duration, format: Format) -> Result<ExitCode> {
     driver::check(config)?;
     let _claim = Claim::hold(&config.plugins, &config.name).map_err(|e| match e.kind {
         ErrorKind::InUse => {

@@ -106,6 +106,14 @@ impl Daemon {
     pub(crate) fn spawn(&mut self, environment: &[(&str, String)]) {
         fs::create_dir_all(self.dir.join("log")).unwrap();
         let output = File::options().create(true).append(true).open(self.dir.join("log/stderr")).unwrap();
+        let mut command = self.command();
+        command.envs(environment.iter().cloned());
+        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    /// The program with its settings.
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rbd-docker-plugin"));
         command.args(["--conf-file", "none", "--backend", "local", "--create", "--remove", "delete"]);
         command.args(["--fs", "ext4", "--size", "64", "--name", &self.name]);
@@ -113,9 +121,8 @@ impl Daemon {
         for (flag, folder) in [("--local-dir", "images"), ("--mount", "mnt"), ("--logdir", "log")] {
             command.arg(flag).arg(self.dir.join(folder));
         }
-        command.args(&self.flags).envs(environment.iter().cloned());
-        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
-        self.child = Some(command.spawn().unwrap());
+        command.args(&self.flags);
+        command
     }
 
     pub(crate) fn socket(&self) -> PathBuf {

@@ -14,9 +14,11 @@ mod images;
 mod kernel;
 mod options;
 mod races;
+mod release;
 mod rig;
 mod sharing;
 mod strace;
+mod systemd;
 mod trouble;
 mod volumes;
 
@@ -35,9 +37,16 @@ fn main() -> ExitCode {
     let mut trials = kernel::trials(&ready);
     trials.extend(filesystems::trials(&ready));
     trials.extend(crash::trials(&ready));
-    for more in
-        [driver::trials, options::trials, images::trials, sharing::trials, races::trials, trouble::trials]
-    {
+    for more in [
+        driver::trials,
+        options::trials,
+        images::trials,
+        sharing::trials,
+        races::trials,
+        trouble::trials,
+        release::trials,
+        systemd::trials,
+    ] {
         trials.extend(more(&ready));
     }
     libtest_mimic::run(&arguments, trials).exit_code()

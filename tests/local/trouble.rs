@@ -32,15 +32,15 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
 
 /// A process with its working directory in a folder; ends when dropped.
 #[derive(Debug)]
-struct Squatter(Child);
+pub(crate) struct Squatter(Child);
 
 impl Squatter {
-    fn new(folder: &Path) -> Self {
+    pub(crate) fn new(folder: &Path) -> Self {
         Self(Command::new("sleep").arg("600").current_dir(folder).spawn().unwrap())
     }
 
     /// How an error names it.
-    fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         format!("still in use by sleep (pid {}, working directory)", self.0.id())
     }
 }
