@@ -43,7 +43,10 @@ pub fn release_all(config: &Config, deadline: Deadline) -> Result<Released> {
     Driver::new(settings, backend, host)?.release_all(deadline)
 }
 
-fn assemble(config: &Config) -> Result<(Settings, Arc<dyn Backend>, Arc<dyn Host>)> {
+/// What a driver is made of.
+type Parts = (Settings, Arc<dyn Backend>, Arc<dyn Host>);
+
+fn assemble(config: &Config) -> Result<Parts> {
     let boot_id = boot::boot_id()?;
     // mountinfo shows paths without links; ours have to be the same.
     let (root, state) = match config.backend {

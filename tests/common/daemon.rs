@@ -66,6 +66,7 @@ pub(crate) struct Daemon {
     dir: PathBuf,
     sockets: PathBuf,
     flags: Vec<String>,
+    wrapper: Vec<String>,
     child: Option<Child>,
 }
 
@@ -73,7 +74,20 @@ impl Daemon {
     /// Not started yet. `flags` come after the defaults, and win.
     pub(crate) fn new(name: &str, dir: &Path, flags: &[&str]) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { name: name.to_owned(), dir: dir.to_owned(), sockets: dir.join("run"), flags, child: None }
+        Self {
+            name: name.to_owned(),
+            dir: dir.to_owned(),
+            sockets: dir.join("run"),
+            flags,
+            wrapper: Vec::new(),
+            child: None,
+        }
+    }
+
+    /// Run by a program of these words, which has to become it.
+    pub(crate) fn run_by(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
+        self
     }
 
     /// With its socket, and the mount IDs beside it, in another folder.
@@ -114,7 +128,10 @@ impl Daemon {
 
     /// The program with its settings.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rbd-docker-plugin"));
+        let mut words =
+            self.wrapper.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_rbd-docker-plugin")]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words);
         command.args(["--conf-file", "none", "--backend", "local", "--create", "--remove", "delete"]);
         command.args(["--fs", "ext4", "--size", "64", "--name", &self.name]);
         command.arg("--plugins").arg(&self.sockets);

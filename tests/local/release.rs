@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use libtest_mimic::Trial;
@@ -26,7 +26,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
 }
 
 /// Exit status, and what was said on stdout and stderr.
-fn unmount_all(daemon: &Daemon, words: &[&str]) -> (Option<i32>, String, String) {
+pub(crate) fn unmount_all(daemon: &Daemon, words: &[&str]) -> (Option<i32>, String, String) {
     let mut command = daemon.command();
     command.args(["unmount", "--all"]).args(words).stdin(Stdio::null());
     let output = command.output().unwrap();
@@ -126,10 +126,10 @@ fn what_is_held_is_named_and_left(rig: &Rig) {
 
 /// A filesystem below an image that takes no write any more, as a cluster that is away: whoever unmounts the volume waits in the kernel, and
 /// sync(1) anywhere on the machine. Whatever becomes of this test, it thaws: when the test ends or is killed, and after a minute.
-struct Frozen(Child);
+pub(crate) struct Frozen(Child);
 
 impl Frozen {
-    fn new(store: &Path) -> Self {
+    pub(crate) fn new(store: &Path) -> Self {
         let script = "fsfreeze -f \"$0\" && echo frozen && timeout 60 cat; fsfreeze -u \"$0\"";
         let mut command = Command::new("sh");
         command.args(["-c", script]).arg(store).process_group(0);
@@ -149,14 +149,19 @@ impl Drop for Frozen {
     }
 }
 
-fn storage_that_hangs(rig: &Rig) {
-    // The default pool is on a filesystem that will freeze, the other one is not.
+/// A folder of the rig with a filesystem of its own.
+pub(crate) fn freezable(rig: &Rig, folder: &str) -> PathBuf {
     let disk = rig.image("disk", 128);
     assert!(Command::new("mkfs.ext4").arg("-q").arg(&disk).status().unwrap().success());
-    let device = rig.attach(&disk, false);
-    let store = rig.folder("hang/images");
+    let (device, store) = (rig.attach(&disk, false), rig.folder(folder));
+    mount(Some(&device.path), &store, Some("ext4"), MsFlags::empty(), None::<&str>).unwrap();
+    store
+}
+
+fn storage_that_hangs(rig: &Rig) {
+    // The default pool is on a filesystem that will freeze, the other one is not.
+    let store = freezable(rig, "hang/images");
     let none = None::<&str>;
-    mount(Some(&device.path), &store, Some("ext4"), MsFlags::empty(), none).unwrap();
     let other = rig.folder("hang/images/p2");
     mount(none, &other, Some("tmpfs"), MsFlags::empty(), none).unwrap();
 
