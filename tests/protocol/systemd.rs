@@ -131,6 +131,30 @@ fn without_a_watchdog_there_are_no_pings_and_a_manager_that_is_gone_is_no_hindra
     assert_eq!(child.signal(Signal::SIGTERM), Some(0));
 }
 
+/// Nothing listens where this cluster should be.
+#[cfg(feature = "ceph")]
+#[test]
+fn a_cluster_that_is_away_is_told_and_does_not_keep_the_plugin_from_being_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&at).unwrap();
+    manager.set_read_timeout(Some(LONG)).unwrap();
+    let (conf, keyring) = (folder.path().join("ceph.conf"), folder.path().join("keyring"));
+    fs::write(&keyring, "[client.admin]\nkey = AQBSdFhj9zI9FBAAq3M6r1b0vYJ8Jm6F2Xl8Jg==\n").unwrap();
+    fs::write(&conf, format!("[global]\nmon_host = 127.0.0.1:1\nkeyring = {}\n", keyring.display())).unwrap();
+    let mut command = daemon(folder.path());
+    command.args(["--backend", "rbd", "--ceph-timeout", "3", "--config"]).arg(&conf);
+    command.env("NOTIFY_SOCKET", &at).env("WATCHDOG_USEC", "200000").stderr(Stdio::null());
+    let _child = Running(command.spawn().unwrap());
+    let mut lines = said_until(&manager, "READY=1");
+    lines.extend(said_until(&manager, "WATCHDOG=1"));
+    let waiting = "STATUS=listening; 0 volumes mounted; waiting for the store: ";
+    if !lines.iter().any(|line| line.starts_with(waiting)) {
+        said_until(&manager, waiting);
+    }
+    succeeds(asked(&folder.path().join("p/n.sock"), "/Plugin.Activate", ""));
+}
+
 #[test]
 fn nobody_is_refused_while_the_plugin_is_restarted() {
     let (folder, listener) = bound();
