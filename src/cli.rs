@@ -18,7 +18,7 @@ use clap::{ArgMatches, Command};
 use crate::cmd::output::Format;
 use crate::cmd::unmount::WORKER;
 use crate::config::keys::{self, CONF_FILE, KEYS, WORDS};
-use commands::FORMAT;
+use commands::{FORMAT, TOP_INTERVAL};
 
 /// What the program was told to do, and with which settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,26 @@ pub enum Action {
     Check,
     /// `config check`
     CheckConfig(Format),
+    /// `ls`
+    Volumes(Format),
+    /// `inspect`
+    Inspect {
+        /// The volumes, as Docker has them.
+        volumes: Vec<String>,
+        /// How to answer.
+        format: Format,
+    },
+    /// `df`
+    Usage(Format),
+    /// `top`
+    Top {
+        /// Seconds between two looks.
+        interval: u64,
+        /// Whether one table is enough.
+        once: bool,
+        /// How to answer.
+        format: Format,
+    },
 }
 
 /// Version and, when the build knew it, revision.
@@ -121,6 +141,17 @@ fn action(path: &[(&str, &ArgMatches)], of: &ArgMatches) -> Result<Action, clap:
             let timeout = Duration::from_secs(seconds);
             Action::UnmountAll { timeout, worker: of.get_flag(WORKER), format: format() }
         }
+        [("ls", _)] => Action::Volumes(format()),
+        [("inspect", _)] => Action::Inspect {
+            volumes: of.get_many::<String>("VOLUME").unwrap_or_default().cloned().collect(),
+            format: format(),
+        },
+        [("df", _)] => Action::Usage(format()),
+        [("top", _)] => Action::Top {
+            interval: of.get_one("interval").copied().unwrap_or(TOP_INTERVAL),
+            once: of.get_flag("once"),
+            format: format(),
+        },
         [("lock", _), ("break", _)] => {
             Action::BreakLock { volume: text("IMAGE"), force: of.get_flag("force"), format: format() }
         }

@@ -13,6 +13,7 @@ mod values;
 mod wetopi;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +34,10 @@ pub struct Config {
     pub plugins: PathBuf,
     /// Group of the socket.
     pub socket_group: SocketGroup,
+    /// Folder of the admin socket, if there is to be one.
+    pub admin: Option<PathBuf>,
+    /// Where metrics and health are served, too.
+    pub metrics_address: Option<SocketAddr>,
     /// Root of the mountpoints; a volume is at `<mount>/<name>/<pool>/<image>`.
     pub mount: PathBuf,
     /// Folder for what must survive a restart. Plugins of different names may share it.
@@ -174,6 +179,8 @@ impl Config {
         Ok(Self {
             plugins: parse(all, "plugins", values::path)?,
             socket_group: parse(all, "socket-group", values::group)?,
+            admin: parse(all, "admin", values::folder_or_none)?,
+            metrics_address: optional(all, "metrics-address", values::address)?,
             backend: backend(all)?,
             ceph: ceph(all, &pool)?,
             pool,

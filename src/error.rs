@@ -85,6 +85,29 @@ pub enum ErrorKind {
     Failed,
 }
 
+impl ErrorKind {
+    /// Its name in the log and in the metrics: as it is written here.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "NotFound",
+            Self::AlreadyExists => "AlreadyExists",
+            Self::Invalid => "Invalid",
+            Self::NotAllowed => "NotAllowed",
+            Self::InUse => "InUse",
+            Self::Busy => "Busy",
+            Self::Timeout => "Timeout",
+            Self::NoSpace => "NoSpace",
+            Self::ForeignData => "ForeignData",
+            Self::NeedsRepair => "NeedsRepair",
+            Self::MissingTool => "MissingTool",
+            Self::Denied => "Denied",
+            Self::Unreachable => "Unreachable",
+            Self::Config => "Config",
+            Self::Failed => "Failed",
+        }
+    }
+}
+
 /// Why an operation failed, and what to do about it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub struct DriverError {

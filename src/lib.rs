@@ -4,6 +4,7 @@
 //! and `ceph`. Nothing below `driver` knows Docker, nothing above `backend` knows how images are stored, `linux` and `ceph` know nothing
 //! of volumes.
 
+pub mod admin;
 pub mod backend;
 #[cfg(feature = "ceph")]
 pub mod ceph;

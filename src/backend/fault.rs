@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
-use super::{Backend, Device, ImageInfo, ImageOptions, ImageStore, Mapper, Owner, Record};
+use super::{Backend, Device, ImageInfo, ImageOptions, ImageStore, Mapper, Owner, Pulse, Record};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::host::{
@@ -36,6 +37,7 @@ pub enum Plan {
 pub struct Faults {
     plan: Mutex<Plan>,
     only: OnceLock<String>,
+    hangs: OnceLock<Vec<String>>,
     passed: AtomicU64,
     armed: AtomicU64,
     trace: Mutex<Vec<&'static str>>,
@@ -47,6 +49,7 @@ impl Faults {
         Arc::new(Self {
             plan: Mutex::new(plan),
             only: OnceLock::new(),
+            hangs: OnceLock::new(),
             passed: AtomicU64::new(0),
             armed: AtomicU64::new(0),
             trace: Mutex::default(),
@@ -66,6 +69,17 @@ impl Faults {
         let _ = self.only.set(call.to_owned());
     }
 
+    /// From now on, these calls never come back, as if their storage did not answer.
+    pub fn hang_in(&self, calls: &str) {
+        let _ = self.hangs.set(calls.split(',').map(str::to_owned).collect());
+    }
+
+    fn hang(&self, call: &str) {
+        while self.hangs.get().is_some_and(|calls| calls.iter().any(|hanging| hanging == call)) {
+            std::thread::park();
+        }
+    }
+
     /// Stops counting; nothing fails any more.
     pub fn disarm(&self) {
         self.armed.store(0, Ordering::SeqCst);
@@ -77,6 +91,7 @@ impl Faults {
     }
 
     fn point(&self, call: &'static str) -> Result<()> {
+        self.hang(call);
         if self.armed.load(Ordering::SeqCst) == 0 || self.only.get().is_some_and(|only| only != call) {
             return Ok(());
         }
@@ -181,6 +196,16 @@ impl Backend for Faulty<dyn Backend> {
     fn name(&self) -> &'static str {
         self.inner.name()
     }
+
+    // What happens in the background is no point: it would shift those of the operations.
+    fn pulse(&self) -> Result<Pulse> {
+        self.faults.hang("pulse");
+        self.inner.pulse()
+    }
+
+    fn heartbeats(&self) -> Vec<(String, Duration)> {
+        self.inner.heartbeats()
+    }
 }
 
 impl Host for Faulty<dyn Host> {
@@ -198,13 +223,18 @@ impl Host for Faulty<dyn Host> {
         mounts() -> Vec<Mounted>;
         make_dir(dir: &Path) -> ();
         remove_dir(dir: &Path) -> ();
-        usage(target: &Path) -> Usage;
         held_elsewhere(device: &Device) -> bool;
         refuse_held(target: &Path, device: &Device) -> ();
         save(path: &Path, content: &[u8]) -> ();
         load(path: &Path) -> Option<Vec<u8>>;
         files(folder: &Path) -> Vec<String>;
         forget(path: &Path) -> ();
+    }
+
+    // In the background, too.
+    fn usage(&self, target: &Path) -> Result<Usage> {
+        self.faults.hang("usage");
+        self.inner.usage(target)
     }
 
     fn is_alive(&self, process: Process) -> bool {

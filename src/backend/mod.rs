@@ -21,7 +21,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +130,23 @@ pub trait Mapper: fmt::Debug + Send + Sync {
 pub trait Backend: ImageStore + Mapper {
     /// `local`, `sim`, …
     fn name(&self) -> &'static str;
+
+    /// Whether the store answers, and what is told of it with that. May take as long as the store lets it: it is asked in the background.
+    fn pulse(&self) -> Result<Pulse>;
+
+    /// How long ago this plugin last showed the others that it lives, in each place where that counts. Never waits.
+    fn heartbeats(&self) -> Vec<(String, Duration)> {
+        Vec::new()
+    }
+}
+
+/// What a store that answers says of itself.
+#[derive(Debug, Clone)]
+pub struct Pulse {
+    /// How many devices of this host have images of this backend behind them.
+    pub devices: usize,
+    /// The bare names that are bound to an image.
+    pub bindings: Arc<BTreeMap<String, ImageSpec>>,
 }
 
 /// A mapped image.

@@ -5,7 +5,7 @@ use clap::{Arg, ArgAction, Command};
 
 use super::texts::{
     AFTER_LONG_HELP, BREAK_ABOUT, CHECK_ABOUT, CONFIG_CHECK_ABOUT, DOCTOR_ABOUT, FENCE_ABOUT, LONG_ABOUT,
-    UNMOUNT_ABOUT,
+    SEEING, UNMOUNT_ABOUT,
 };
 use super::version;
 use crate::cmd::output::Format;
@@ -112,6 +112,49 @@ pub fn command() -> Command {
         .subcommand_value_name("COMMAND")
         .args(KEYS.iter().map(argument))
         .subcommands([doctor, check, config, lock, fence, unmount].map(with_settings))
+        .subcommands(seeing().map(with_settings))
+}
+
+/// The commands that ask the running plugin.
+fn seeing() -> [Command; 4] {
+    let asks = |name: &'static str, about: &'static str, usage: &'static str| {
+        Command::new(name).about(about).long_about(format!("{about}.\n\n{SEEING}")).override_usage(usage)
+    };
+    let ls = asks(
+        "ls",
+        "Lists all volumes: image, size if known, and where they are mounted on this host",
+        "rbd-docker-plugin ls [--format text|json] [--FLAG VALUE]...",
+    );
+    let inspect = asks(
+        "inspect",
+        "Shows what the plugin knows of volumes, as `docker volume inspect` does",
+        "rbd-docker-plugin inspect VOLUME... [--format text|json] [--FLAG VALUE]...",
+    )
+    .arg(Arg::new("VOLUME").required(true).num_args(1..).help("The volume's name, as Docker has it"));
+    let df = asks(
+        "df",
+        "Shows how full the mounted volumes are",
+        "rbd-docker-plugin df [--format text|json] [--FLAG VALUE]...",
+    );
+    let top = asks(
+        "top",
+        "Shows what the mounted volumes read and write, and which operations run, until it is interrupted",
+        "rbd-docker-plugin top [--interval S] [--once] [--format text|json] [--FLAG VALUE]...",
+    )
+    .arg(
+        Arg::new("interval")
+            .long("interval")
+            .value_name("S")
+            .value_parser(clap::value_parser!(u64).range(1..=3600))
+            .help("Seconds between two looks [default: 2]"),
+    )
+    .arg(
+        Arg::new("once")
+            .long("once")
+            .action(ArgAction::SetTrue)
+            .help("One table and no more; so it is, too, when stdout is no terminal"),
+    );
+    [ls, inspect, df, top].map(|command| command.arg(format_argument()))
 }
 
 /// A command takes the settings too; its help does not repeat them.
@@ -140,6 +183,8 @@ fn format_argument() -> Arg {
 }
 
 pub(super) const FORMAT: &str = "format";
+/// Seconds.
+pub(super) const TOP_INTERVAL: u64 = 2;
 
 fn argument(key: &'static Key) -> Arg {
     let help = if key.default.is_empty() {

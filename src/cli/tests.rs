@@ -48,6 +48,15 @@ fn commands_and_settings_around_them() {
             Action::CheckConfig(text),
             vec![("create", "true"), ("pool", "p")],
         ),
+        ("ls", Action::Volumes(text), vec![]),
+        ("-name n df --format json", Action::Usage(Format::Json), vec![("name", "n")]),
+        (
+            "inspect a p/b -admin /run/x",
+            Action::Inspect { volumes: vec!["a".to_owned(), "p/b".to_owned()], format: text },
+            vec![("admin", "/run/x")],
+        ),
+        ("top", Action::Top { interval: 2, once: false, format: text }, vec![]),
+        ("top -interval=5 --once", Action::Top { interval: 5, once: true, format: text }, vec![]),
         ("--name doctor", Action::Serve, vec![("name", "doctor")]),
     ] {
         let flags = flags.into_iter().map(|(k, v)| (k, v.to_owned())).collect();
@@ -118,6 +127,9 @@ fn wrong_usage_ends_with_2_and_names_the_flag() {
         ("fence", "Usage"),
         ("fence a ls", "not both"),
         ("doctor now", "now"),
+        ("inspect", "VOLUME"),
+        ("top --interval 0", "0"),
+        ("ls foo", "foo"),
         ("doctor --format xml", "xml"),
         ("--format json", "--format"),
         ("lock ls --force", "--force"),

@@ -48,6 +48,12 @@ All volumes are worked on at once, and what hangs (its storage is away) is left 
 
 Exit status 0 when all is given back, 1 when something is left.";
 
+pub(super) const SEEING: &str = "\
+It asks the running plugin on its admin socket, <admin>/<name>.sock, which only root may use: --name and --admin say which one. \
+Nothing waits for storage that does not answer: then what was known last is shown, and said to be old.
+
+Exit status 0 done, 1 failed (the plugin does not run, a volume is not there), 2 wrong usage.";
+
 pub(super) const LONG_ABOUT: &str = "\
 rbd-docker-plugin is a Docker volume driver. It listens on <plugins>/<name>.sock, where Docker finds it as the driver \
 <name>, and gives containers volumes that are images in a Ceph cluster (RBD) or, for trying it out, files of this host. \
@@ -60,6 +66,12 @@ A flag may be written -x or --x, with its value after a blank or a '='.";
 
 /// Lines of 78 columns at most: clap would break longer ones without regard to the columns.
 pub(super) const AFTER_LONG_HELP: &str = "\
+SEEING IT
+  ls                  All volumes, and where they are mounted
+  inspect VOLUME...   What is known of them
+  df                  How full the mounted ones are
+  top                 What they read and write, and what is running
+
 LOOKING AFTER IT
   doctor              What is wrong, and what mends it
   check               The same in one line, for a monitoring system
@@ -105,6 +117,10 @@ FILES
       systemd has opened and passes is served as it is, and stays at a stop.
   <plugins>/<name>.lock
       Held while the plugin runs: a second one of this name does not start.
+  <admin>/<name>.sock
+      The admin socket, mode 0600: GET /healthz, /readyz, /metrics,
+      /v1/status, /v1/volumes, /v1/volumes/NAME, /v1/mounts and
+      /v1/operations; curl --unix-socket reads them, too.
   <mount>/<name>/<pool>/<image>
       The mountpoints.
   <plugins>/<name>.mounts/

@@ -5,16 +5,21 @@ mod check;
 #[cfg(feature = "ceph")]
 mod cluster;
 mod config_check;
+mod df;
 pub mod doctor;
 #[cfg(feature = "ceph")]
 mod fence;
+mod inspect;
 #[cfg(feature = "ceph")]
 mod lock;
+mod ls;
 pub mod output;
 pub mod serve;
+mod top;
 pub(crate) mod unmount;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::cli::{Action, Invocation};
 use crate::config::{self, Config};
@@ -43,7 +48,15 @@ pub fn run(invocation: &Invocation) -> Result<ExitCode> {
     if let Action::UnmountAll { timeout, format, worker } = invocation.action {
         return if worker { unmount::work(&config, timeout, format) } else { unmount::all(timeout) };
     }
-    administer(&invocation.action, &config)?;
+    match &invocation.action {
+        Action::Volumes(format) => ls::run(&config, *format)?,
+        Action::Inspect { volumes, format } => return inspect::run(&config, volumes, *format),
+        Action::Usage(format) => df::run(&config, *format)?,
+        Action::Top { interval, once, format } => {
+            top::run(&config, Duration::from_secs(*interval), *once, *format)?;
+        }
+        other => administer(other, &config)?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -58,15 +71,12 @@ fn explain(config: &Config) -> Result<()> {
 #[cfg(feature = "ceph")]
 fn administer(action: &Action, config: &Config) -> Result<()> {
     match action {
-        Action::Serve
-        | Action::Doctor(_)
-        | Action::UnmountAll { .. }
-        | Action::Check
-        | Action::CheckConfig(_) => Ok(()),
         Action::Locks(format) => lock::ls(config, *format),
         Action::BreakLock { volume, force, format } => lock::break_one(config, volume, *force, *format),
         Action::Fence { host, format } => fence::host(config, host, *format),
         Action::Fences(format) => fence::ls(config, *format),
+        // The others are done already.
+        _ => Ok(()),
     }
 }
 

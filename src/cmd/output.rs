@@ -25,6 +25,11 @@ impl Format {
 
 /// Prints an answer to stdout, in the form that was asked for. A reader who has left is no failure.
 pub fn print(format: Format, document: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    write(&answer(format, document, text))
+}
+
+/// An answer in the form that was asked for.
+pub fn answer(format: Format, document: &impl Serialize, text: impl FnOnce() -> String) -> String {
     let mut answer = match format {
         Format::Text => text(),
         Format::Json => serde_json::to_string_pretty(document).unwrap_or_default() + "\n",
@@ -32,15 +37,20 @@ pub fn print(format: Format, document: &impl Serialize, text: impl FnOnce() -> S
     if !answer.ends_with('\n') {
         answer.push('\n');
     }
-    write(&answer)
+    answer
 }
 
 /// Writes to stdout, now.
 pub fn write(text: &str) -> Result<()> {
+    write_if_read(text).map(drop)
+}
+
+/// Writes to stdout, now; false when nobody reads it any more.
+pub fn write_if_read(text: &str) -> Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => Ok(done.or_call("write", "stdout")?),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        done => Ok(done.or_call("write", "stdout").map(|()| true)?),
     }
 }
 
@@ -58,6 +68,22 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     all().map(line).collect()
 }
 
+/// Bytes as people read them: `1.5G`.
+pub fn bytes(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["", "K", "M", "G", "T"] {
+        if value < 1000.0 {
+            return if unit.is_empty() || value >= 99.95 {
+                format!("{value:.0}{unit}")
+            } else {
+                format!("{value:.1}{unit}")
+            };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1}P")
+}
+
 /// `1 image`, `2 images`.
 pub fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
@@ -73,6 +99,20 @@ mod tests {
         let text = table(&["IMAGE", "HOST", "BY"], &[row(["rbd/größe", "h", ""]), row(["a", "h22222", "x"])]);
         assert_eq!(text, "IMAGE      HOST    BY\nrbd/größe  h\na          h22222  x\n");
         assert_eq!(table(&["A"], &[]), "A\n");
+    }
+
+    #[test]
+    fn bytes_for_people() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1.0K"),
+            (1536, "1.5K"),
+            (104_857_600, "100M"),
+            (u64::MAX, "16384.0P"),
+        ] {
+            assert_eq!(bytes(number), text);
+        }
     }
 
     #[test]

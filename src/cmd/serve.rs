@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::admin::Admin;
 use crate::cli;
 use crate::config::Config;
 use crate::driver;
@@ -49,6 +50,7 @@ fn serve(config: &Config, log: &Log, passed: Passed) -> Result<()> {
     socket::raise_file_limit();
     // Before the driver: its recovery must not meet another plugin of this name at work.
     let claim = claim(config, passed)?;
+    let admin = Admin::claim(config)?;
     systemd::starting("starting: bringing the volumes of an earlier life to rest");
     let driver = driver::open(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -57,13 +59,15 @@ fn serve(config: &Config, log: &Log, passed: Passed) -> Result<()> {
         .enable_all()
         .build()
         .or_call("clone", "the runtime's threads")?;
-    let operations = Arc::new(Operations::new(Arc::clone(&driver), CHANGES));
+    let operations = Arc::new(Operations::new(Arc::clone(&driver) as _, CHANGES));
     let stop = {
         let _inside = runtime.enter();
         Signals::new()?
     };
     let socket = claim.bind(config.socket_group.gid)?;
+    let admin = admin.serve(config, &driver, &operations)?;
     let left = listen(&runtime, socket, driver, operations, stop, log.clone());
+    admin.end();
     // Not dropped: that would wait for operations that are stuck in the kernel.
     runtime.shutdown_background();
     match left? {

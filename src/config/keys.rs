@@ -167,6 +167,16 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         heading: PLACES,
+        help: "Folder of the admin socket, for metrics, health and the commands ls, inspect, df and top; `none` for none",
+        ..key("admin", "/run/rbd-docker-plugin", "DIR|none")
+    },
+    Key {
+        heading: PLACES,
+        help: "Serve /metrics, /healthz and /readyz here as well, for everybody who can connect: 127.0.0.1:9283, [::1]:9283",
+        ..key("metrics-address", "", "ADDRESS:PORT")
+    },
+    Key {
+        heading: PLACES,
         help: "Root of the mountpoints: <DIR>/<name>/<pool>/<image>",
         ..key("mount", "/var/lib/docker-volumes", "DIR")
     },

@@ -47,6 +47,16 @@ fn defaults() {
 }
 
 #[test]
+fn where_it_can_be_seen() {
+    let c = load(&[], &[], "").unwrap();
+    assert_eq!((c.admin.as_deref(), c.metrics_address), (Some(Path::new("/run/rbd-docker-plugin")), None));
+    let c = load(&["admin=none", "metrics-address=[::1]:9283"], &[], "").unwrap();
+    assert_eq!((c.admin, c.metrics_address.unwrap().to_string()), (None, "[::1]:9283".to_owned()));
+    let e = load(&["metrics-address=localhost"], &[], "").unwrap_err().to_string();
+    assert!(e.contains("metrics-address = \"localhost\"") && e.contains("127.0.0.1:9283"), "{e}");
+}
+
+#[test]
 fn pools_are_listed_once_with_the_default_one_first() {
     let c = load(&["pool=b", "pools=a, b,c,a"], &[], "").unwrap();
     assert_eq!(c.ceph.pools, ["b", "a", "c"]);

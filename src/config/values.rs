@@ -129,6 +129,18 @@ pub(super) fn path(text: &str) -> Parsed<PathBuf> {
     std::path::absolute(text).map_err(|e| format!("cannot be made an absolute path: {e}"))
 }
 
+/// A folder, or none.
+pub(super) fn folder_or_none(text: &str) -> Parsed<Option<PathBuf>> {
+    if text == "none" { Ok(None) } else { path(text).map(Some) }
+}
+
+/// An address and a port to listen on.
+pub(super) fn address(text: &str) -> Parsed<std::net::SocketAddr> {
+    text.parse().map_err(|_| {
+        "accepted is ADDRESS:PORT, such as 127.0.0.1:9283, [::1]:9283 or 0.0.0.0:9283".to_owned()
+    })
+}
+
 /// A number of seconds up to `most`.
 pub(super) fn seconds(text: &str, most: u64) -> Parsed<std::time::Duration> {
     match text.parse::<u64>() {

@@ -21,6 +21,8 @@ use crate::lock;
 struct Known {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     created_at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    size: Option<String>,
     /// Another spelling of a volume that is listed, as some Get used it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     spelling: bool,
@@ -67,8 +69,10 @@ impl Cache {
         self.note(|known| {
             let entry =
                 known.entry(volume.name.clone()).or_insert_with(|| Known { spelling, ..Known::default() });
-            let news = entry.created_at != volume.created_at;
+            let size = volume.status.get("size").and_then(|size| size.as_str()).map(str::to_owned);
+            let news = (&entry.created_at, &entry.size) != (&volume.created_at, &size);
             entry.created_at.clone_from(&volume.created_at);
+            entry.size = size;
             news
         });
     }
@@ -87,6 +91,11 @@ impl Cache {
             known.extend(old.into_iter().filter(|(name, known)| known.spelling && means(name)));
             !known.keys().eq(before.iter())
         });
+    }
+
+    /// The size of a volume, as it was last seen.
+    pub(super) fn size(&self, name: &str) -> Option<String> {
+        lock(&self.known).get(name)?.size.clone()
     }
 
     /// The volume as it was last seen, with the reason why it is not seen now.

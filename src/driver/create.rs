@@ -25,6 +25,7 @@ impl Driver {
         let Options { pool, namespace, image: asked } = Options::parse(options)?;
         self.backend.check_options(&asked)?;
         let (spec, bind) = self.target(&volume, pool.as_deref(), namespace.as_deref())?;
+        Self::is_about(&spec);
         let _guard = self.guards.lock(&spec, until)?;
         self.restore_if_unsettled(&spec)?;
         match &self.backend.info(&spec)? {

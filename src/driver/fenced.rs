@@ -9,6 +9,7 @@ use crate::backend::Owner;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
 use crate::name::ImageSpec;
+use crate::telemetry::count::{Count, count};
 
 impl Driver {
     /// Gives up every mounted volume that the backend says is lost. Skips volumes that an operation works on.
@@ -81,6 +82,7 @@ impl Driver {
     fn give_up(&self, spec: &ImageSpec, why: &str) -> Result<()> {
         let Some(mounted) = self.table.get(spec) else { return Ok(()) };
         if lock(&self.fenced).insert(spec.clone(), why.to_owned()).is_none() {
+            count(Count::Lost);
             let uses = mounted.refs.shown();
             tracing::error!(image = %spec, uses, "FENCED: {why}; containers that use it get I/O errors: restart them");
         }

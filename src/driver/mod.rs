@@ -16,6 +16,7 @@ mod fenced;
 mod mount;
 mod naming;
 mod open;
+pub mod overview;
 mod provision;
 mod read;
 mod recovery;
@@ -23,6 +24,7 @@ mod release;
 mod remove;
 mod table;
 mod unmount;
+mod usage;
 
 pub use open::{check, open, release_all};
 pub use release::Released;
@@ -30,15 +32,17 @@ pub use release::Released;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use api::{Client, Glance, Scope, Volume, VolumeDriver};
 use cache::Cache;
 use guard::Guards;
+use overview::Heard;
 use table::Table;
 use undo::Undo;
+use usage::Usages;
 
 use crate::backend::Backend;
 use crate::deadline::Deadline;
@@ -134,6 +138,14 @@ pub struct Driver {
     learning: Mutex<()>,
     /// Whether the backend has said which images this plugin owns.
     knows_own: AtomicBool,
+    /// How many volumes a start has not tried to restore yet.
+    restoring: AtomicUsize,
+    usages: Usages,
+    /// What the store said last; held by whoever asks it.
+    heard: Mutex<Heard>,
+    feeling: Mutex<()>,
+    /// When the store last answered List or Get.
+    answered: Mutex<Instant>,
 }
 
 impl Driver {
@@ -141,6 +153,8 @@ impl Driver {
     pub fn open(settings: Settings, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Arc<Self>> {
         let driver = Self::new(settings, backend, host)?;
         driver.recover()?;
+        // In the background: a store that hangs must not keep the others from being served.
+        driver.in_background(Self::feel_pulse);
         Ok(driver)
     }
 
@@ -161,6 +175,11 @@ impl Driver {
             looking: Mutex::default(),
             learning: Mutex::default(),
             knows_own: AtomicBool::new(false),
+            restoring: AtomicUsize::new(0),
+            usages: Usages::default(),
+            heard: Mutex::default(),
+            feeling: Mutex::default(),
+            answered: Mutex::new(Instant::now()),
         });
         for folder in [&driver.settings.state, &driver.settings.refs] {
             driver.host.make_dir(folder)?;
@@ -193,6 +212,11 @@ impl Driver {
             self.mark_unsettled(spec);
         }
         undone.error
+    }
+
+    /// The image that the operation is about, for its line in the log.
+    fn is_about(spec: &ImageSpec) {
+        tracing::Span::current().record("image", tracing::field::display(spec));
     }
 
     fn mark_unsettled(&self, spec: &ImageSpec) {

@@ -36,6 +36,7 @@ impl Driver {
         let (until, deadline) = self.deadlines(LONG);
         let volume: VolumeName = name.parse()?;
         let spec = self.resolve(&volume)?;
+        Self::is_about(&spec);
         let _guard = self.guards.lock(&spec, until)?;
         match self.restore_if_unsettled(&spec) {
             // Whatever is in the way shows below, or is no hindrance to mounting.

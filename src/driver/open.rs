@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::api::VolumeDriver;
 use super::{Driver, Released, Settings};
 use crate::backend::local::LocalBackend;
 use crate::backend::sim::World;
@@ -30,7 +29,7 @@ pub fn check(config: &Config) -> Result<()> {
 }
 
 /// Opens the backend, recovers what an earlier life left, and begins to look after the volumes.
-pub fn open(config: &Config) -> Result<Arc<dyn VolumeDriver>> {
+pub fn open(config: &Config) -> Result<Arc<Driver>> {
     let (settings, backend, host) = assemble(config)?;
     let driver = open_at_fault_points(settings, backend, host)?;
     driver.look_after().or_call("clone", "the look-after thread")?;
@@ -166,7 +165,7 @@ fn open_at_fault_points(
 }
 
 /// The crash tests kill the plugin at a point that they choose by `RBD_FAULT_POINT`, counted from when it is ready: `17`, or
-/// `claim:1` for a point of that call, where 0 is before its first use and 1 after it.
+/// `claim:1` for a point of that call, where 0 is before its first use and 1 after it. The calls in `RBD_FAULT_HANG` (`usage,list`) never come back.
 #[cfg(feature = "fault-points")]
 fn open_at_fault_points(
     settings: Settings,
@@ -174,21 +173,27 @@ fn open_at_fault_points(
     host: Arc<dyn Host>,
 ) -> Result<Arc<Driver>> {
     use crate::backend::fault::{Faults, Faulty, Plan};
-    let Ok(asked) = std::env::var("RBD_FAULT_POINT") else {
+    let variable = |name: &str| std::env::var(name).ok();
+    let (asked, hanging) = (variable("RBD_FAULT_POINT"), variable("RBD_FAULT_HANG"));
+    if asked.is_none() && hanging.is_none() {
         return Driver::open(settings, backend, host);
-    };
-    let (only, point) =
-        asked.split_once(':').map_or((None, asked.as_str()), |(call, point)| (Some(call), point));
-    let Ok(point) = point.parse() else { return Driver::open(settings, backend, host) };
+    }
     let faults = Faults::new(Plan::Count);
     let driver = Driver::open(
         settings,
         Arc::new(Faulty::new(&faults, backend)),
         Arc::new(Faulty::new(&faults, host)),
     )?;
-    if let Some(call) = only {
-        faults.only(call);
+    if let Some(calls) = &hanging {
+        faults.hang_in(calls);
     }
-    faults.arm(Plan::Kill(point));
+    let asked =
+        asked.as_deref().map(|asked| asked.split_once(':').map_or((None, asked), |(a, b)| (Some(a), b)));
+    if let Some((only, Ok(point))) = asked.map(|(only, point)| (only, point.parse())) {
+        if let Some(call) = only {
+            faults.only(call);
+        }
+        faults.arm(Plan::Kill(point));
+    }
     Ok(driver)
 }

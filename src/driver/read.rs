@@ -39,6 +39,7 @@ impl Driver {
         });
         match answer {
             Ok((volume, shown)) => {
+                self.was_answered();
                 self.cache.put(&volume, shown != name);
                 Ok(volume)
             }
@@ -73,6 +74,7 @@ impl Driver {
                 return Ok(known);
             }
         };
+        self.was_answered();
         let making = lock(&self.making).clone();
         let volumes: Vec<Volume> = specs
             .iter()
@@ -139,7 +141,7 @@ impl Driver {
             put("read-only", json!(mounted.read_only));
             put("mounts", json!(mounted.refs.total()));
             put("mounted-since", json!(rfc3339(mounted.refs.since)));
-            if let Ok(usage) = self.host.usage(&mounted.refs.mountpoint) {
+            if let Some(usage) = self.new_usage_of(mounted) {
                 put("used", json!(usage.used));
                 put("available", json!(usage.available));
             }

@@ -44,6 +44,7 @@ impl Driver {
         // Until it is restored, an operation on a volume restores it first.
         specs.iter().for_each(|spec| self.mark_unsettled(spec));
         let count = specs.len();
+        self.restoring.store(count, Ordering::SeqCst);
         let (done, restored) = mpsc::channel();
         for spec in specs {
             let done = done.clone();
@@ -52,6 +53,7 @@ impl Driver {
                 if let Err(e) = guard.and_then(|_guard| driver.restore(&spec)) {
                     tracing::error!(image = %spec, error = %e, "could not be restored, trying again later");
                 }
+                driver.restoring.fetch_sub(1, Ordering::SeqCst);
                 let _ = done.send(());
             });
         }
@@ -228,6 +230,8 @@ impl Driver {
                         driver.in_background(move |driver| driver.settle(&spec));
                     }
                 }
+                driver.collect_usage();
+                driver.in_background(Self::feel_pulse);
                 if !driver.knows_own.load(Ordering::SeqCst) {
                     driver.in_background(Self::learn_own);
                 }

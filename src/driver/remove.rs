@@ -16,6 +16,7 @@ impl Driver {
         let (until, _) = self.deadlines(SHORT);
         let volume: VolumeName = name.parse()?;
         let spec = self.resolve(&volume)?;
+        Self::is_about(&spec);
         let _guard = self.guards.lock(&spec, until)?;
         self.restore_if_unsettled(&spec)?;
         let info = self.backend.info(&spec)?;

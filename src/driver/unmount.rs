@@ -25,6 +25,7 @@ impl Driver {
                 found => found?,
             },
         };
+        Self::is_about(&spec);
         let _guard = self.guards.lock(&spec, until)?;
         if self.table.get(&spec).is_none() {
             self.restore_if_unsettled(&spec)?;

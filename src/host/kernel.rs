@@ -21,6 +21,7 @@ use crate::deadline::Deadline;
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 use crate::linux::exec::Programs;
 use crate::linux::{blkdev, files, fs as filesystem, holders, mount, mountinfo, probe, process};
+use crate::telemetry::count::{Count, count};
 
 /// How long an unmount is tried again on EBUSY. The kernel answers it also while another mount namespace that has received a copy
 /// of the mount is being set up or torn down (a container that is just starting): umount(2) takes all copies or none.
@@ -119,7 +120,10 @@ impl Host for KernelHost {
                 Ok(_) => return Ok(()),
                 Err(cause) if cause.errno != Errno::EBUSY => return Err(cause.into()),
                 Err(cause) if patience.left().is_zero() => return Err(busy(target, cause)),
-                Err(_) => sleep(step),
+                Err(_) => {
+                    count(Count::BusyUnmount);
+                    sleep(step);
+                }
             }
             step = (step * 2).min(Duration::from_millis(100));
         }
@@ -168,12 +172,14 @@ impl Host for KernelHost {
     fn usage(&self, target: &Path) -> Result<Usage> {
         let stat = statvfs(target).or_call("statvfs", target.display())?;
         let block = stat.fragment_size();
+        let mounts = mountinfo::read(Path::new(mountinfo::OWN))?;
         Ok(Usage {
             size: stat.blocks().saturating_mul(block),
             used: stat.blocks().saturating_sub(stat.blocks_free()).saturating_mul(block),
             available: stat.blocks_available().saturating_mul(block),
             inodes: stat.files(),
             inodes_used: stat.files().saturating_sub(stat.files_free()),
+            failed: mounts.iter().rfind(|mount| mount.target == target).is_some_and(|mount| mount.failed),
         })
     }
 

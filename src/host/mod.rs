@@ -58,7 +58,7 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Removes an empty directory; one that is not there, or not empty, is success.
     fn remove_dir(&self, dir: &Path) -> Result<()>;
 
-    /// Space and inodes of a mounted filesystem.
+    /// Space and inodes of a mounted filesystem, and whether it works. Waits for as long as its storage does not answer.
     fn usage(&self, target: &Path) -> Result<Usage>;
 
     /// Whether any other mount namespace of this host (a container) has the device mounted.
@@ -238,7 +238,8 @@ impl Mounted {
 }
 
 /// Space and inodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Usage {
     /// Bytes in all.
     pub size: u64,
@@ -250,4 +251,6 @@ pub struct Usage {
     pub inodes: u64,
     /// Inodes in use.
     pub inodes_used: u64,
+    /// Whether the filesystem has made itself read-only after an error.
+    pub failed: bool,
 }

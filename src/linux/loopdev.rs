@@ -22,6 +22,7 @@ use nix::errno::Errno;
 use super::uapi;
 use crate::deadline::Deadline;
 use crate::error::{CallError, OrCall};
+use crate::telemetry::count::{Count, count};
 
 const CONTROL: &str = "/dev/loop-control";
 const SYSFS: &str = "/sys/block";
@@ -145,6 +146,7 @@ pub fn detach(path: &Path, backing: Backing, deadline: Deadline) -> Result<(), C
         if deadline.left().is_zero() {
             return Err(CallError::new("LOOP_CLR_FD", path.display(), Errno::EBUSY));
         }
+        count(Count::BusyUnmap);
         sleep(step.min(deadline.left()));
         step = (step * 2).min(STEP);
     }

@@ -7,6 +7,7 @@
 
 pub mod backing;
 pub mod blkdev;
+pub mod blkstat;
 pub mod boot;
 pub mod exec;
 pub mod files;

@@ -39,6 +39,8 @@ pub struct Entry {
     pub source: String,
     /// Whether nothing can be written through this mount: it, or its whole filesystem, is read-only.
     pub read_only: bool,
+    /// Whether the filesystem lets nothing be written though this mount would: after an error it protects itself.
+    pub failed: bool,
 }
 
 /// Reads a mountinfo file, in the order of mounting: of two entries with one target the later one is on top.
@@ -77,7 +79,11 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     let fstype = text(fields.next()?);
     let source = text(fields.next()?);
     let of_filesystem = fields.next().unwrap_or_default();
-    let read_only = has_word(options.as_bytes(), b"ro") || has_word(of_filesystem, b"ro");
+    let asked = has_word(options.as_bytes(), b"ro");
+    // Whoever mounts read-only makes both read-only; newer ext4 has words of its own for it.
+    let refuses = |word: &&[u8]| has_word(of_filesystem, word);
+    let failed = !asked && [&b"ro"[..], b"emergency_ro", b"shutdown"].iter().any(refuses);
+    let read_only = asked || has_word(of_filesystem, b"ro");
     Some(Entry {
         id,
         parent,
@@ -90,6 +96,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
         fstype,
         source,
         read_only,
+        failed,
     })
 }
 
@@ -143,15 +150,22 @@ mod tests {
 99 27 7:4 /sub /mnt/ro ro,relatime shared:1 master:2 propagate_from:3 - xfs /dev/loop4 rw
 100 27 0:45 / /mnt/dead rw - ext4 /dev/loop5 ro
 101 27 0:46 / /mnt/none rw - tmpfs  rw
+104 27 7:6 / /mnt/asked ro,relatime - ext4 /dev/loop6 ro
+105 27 7:7 / /mnt/stopped rw,relatime - ext4 /dev/loop7 rw,emergency_ro
 nonsense
 1 2 3 / / rw - x y z
 102 27 7:1 / /no/dash rw shared:1
 103 27 7:1 / /short - ext4";
         let entries = parse(text);
         let targets: Vec<_> = entries.iter().map(|e| e.target.display().to_string()).collect();
-        assert_eq!(targets, ["/sys", r"/mnt/a b\c", "/mnt/ro", "/mnt/dead", "/mnt/none"]);
+        assert_eq!(
+            targets,
+            ["/sys", r"/mnt/a b\c", "/mnt/ro", "/mnt/dead", "/mnt/none", "/mnt/asked", "/mnt/stopped"]
+        );
         let read_only: Vec<_> = entries.iter().map(|e| e.read_only).collect();
-        assert_eq!(read_only, [false, false, true, true, false]);
+        assert_eq!(read_only, [false, false, true, true, false, true, false]);
+        let failed: Vec<_> = entries.iter().map(|e| e.failed).collect();
+        assert_eq!(failed, [false, false, false, true, false, false, true]);
         let loop3 = &entries[1];
         assert_eq!((loop3.id, loop3.parent, loop3.number), (98, 27, (7, 3)));
         assert_eq!((loop3.fstype.as_str(), loop3.source.as_str()), ("ext4", "/dev/loop3"));

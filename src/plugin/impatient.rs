@@ -6,19 +6,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
 /// A stream whose writes may block only so long.
 #[derive(Debug)]
-pub(super) struct Impatient {
-    stream: UnixStream,
+pub(crate) struct Impatient<S> {
+    stream: S,
     limit: Duration,
     blocked: Option<Pin<Box<Sleep>>>,
 }
 
-impl Impatient {
-    pub(super) fn new(stream: UnixStream, limit: Duration) -> Self {
+impl<S> Impatient<S> {
+    pub(crate) fn new(stream: S, limit: Duration) -> Self {
         Self { stream, limit, blocked: None }
     }
 
@@ -33,7 +32,7 @@ impl Impatient {
     }
 }
 
-impl AsyncRead for Impatient {
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -43,7 +42,7 @@ impl AsyncRead for Impatient {
     }
 }
 
-impl AsyncWrite for Impatient {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.within(cx, written)

@@ -16,11 +16,11 @@
 //!
 //! [`VolumeDriver`]: crate::driver::api::VolumeDriver
 
-mod impatient;
+pub(crate) mod impatient;
 pub mod operations;
 mod peer;
 pub mod proto;
-mod reply;
+pub(crate) mod reply;
 mod route;
 pub mod server;
 pub mod socket;

@@ -1,8 +1,9 @@
 //! Running the driver: one closure on a blocking thread per operation, counted, and logged when it ends.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
@@ -14,6 +15,8 @@ use super::proto::{CreateRequest, MountRequest, NameRequest};
 use super::reply;
 use crate::driver::api::VolumeDriver;
 use crate::error::{DriverError, ErrorKind, Result};
+use crate::lock;
+use crate::telemetry::metrics::{Durations, OK};
 use crate::telemetry::panic_text;
 
 /// A request that was understood.
@@ -35,7 +38,20 @@ pub struct Operations {
     driver: Arc<dyn VolumeDriver>,
     permits: Arc<Semaphore>,
     running: Arc<watch::Sender<usize>>,
+    under_way: Arc<Mutex<BTreeMap<u64, UnderWay>>>,
     requests: AtomicU64,
+    durations: Durations,
+}
+
+/// An operation that is running.
+#[derive(Debug, Clone)]
+pub struct UnderWay {
+    /// What Docker calls it.
+    pub operation: &'static str,
+    /// The volume, when it is about one.
+    pub volume: Option<String>,
+    /// When it came.
+    pub since: Instant,
 }
 
 impl Operations {
@@ -45,8 +61,20 @@ impl Operations {
             driver,
             permits: Arc::new(Semaphore::new(changes)),
             running: Arc::new(watch::Sender::new(0)),
+            under_way: Arc::default(),
             requests: AtomicU64::new(0),
+            durations: Durations::default(),
         }
+    }
+
+    /// What is running, by the number of the request, oldest first.
+    pub fn under_way(&self) -> BTreeMap<u64, UnderWay> {
+        lock(&self.under_way).clone()
+    }
+
+    /// How long operations took so far.
+    pub fn durations(&self) -> &Durations {
+        &self.durations
     }
 
     /// How many are running.
@@ -68,16 +96,19 @@ impl Operations {
             return Some(Ok(reply::capabilities(self.driver.scope())));
         }
         let started = Instant::now();
-        let span = self.span(&request);
+        let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let span = span(number, &request);
         let permit = self.permit(&request).await;
-        let guard = Running::new(&self.running);
-        let driver = Arc::clone(&self.driver);
+        let guard = Running::new(&self.running, &self.under_way, number, &request, started);
+        let (driver, durations) = (Arc::clone(&self.driver), self.durations.clone());
         let (answer, answered) = oneshot::channel();
         tokio::task::spawn_blocking(move || {
             let _held = (permit, guard);
             span.in_scope(|| {
                 let waits = || !answer.is_closed();
                 let result = guarded(|| request.perform(&*driver, &peer, &waits));
+                let kind = result.as_ref().err().map(|e| e.kind);
+                durations.observe(request.operation(), kind, started.elapsed());
                 report(&request, &result, started.elapsed());
                 let result = match result {
                     Err(e) if request.must_not_fail_with(e.kind) => None,
@@ -96,25 +127,25 @@ impl Operations {
         // Never closed, so there is a permit in the end.
         if request.changes() { Arc::clone(&self.permits).acquire_owned().await.ok() } else { None }
     }
+}
 
-    /// At error level, so that there is one at every level of the log.
-    fn span(&self, request: &Request) -> Span {
-        let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        let span = tracing::error_span!(
-            "request",
-            number,
-            operation = request.operation(),
-            volume = tracing::field::Empty,
-            mount_id = tracing::field::Empty
-        );
-        if let Some(name) = request.name() {
-            span.record("volume", name);
-        }
-        if let Request::Mount(r) | Request::Unmount(r) = request {
-            span.record("mount_id", r.id.as_str());
-        }
-        span
+/// At error level, so that there is one at every level of the log. The driver fills in the image when it knows it.
+fn span(number: u64, request: &Request) -> Span {
+    let span = tracing::error_span!(
+        "request",
+        number,
+        operation = request.operation(),
+        volume = tracing::field::Empty,
+        image = tracing::field::Empty,
+        mount_id = tracing::field::Empty
+    );
+    if let Some(name) = request.name() {
+        span.record("volume", name);
     }
+    if let Request::Mount(r) | Request::Unmount(r) = request {
+        span.record("mount_id", r.id.as_str());
+    }
+    span
 }
 
 impl Request {
@@ -169,18 +200,32 @@ impl Request {
 
 /// Counts one running operation.
 #[derive(Debug)]
-struct Running(Arc<watch::Sender<usize>>);
+struct Running {
+    count: Arc<watch::Sender<usize>>,
+    under_way: Arc<Mutex<BTreeMap<u64, UnderWay>>>,
+    number: u64,
+}
 
 impl Running {
-    fn new(count: &Arc<watch::Sender<usize>>) -> Self {
+    fn new(
+        count: &Arc<watch::Sender<usize>>,
+        under_way: &Arc<Mutex<BTreeMap<u64, UnderWay>>>,
+        number: u64,
+        request: &Request,
+        since: Instant,
+    ) -> Self {
         count.send_modify(|running| *running += 1);
-        Self(Arc::clone(count))
+        let volume = request.name().map(str::to_owned);
+        let this = UnderWay { operation: request.operation(), volume, since };
+        lock(under_way).insert(number, this);
+        Self { count: Arc::clone(count), under_way: Arc::clone(under_way), number }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.send_modify(|running| *running -= 1);
+        lock(&self.under_way).remove(&self.number);
+        self.count.send_modify(|running| *running -= 1);
     }
 }
 
@@ -197,10 +242,10 @@ fn report(request: &Request, result: &Result<Bytes>, elapsed: Duration) {
     use ErrorKind as K;
     let elapsed_ms = elapsed.as_micros() as f64 / 1000.0;
     match result {
-        Ok(_) if request.changes() => tracing::info!(result = "ok", elapsed_ms, "{}", request.operation()),
-        Ok(_) => tracing::debug!(result = "ok", elapsed_ms, "{}", request.operation()),
+        Ok(_) if request.changes() => tracing::info!(result = OK, elapsed_ms, "{}", request.operation()),
+        Ok(_) => tracing::debug!(result = OK, elapsed_ms, "{}", request.operation()),
         Err(e) => {
-            let result = tracing::field::debug(e.kind);
+            let result = e.kind.name();
             match e.kind {
                 kind if request.must_not_fail_with(kind) => {
                     tracing::error!(

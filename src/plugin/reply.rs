@@ -90,7 +90,7 @@ pub(super) fn mountpoint(path: Option<&Path>) -> Bytes {
 }
 
 /// The answer to Get.
-pub(super) fn volume(volume: &Volume) -> Bytes {
+pub(crate) fn volume(volume: &Volume) -> Bytes {
     json(&View::Volume(volume.into()))
 }
 

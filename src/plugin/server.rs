@@ -10,7 +10,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -95,15 +96,43 @@ pub async fn serve(
     Ok(connections.drain().await)
 }
 
+/// Where connections come from.
+pub(crate) trait Source {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next one.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Source for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Source for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
 /// The next connection and its slot. Errors of accept are the host's and pass: it waits for that.
-async fn next(listener: &UnixListener, slots: &Arc<Semaphore>) -> (Option<OwnedSemaphorePermit>, UnixStream) {
+pub(crate) async fn next<L: Source>(
+    listener: &L,
+    slots: &Arc<Semaphore>,
+) -> (Option<OwnedSemaphorePermit>, L::Stream) {
     const LONGEST: Duration = Duration::from_secs(1);
     // Never closed, so there is a slot in the end.
     let slot = Arc::clone(slots).acquire_owned().await.ok();
     let mut pause = Duration::from_millis(5);
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (slot, stream),
+        match listener.next().await {
+            Ok(stream) => return (slot, stream),
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(e) => {
                 tracing::warn!("cannot accept a connection, next try in {} ms: {e}", pause.as_millis());
@@ -112,6 +141,13 @@ async fn next(listener: &UnixListener, slots: &Arc<Semaphore>) -> (Option<OwnedS
             }
         }
     }
+}
+
+/// HTTP within the limits.
+pub(crate) fn http(limits: &Limits) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.head_time).max_buf_size(limits.head_bytes);
+    http
 }
 
 struct Connections {
@@ -126,8 +162,7 @@ impl Connections {
         let (operations, limits) = (Arc::clone(&self.operations), Arc::clone(&self.limits));
         let peer = Arc::new(Peer::new(stream.peer_cred().ok().and_then(|cred| cred.pid())));
         let stream = Impatient::new(stream, limits.write_time);
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(limits.head_time).max_buf_size(limits.head_bytes);
+        let http = http(&limits);
         let service = service_fn(move |request| {
             let (operations, peer, limits) =
                 (Arc::clone(&operations), Arc::clone(&peer), Arc::clone(&limits));

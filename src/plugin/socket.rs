@@ -36,7 +36,7 @@ pub struct Claim {
 /// A listening socket.
 #[derive(Debug)]
 pub struct Listener {
-    pub(super) socket: UnixListener,
+    pub(crate) socket: UnixListener,
     /// Whether it goes on listening without this process.
     pub(super) outlives_us: bool,
 }
@@ -101,19 +101,28 @@ impl Claim {
     }
 
     /// Puts the socket in place, for root and the group; one that was passed is in place.
-    pub fn bind(mut self, gid: u32) -> Result<Socket> {
+    pub fn bind(self, gid: u32) -> Result<Socket> {
+        self.bind_with(gid, 0o660)
+    }
+
+    /// Puts the socket in place, for this user alone.
+    pub fn bind_private(self) -> Result<Socket> {
+        self.bind_with(nix::unistd::getegid().as_raw(), 0o600)
+    }
+
+    fn bind_with(mut self, gid: u32, mode: u32) -> Result<Socket> {
         let failed = |e| socket_error(e, &self.path);
         let (socket, inode) = match self.passed.take() {
             Some(passed) => {
                 passed.set_nonblocking(true).or_call("ioctl", self.path.display()).map_err(failed)?;
                 (passed, None)
             }
-            None => self.place(gid).map(|(socket, inode)| (socket, Some(inode))).map_err(failed)?,
+            None => self.place(gid, mode).map(|(socket, inode)| (socket, Some(inode))).map_err(failed)?,
         };
         Ok(Socket { listener: Some(Listener { socket, outlives_us: inode.is_none() }), inode, claim: self })
     }
 
-    fn place(&self, gid: u32) -> std::result::Result<(UnixListener, Inode), CallError> {
+    fn place(&self, gid: u32, mode: u32) -> std::result::Result<(UnixListener, Inode), CallError> {
         let at = &self.temporary;
         match std::fs::remove_file(at) {
             Err(e) if e.kind() == IoKind::NotFound => {}
@@ -122,7 +131,7 @@ impl Claim {
         let listener = UnixListener::bind(at).or_call("bind", at.display())?;
         listener.set_nonblocking(true).or_call("ioctl", at.display())?;
         std::os::unix::fs::chown(at, None, Some(gid)).or_call("chown", at.display())?;
-        std::fs::set_permissions(at, Permissions::from_mode(0o660)).or_call("chmod", at.display())?;
+        std::fs::set_permissions(at, Permissions::from_mode(mode)).or_call("chmod", at.display())?;
         let inode = inode(at).or_call("stat", at.display())?;
         std::fs::rename(at, &self.path).or_call("rename", self.path.display())?;
         Ok((listener, inode))

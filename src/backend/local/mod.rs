@@ -22,9 +22,9 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Owner};
+use super::{Backend, ImageStore, Owner, Pulse};
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
-use crate::linux::{boot, files};
+use crate::linux::{boot, files, loopdev};
 use crate::name::ImageSpec;
 use names::Names;
 
@@ -78,6 +78,14 @@ impl LocalBackend {
 impl Backend for LocalBackend {
     fn name(&self) -> &'static str {
         "local"
+    }
+
+    fn pulse(&self) -> Result<Pulse> {
+        self.paths.is_there()?;
+        let devices = loopdev::all()?;
+        let devices =
+            devices.iter().filter(|device| device.backing_path.starts_with(&self.paths.dir)).count();
+        Ok(Pulse { devices, bindings: self.bindings()? })
     }
 }
 

@@ -61,6 +61,11 @@ impl Beats {
         if fresh { Ok(()) } else { self.beat(io, place) }
     }
 
+    /// How long ago it last beat in each place.
+    pub(super) fn ages(&self) -> Vec<(Place, Duration)> {
+        lock(&self.places).iter().map(|(place, last)| (place.clone(), last.elapsed())).collect()
+    }
+
     fn beat(&self, io: &IoCtx, place: &Place) -> Result<()> {
         // The lock counts from some moment after this one.
         let now = Instant::now();

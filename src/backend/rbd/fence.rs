@@ -21,6 +21,7 @@ use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::krbd;
 use crate::lock;
 use crate::name::ImageSpec;
+use crate::telemetry::count::{Count, count};
 
 /// For how long both signs must be seen. Longer than a heartbeat takes to come back when the cluster itself was away.
 const CONFIRM: Duration = Duration::from_secs(10);
@@ -92,6 +93,7 @@ fn shut_one_out(cluster: &Cluster, address: &str, lasts: Duration) -> Result<()>
             error
         }
     })?;
+    count(Count::Fence);
     tracing::warn!(address, days = lasts.as_secs() / 86_400, "fenced");
     Ok(())
 }

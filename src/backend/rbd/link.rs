@@ -21,6 +21,7 @@ use crate::linux::keyring::Key;
 use crate::linux::krbd;
 use crate::lock;
 use crate::name::ImageSpec;
+use crate::telemetry::count::{Count, count};
 
 /// How often a link that is down is tried.
 const RETRY: Duration = Duration::from_secs(1);
@@ -139,6 +140,8 @@ pub(super) struct Link {
     state: Mutex<State>,
     /// Whether some request has run into its timeout since the last look.
     suspect: AtomicBool,
+    /// Whether it was ever up.
+    known: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -157,6 +160,7 @@ impl Link {
             probe,
             state: Mutex::new(State::Down(waiting, None)),
             suspect: AtomicBool::new(false),
+            known: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&link);
         std::thread::Builder::new()
@@ -222,6 +226,9 @@ impl Link {
             Ok(session) => {
                 if !was_up {
                     tracing::info!(cluster = session.cluster.fsid(), "connected to the Ceph cluster");
+                    if self.known.swap(true, Ordering::SeqCst) {
+                        count(Count::Reconnect);
+                    }
                 }
                 *lock(&self.state) = State::Up(session);
                 REFRESH

@@ -34,10 +34,11 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{Backend, Owner};
+use super::{Backend, ImageStore, Owner, Pulse};
 use crate::ceph;
 use crate::config;
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::linux::krbd;
 use crate::name::ImageSpec;
 use beats::Beats;
 use fence::Suspects;
@@ -131,6 +132,20 @@ impl RbdBackend {
 impl Backend for RbdBackend {
     fn name(&self) -> &'static str {
         "rbd"
+    }
+
+    fn pulse(&self) -> Result<Pulse> {
+        self.reachable()?;
+        let devices = krbd::list()?.iter().filter(|mapping| mapping.marked).count();
+        Ok(Pulse { devices, bindings: self.known_bindings()? })
+    }
+
+    fn heartbeats(&self) -> Vec<(String, Duration)> {
+        let named = |((pool, namespace), age): (link::Place, Duration)| match namespace {
+            Some(namespace) => (format!("{pool}/{namespace}"), age),
+            None => (pool, age),
+        };
+        self.beats.ages().into_iter().map(named).collect()
     }
 }
 

@@ -26,6 +26,7 @@ use crate::error::{DriverError, ErrorKind, Result};
 use crate::linux::krbd;
 use crate::lock;
 use crate::name::ImageSpec;
+use crate::telemetry::count::{Count, count};
 use crate::time;
 
 /// The object of the records.
@@ -156,6 +157,7 @@ impl RbdBackend {
         let keys: Vec<&str> = [Some(new.as_str()), image.as_deref()].into_iter().flatten().collect();
         let found = some(io, &keys)?;
         let mut wanted = Keys::new();
+        let mut follows = false;
         for key in &keys {
             let before = found.get(*key).map(|raw| OwnerRecord::parse(raw)).transpose()?;
             let record = match before {
@@ -167,6 +169,7 @@ impl RbdBackend {
                     Follow::Ours => OwnerRecord { plugin_addr: Some(session.cluster.addresses()?), ..before },
                     Follow::After => {
                         tracing::warn!(image = %spec, owner = %before.owner, "taking over from an owner that is gone");
+                        follows = true;
                         // Before the record: whoever dies in between, the next one finds the same and ends it.
                         end_lock_of(io, spec.image(), &before.owner.host)?;
                         OwnerRecord { making: before.making, ..self.own(session, spec)? }
@@ -195,6 +198,9 @@ impl RbdBackend {
             if !io.omap_swap(OBJECT, &changes)? {
                 return Ok(false);
             }
+        }
+        if follows {
+            count(Count::Takeover);
         }
         lock(&self.held).entry(spec.clone()).or_default().extend(wanted);
         Ok(true)

@@ -132,6 +132,7 @@ impl Host for Sim {
             available: (1 << 20) - (1 << 10),
             inodes: 100,
             inodes_used: 1,
+            failed: false,
         })
     }
 

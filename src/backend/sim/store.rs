@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::{Data, Image, Sim, State};
-use crate::backend::{Backend, Device, ImageInfo, ImageStore, Mapper, Owner, Record};
+use crate::backend::{Backend, Device, ImageInfo, ImageStore, Mapper, Owner, Pulse, Record};
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::name::ImageSpec;
 use crate::size::Size;
@@ -204,5 +204,10 @@ impl Mapper for Sim {
 impl Backend for Sim {
     fn name(&self) -> &'static str {
         "sim"
+    }
+
+    fn pulse(&self) -> Result<Pulse> {
+        let state = self.store()?;
+        Ok(Pulse { devices: state.devices.len(), bindings: Arc::new(state.bindings.clone()) })
     }
 }

@@ -9,6 +9,7 @@ use super::by_deadline;
 use super::sysfs::{self, Sysfs};
 use crate::deadline::Deadline;
 use crate::error::CallError;
+use crate::telemetry::count::{Count, count};
 
 pub(super) const CALL: &str = "rbd_remove";
 
@@ -57,6 +58,9 @@ pub(super) fn repeat(
         if deadline.left() <= pause {
             let errno = if failed.errno == Errno::EBUSY { Errno::EBUSY } else { Errno::ETIMEDOUT };
             return Err(CallError { errno, ..failed });
+        }
+        if failed.errno == Errno::EBUSY {
+            count(Count::BusyUnmap);
         }
         sleep(pause);
         if instance()? != Some(ours) {
