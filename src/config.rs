@@ -176,10 +176,17 @@ impl Config {
             warnings
                 .push(format!("go-ceph (from {}) has no meaning any more and is ignored", go_ceph.origin));
         }
+        let plugins = parse(all, "plugins", values::path)?;
+        let admin = parse(all, "admin", values::folder_or_none)?;
+        if admin.as_ref() == Some(&plugins) {
+            return Err(all
+                .get("admin")?
+                .refused("it must be another folder than plugins: both sockets have one name"));
+        }
         Ok(Self {
-            plugins: parse(all, "plugins", values::path)?,
+            plugins,
             socket_group: parse(all, "socket-group", values::group)?,
-            admin: parse(all, "admin", values::folder_or_none)?,
+            admin,
             metrics_address: optional(all, "metrics-address", values::address)?,
             backend: backend(all)?,
             ceph: ceph(all, &pool)?,

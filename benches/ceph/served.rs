@@ -44,6 +44,8 @@ impl Plugin {
                 "bench",
                 "--plugins",
                 SOCKETS,
+                "--admin",
+                "none",
                 "--logdir",
                 LOG,
             ])

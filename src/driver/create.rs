@@ -57,6 +57,7 @@ impl Driver {
         }
         if let Some(bare) = bind {
             self.backend.bind(&bare, &spec)?;
+            self.was_bound(&bare, &spec);
         }
         self.cache.add(&self.shown_name(&spec)?);
         Ok(())

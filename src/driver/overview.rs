@@ -203,9 +203,15 @@ impl Driver {
         self.cache.size(name)
     }
 
-    /// The store has answered List or Get.
-    pub(super) fn was_answered(&self) {
+    /// The store has answered List or Get, with these names.
+    pub(super) fn was_answered(&self, bindings: &Arc<BTreeMap<String, ImageSpec>>) {
         *lock(&self.answered) = Instant::now();
+        lock(&self.heard).pulse.bindings = Arc::clone(bindings);
+    }
+
+    /// A bare name was bound to an image just now.
+    pub(super) fn was_bound(&self, bare: &str, spec: &ImageSpec) {
+        Arc::make_mut(&mut lock(&self.heard).pulse.bindings).insert(bare.to_owned(), spec.clone());
     }
 }
 

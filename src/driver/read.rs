@@ -35,11 +35,11 @@ impl Driver {
         let answer = self.backend.bindings().and_then(|bindings| {
             let spec = self.resolve_by(&bindings, &volume)?;
             let info = self.existing(name, &spec)?;
+            self.was_answered(&bindings);
             Ok((self.describe(name, &spec, &info), self.shown_by(&bindings, &spec)))
         });
         match answer {
             Ok((volume, shown)) => {
-                self.was_answered();
                 self.cache.put(&volume, shown != name);
                 Ok(volume)
             }
@@ -74,7 +74,7 @@ impl Driver {
                 return Ok(known);
             }
         };
-        self.was_answered();
+        self.was_answered(&names.bindings);
         let making = lock(&self.making).clone();
         let volumes: Vec<Volume> = specs
             .iter()

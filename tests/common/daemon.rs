@@ -135,7 +135,9 @@ impl Daemon {
         command.args(["--conf-file", "none", "--backend", "local", "--create", "--remove", "delete"]);
         command.args(["--fs", "ext4", "--size", "64", "--name", &self.name]);
         command.arg("--plugins").arg(&self.sockets);
-        for (flag, folder) in [("--local-dir", "images"), ("--mount", "mnt"), ("--logdir", "log")] {
+        let folders =
+            [("--local-dir", "images"), ("--mount", "mnt"), ("--logdir", "log"), ("--admin", "admin")];
+        for (flag, folder) in folders {
             command.arg(flag).arg(self.dir.join(folder));
         }
         command.args(&self.flags);

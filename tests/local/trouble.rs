@@ -275,7 +275,7 @@ fn two_plugins_with_one_state(rig: &Rig) {
         .arg(&sockets)
         .arg("--local-dir")
         .arg(rig.path("one/images"))
-        .arg("--mount")
+        .args(["--admin", "none", "--mount"])
         .arg(rig.path("one/mnt"))
         .output()
         .unwrap();

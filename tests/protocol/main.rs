@@ -9,11 +9,13 @@
     reason = "this whole crate is tests"
 )]
 
+mod admin;
 mod console;
 mod docs;
 mod fake;
 mod hostile;
 mod migration;
+mod monitoring;
 #[path = "../common/console.rs"]
 mod pages;
 mod program;

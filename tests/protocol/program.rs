@@ -26,7 +26,7 @@ fn run(args: &[&str]) -> (Option<i32>, String) {
 }
 
 /// Polls until `done`, for a minute.
-pub(crate) fn wait_until(what: &str, done: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..6000 {
         if done() {
             return;
@@ -44,7 +44,7 @@ pub(crate) struct Daemon {
 
 pub(crate) fn daemon(folder: &Path) -> Command {
     let mut command = program();
-    for (flag, dir) in [("--plugins", "p"), ("--mount", "m"), ("--logdir", "l")] {
+    for (flag, dir) in [("--plugins", "p"), ("--mount", "m"), ("--logdir", "l"), ("--admin", "a")] {
         command.arg(flag).arg(folder.join(dir));
     }
     let gid = nix::unistd::getegid().to_string();
@@ -123,6 +123,14 @@ fn exit_status_and_text() {
         (&["--size=3Q"], 2, "size = \"3Q\" (from the flag --size): "),
         (&["--conf-file", "/nonexistent/conf"], 2, "/nonexistent/conf"),
         (&["-backend=sim", "-logdir=-", "-plugins=/dev/null/p"], 1, "ENOTDIR"),
+        (&["ls", "--admin", "none"], 2, "--admin names the folder"),
+        (
+            &["df", "-admin=/nonexistent", "-name=n"],
+            1,
+            "nobody answers on /nonexistent/n.sock; start it: systemctl",
+        ),
+        (&["inspect", "a b"], 2, "a b"),
+        (&["top", "--interval", "0"], 2, "--interval"),
     ] {
         let (code, text) = run(args);
         assert_eq!(code, Some(status), "{args:?}: {text}");
