@@ -16,6 +16,7 @@ mod options;
 mod races;
 mod release;
 mod rig;
+mod seeing;
 mod sharing;
 mod strace;
 mod systemd;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         trouble::trials,
         release::trials,
         systemd::trials,
+        seeing::trials,
     ] {
         trials.extend(more(&ready));
     }
