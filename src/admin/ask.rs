@@ -50,7 +50,7 @@ mod tests {
         let hold = Arc::new(std::sync::Mutex::new(hold));
         for _ in 0..AT_ONCE {
             let hold = Arc::clone(&hold);
-            assert_eq!(asker.ask(move || drop(crate::lock(&hold).recv())).await, None);
+            assert_eq!(asker.ask(move || crate::lock(&hold).recv()).await, None);
         }
         assert_eq!(asker.ask(|| 1).await, None, "no further thread");
         drop(held);
