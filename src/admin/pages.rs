@@ -33,6 +33,8 @@ use crate::time;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+/// All is well.
+const OK: &str = "ok\n";
 /// Why an answer is what was known before.
 const SILENT: &str = "the storage does not answer";
 
@@ -82,7 +84,7 @@ impl Pages {
             return page;
         }
         match path {
-            "/healthz" => page(StatusCode::OK, TEXT, "ok\n"),
+            "/healthz" => page(StatusCode::OK, TEXT, OK),
             "/readyz" => self.ready(),
             "/metrics" => self.metrics(request),
             "/v1/status" => json(StatusCode::OK, &self.status()),
@@ -96,7 +98,7 @@ impl Pages {
     fn ready(&self) -> Page {
         let reasons = self.driver.overview().not_ready;
         if reasons.is_empty() {
-            page(StatusCode::OK, TEXT, "ready\n")
+            page(StatusCode::OK, TEXT, OK)
         } else {
             page(StatusCode::SERVICE_UNAVAILABLE, TEXT, reasons.join("\n") + "\n")
         }

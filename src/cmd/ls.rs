@@ -26,7 +26,7 @@ fn listed(volumes: &[VolumeView]) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = volumes.iter().map(row).collect();
-    table(&["VOLUME", "IMAGE", "SIZE", "MOUNTS", "MOUNTED ON"], &rows)
+    table(&["NAME", "IMAGE", "SIZE", "MOUNTS", "MOUNTED ON"], &rows)
 }
 
 #[cfg(test)]
@@ -45,7 +45,7 @@ mod tests {
         let bare = VolumeView { name: "b".to_owned(), image: None, size: None, mountpoint: None, mounts: 0 };
         assert_eq!(
             listed(&[volume, bare]),
-            "VOLUME  IMAGE  SIZE  MOUNTS  MOUNTED ON\na       rbd/a  1G    2       /m/a\nb       -      -     0       -\n"
+            "NAME  IMAGE  SIZE  MOUNTS  MOUNTED ON\na     rbd/a  1G    2       /m/a\nb     -      -     0       -\n"
         );
     }
 }

@@ -115,12 +115,14 @@ impl Heard {
 }
 
 impl Driver {
-    /// Asks the store how it is, unless it was asked just now or still has not answered.
+    /// Whether it is time to ask the store again.
+    pub(super) fn is_pulse_old(&self) -> bool {
+        lock(&self.heard).last.as_ref().is_none_or(|(_, at)| at.elapsed() >= EVERY)
+    }
+
+    /// Asks the store how it is, unless it still has not answered an earlier question.
     pub(super) fn feel_pulse(&self) {
         let Ok(_alone) = self.feeling.try_lock() else { return };
-        if lock(&self.heard).last.as_ref().is_some_and(|(_, at)| at.elapsed() < EVERY) {
-            return;
-        }
         let pulse = self.backend.pulse();
         let mut heard = lock(&self.heard);
         let answer = pulse.map(|pulse| heard.pulse = pulse);

@@ -231,7 +231,9 @@ impl Driver {
                     }
                 }
                 driver.collect_usage();
-                driver.in_background(Self::feel_pulse);
+                if driver.is_pulse_old() {
+                    driver.in_background(Self::feel_pulse);
+                }
                 if !driver.knows_own.load(Ordering::SeqCst) {
                     driver.in_background(Self::learn_own);
                 }

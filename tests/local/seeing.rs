@@ -199,7 +199,7 @@ fn a_store_that_is_away(rig: &Rig) {
     let daemon = plugin(rig, "away", &[]);
     create(&daemon, "v", &json!({"size": "16M"}));
     let at = daemon.mount("v", "a");
-    wait("it to be ready", || page(rig, &daemon, "/readyz") == "ready\n");
+    wait("it to be ready", || page(rig, &daemon, "/readyz") == "ok\n");
     assert_eq!(document(rig, &daemon, &["inspect", "v"])[0]["Status"]["health"], "ok");
     let (images, away) = (rig.path("away/images"), rig.path("away/images.away"));
     fs::rename(&images, &away).unwrap();
@@ -214,7 +214,7 @@ fn a_store_that_is_away(rig: &Rig) {
         (&json!("degraded"), &json!(at))
     );
     fs::rename(&away, &images).unwrap();
-    wait("it to be ready again", || page(rig, &daemon, "/readyz") == "ready\n");
+    wait("it to be ready again", || page(rig, &daemon, "/readyz") == "ok\n");
     daemon.unmount("v", "a");
     remove(&daemon, "v");
 }

@@ -115,7 +115,7 @@ fn pages_and_modes() {
     assert_eq!(mode(&seen.admin()), 0o600);
     assert_eq!(mode(seen.admin().parent().unwrap()), 0o755);
     assert_eq!(seen.page("/healthz", "").1, "ok\n");
-    wait_until("it is ready", || seen.page("/readyz", "").1 == "ready\n");
+    wait_until("it is ready", || seen.page("/readyz", "").1 == "ok\n");
     assert!(seen.page("/readyz", "").0.starts_with("HTTP/1.1 200 "));
 
     seen.mount("v");
@@ -401,7 +401,7 @@ fn commands() {
     assert_eq!(status, Some(0));
     let words: Vec<&str> = text.split_whitespace().collect();
     // The size is known when Get has told it.
-    assert_eq!(words, ["VOLUME", "IMAGE", "SIZE", "MOUNTS", "MOUNTED", "ON", "v", "rbd/v", "-", "1", &at]);
+    assert_eq!(words, ["NAME", "IMAGE", "SIZE", "MOUNTS", "MOUNTED", "ON", "v", "rbd/v", "-", "1", &at]);
     let document = |words: &[&str]| -> Value {
         let (status, text, stderr) = seen.command(words);
         assert_eq!(status, Some(0), "{words:?}: {stderr}");
