@@ -7,15 +7,19 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
 use rbd_docker_plugin::backend::rbd::admin::Admin;
-use rbd_docker_plugin::backend::{ImageOptions, ImageStore, LockMode, Record, Stage};
+use rbd_docker_plugin::backend::{Backend, ImageOptions, ImageStore, LockMode, Record, Stage};
 use rbd_docker_plugin::config;
 use rbd_docker_plugin::error::ErrorKind;
 use rbd_docker_plugin::name::ImageSpec;
 use rbd_docker_plugin::size::Size;
+use rbd_docker_plugin::telemetry::count::{Count, counted};
 
 use crate::rig::{Lab, Ready, trial, trial_if, wait_until};
 
 use crate::hosts::{host, identity, in_use, options, rbd, record, spec, volume, with_user};
+
+/// A heartbeat is renewed so often.
+const EVERY: Duration = Duration::from_secs(5);
 
 pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
     let t = |name: &str, test: fn(&Lab)| trial(&format!("backend::{name}"), ready, test);
@@ -216,6 +220,10 @@ fn the_cluster_away_and_back(lab: &Lab) {
     let a = spec(lab, "away");
     volume(&backend, &a);
     backend.bindings().unwrap();
+    backend.pulse().unwrap();
+    let beats = backend.heartbeats();
+    assert!(beats.len() == 1 && beats[0].0 == lab.pool, "{beats:?}");
+    let reconnects = counted(Count::Reconnect);
     {
         let _frozen = lab.freeze("osd");
         let start = Instant::now();
@@ -234,12 +242,20 @@ fn the_cluster_away_and_back(lab: &Lab) {
         }
         assert!(start.elapsed() < Duration::from_secs(2), "the next ones do not wait: {:?}", start.elapsed());
         assert!(backend.bindings().is_ok(), "names are remembered");
+        assert_eq!(backend.pulse().unwrap_err().kind, ErrorKind::Unreachable);
+        let age = backend.heartbeats()[0].1;
+        wait_until("the heartbeat to be missed", Duration::from_secs(60), || {
+            backend.heartbeats()[0].1 > age.max(EVERY * 2)
+        });
     }
     let start = Instant::now();
     while backend.info(&a).is_err() {
         assert!(start.elapsed() < Duration::from_secs(100), "it does not come back");
         thread::sleep(Duration::from_millis(100));
     }
+    backend.pulse().unwrap();
+    assert!(counted(Count::Reconnect) > reconnects);
+    wait_until("the heartbeat to go on", Duration::from_secs(60), || backend.heartbeats()[0].1 < EVERY);
     backend.claim(&a).unwrap();
     backend.remove(&a).unwrap();
     backend.release(&a).unwrap();

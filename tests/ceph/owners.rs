@@ -14,6 +14,7 @@ use rbd_docker_plugin::config;
 use rbd_docker_plugin::error::ErrorKind;
 use rbd_docker_plugin::name::ImageSpec;
 use rbd_docker_plugin::size::Size;
+use rbd_docker_plugin::telemetry::count::{Count, counted};
 
 use crate::rig::{Lab, Ready, trial, wait_until};
 
@@ -114,7 +115,9 @@ fn a_dead_owner_is_followed(lab: &Lab) {
     drop(one);
     let said = in_use(two.claim(&a));
     assert!(said.contains("no sign of life"), "{said}");
+    let before = (counted(Count::Fence), counted(Count::Takeover));
     let took = claim_in_time(&two, &a, Duration::from_secs(100));
+    assert!(counted(Count::Fence) > before.0 && counted(Count::Takeover) > before.1, "{before:?}");
     assert!(took >= Duration::from_secs(9), "two signs have to last: {took:?}");
     claim_in_time(&two, &half, Duration::from_secs(100));
     assert_eq!(two.info(&half).unwrap().unwrap().record, Some(record(Stage::Creating)));
