@@ -51,22 +51,37 @@ fn serve(config: &Config, log: &Log, passed: Passed) -> Result<()> {
     // Before the driver: its recovery must not meet another plugin of this name at work.
     let claim = claim(config, passed)?;
     let admin = Admin::claim(config)?;
-    systemd::starting("starting: bringing the volumes of an earlier life to rest");
-    let driver = driver::open(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(THREADS)
         .enable_all()
         .build()
         .or_call("clone", "the runtime's threads")?;
-    let operations = Arc::new(Operations::new(Arc::clone(&driver) as _, CHANGES));
-    let stop = {
+    let signals = {
         let _inside = runtime.enter();
         Signals::new()?
     };
+    // Who connects from here on waits for the answer, however long the volumes of an earlier life and the cluster take: a Docker engine
+    // gives a managed plugin ten seconds to listen, and then disables it.
     let socket = claim.bind(config.socket_group.gid)?;
-    let admin = admin.serve(config, &driver, &operations)?;
-    let left = listen(&runtime, socket, driver, operations, stop, log.clone());
+    tracing::info!("listening on {}", socket.path().display());
+    systemd::starting("starting: bringing the volumes of an earlier life to rest");
+    let driver = match driver::open(config) {
+        Ok(driver) => driver,
+        Err(e) => {
+            socket.remove();
+            return Err(e);
+        }
+    };
+    let operations = Arc::new(Operations::new(Arc::clone(&driver) as _, CHANGES));
+    let admin = match admin.serve(config, &driver, &operations) {
+        Ok(admin) => admin,
+        Err(e) => {
+            socket.remove();
+            return Err(e);
+        }
+    };
+    let left = listen(&runtime, socket, driver, operations, signals, log.clone());
     admin.end();
     // Not dropped: that would wait for operations that are stuck in the kernel.
     runtime.shutdown_background();
@@ -93,7 +108,6 @@ fn listen(
     let Some(listener) = socket.listener() else {
         return Err(DriverError::new(ErrorKind::Failed, "the socket has no listener"));
     };
-    tracing::info!("listening on {}", socket.path().display());
     let path = socket.path().display().to_string();
     let left = runtime.block_on(async {
         let (told, stop) = tokio::sync::oneshot::channel();

@@ -112,7 +112,8 @@ impl Daemon {
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
                 panic!("the plugin ended with {status}\n{}", self.logs());
             }
-            UnixStream::connect(self.socket()).is_ok()
+            // It listens before it is ready.
+            UnixStream::connect(self.socket()).is_ok() && self.ask("Capabilities", &json!({})).is_some()
         });
     }
 

@@ -203,6 +203,37 @@ fn a_life() {
     assert!(fs::read_to_string(daemon.log()).unwrap().contains("stopped; volumes stay mounted"));
 }
 
+/// Docker gives a managed plugin ten seconds to listen, and then disables it.
+#[cfg(feature = "ceph")]
+#[test]
+fn it_listens_before_it_waits_for_the_cluster_and_answers_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let conf = folder.path().join("ceph.conf");
+    fs::write(&conf, "[global]\nmon_host = 127.0.0.1:1\nauth_client_required = none\n").unwrap();
+    let mut command = crate::program::daemon(folder.path());
+    command.args(["--backend", "rbd", "--ceph-timeout", "1", "--config"]).arg(&conf);
+    let daemon = Daemon { child: command.stderr(Stdio::null()).spawn().unwrap(), folder };
+    wait_until("the socket is there", || daemon.socket().exists());
+    let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+    stream.write_all(post("/VolumeDriver.Capabilities", "").as_bytes()).unwrap();
+    assert!(read_reply(&mut stream).contains("global"));
+    let log = fs::read_to_string(daemon.log()).unwrap();
+    let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("no {what:?} in {log}"));
+    assert!(at("listening on") < at("going on without it"), "{log}");
+    daemon.signal(Signal::SIGTERM);
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let mut command = crate::program::daemon(folder.path());
+    command.args(["--backend", "local", "--local-dir"]).arg(folder.path()).arg("--state").arg(&file);
+    assert_eq!(command.output().unwrap().status.code(), Some(1));
+    assert!(!folder.path().join("p/n.sock").exists());
+}
+
 #[test]
 fn after_a_kill_the_next_one_takes_the_socket_over() {
     let mut daemon = Daemon::start();
