@@ -54,6 +54,12 @@ impl Driver {
                 Err(e) if e.kind != ErrorKind::InUse => return Err(e),
                 _ => {}
             }
+            if let Some(mounted) = self.table.get(&spec)
+                && self.is_still_mounted(&mounted)?
+            {
+                let mountpoint = self.use_again(&mounted, id, client)?;
+                return self.unless_left(&spec, id, mountpoint, waits);
+            }
         }
         if !self.backend.may_exist(&spec)? {
             return Err(missing(name).hint(CREATE_IT));

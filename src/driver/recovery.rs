@@ -16,7 +16,7 @@ use super::{Driver, SHORT};
 use crate::backend::Device;
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::Mounted;
+use crate::host::{Content, MountFlags, Mounted};
 use crate::lock;
 use crate::name::ImageSpec;
 
@@ -122,6 +122,13 @@ impl Driver {
                 }
             }
         }
+        if let Some(refs) = &refs
+            && !refs.uses.is_empty()
+            && !mounts.iter().any(|mount| mount.target == mountpoint)
+            && self.mount_again(refs, &claimed)?
+        {
+            return Ok(());
+        }
         if refs.is_some() && claimed.as_ref().is_err_and(|e| e.kind == ErrorKind::InUse) {
             self.drop_dead_mapping(spec)?;
         }
@@ -167,6 +174,38 @@ impl Driver {
             fstype: here.fstype.clone(),
             read_only: here.read_only,
         });
+    }
+
+    /// Mounts a volume again that was unmounted behind our back under running containers, as an engine does with all that a managed
+    /// plugin has mounted when it is disabled by force. They go on using it, and Docker will unmount it for each of them; the kernel
+    /// gives the filesystem that they have. Whether there was one to mount: a device that nobody holds is taken down instead.
+    fn mount_again(&self, refs: &Refs, claimed: &Result<()>) -> Result<bool> {
+        let spec = &refs.spec;
+        match claimed {
+            Err(e) if e.kind == ErrorKind::InUse => return Ok(false),
+            claimed => claimed.clone()?,
+        }
+        let Some(device) = self.backend.mapping(spec)? else { return Ok(false) };
+        if !self.host.held_elsewhere(&device)? {
+            return Ok(false);
+        }
+        let options = self
+            .backend
+            .info(spec)?
+            .and_then(|info| info.record)
+            .map(|record| record.options)
+            .unwrap_or_default();
+        let Content::Filesystem(found) = self.host.probe(&device, options.fstype)? else { return Ok(false) };
+        let flags =
+            MountFlags { options: options.mount_options.unwrap_or_default(), read_only: options.read_only };
+        let mountpoint = self.mountpoint(spec);
+        self.host.make_dir(&mountpoint)?;
+        self.host.mount(&device, &found, &mountpoint, &flags)?;
+        let Some(here) = self.host.mounted_at(&mountpoint)? else { return Ok(false) };
+        tracing::warn!(image = %spec, "was unmounted under running containers, mounted again");
+        self.save_refs(refs)?;
+        self.adopt(refs.clone(), device, &here);
+        Ok(true)
     }
 
     /// What is ours below the mountpoint: staging mount, mapping, half-made image, ownership.

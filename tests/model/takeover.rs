@@ -105,3 +105,76 @@ fn volumes_of_an_earlier_life_are_found_when_the_store_comes_back_after_the_star
     rig.check();
     assert!(rig.world.look().owners.is_empty(), "it was found and released");
 }
+
+/// A mounted volume whose mount is taken away under a running container, as an engine does when it disables a managed plugin by force.
+fn unmounted_under_a_container() -> (Rig, u32) {
+    let rig = Rig::new(Removal::Delete);
+    VolumeDriver::create(&*rig.driver, "a", &[].into()).unwrap();
+    rig.driver.mount("a", "x", None, &|| true).unwrap();
+    let device = *rig.world.look().devices.keys().next().unwrap();
+    rig.world.look().held.insert(device);
+    rig.world.look().mounts.clear();
+    (rig, device)
+}
+
+#[test]
+fn what_was_unmounted_under_a_container_is_mounted_again_and_stays_its_own() {
+    for restarts in [true, false] {
+        let (mut rig, device) = unmounted_under_a_container();
+        if restarts {
+            rig.restart();
+        }
+        rig.driver.mount("a", "y", None, &|| true).unwrap();
+        assert_eq!(rig.world.look().mounts.len(), 1);
+        assert_eq!(rig.world.look().devices.keys().collect::<Vec<_>>(), [&device], "the filesystem it has");
+        assert_eq!(rig.uses("a"), [("x".to_owned(), 1), ("y".to_owned(), 1)].into());
+        rig.driver.unmount("a", "y").unwrap();
+        rig.check();
+        rig.world.look().held.clear();
+        rig.driver.unmount("a", "x").unwrap();
+        rig.check();
+        assert!(rig.world.look().devices.is_empty());
+    }
+}
+
+#[test]
+fn what_was_unmounted_after_its_last_container_is_taken_down_at_the_next_start() {
+    let (mut rig, _) = unmounted_under_a_container();
+    rig.world.look().held.clear();
+    rig.restart();
+    rig.check();
+    assert!(rig.world.look().devices.is_empty());
+    rig.driver.unmount("a", "x").expect("Docker's late Unmount");
+}
+
+#[test]
+fn what_was_unmounted_under_a_container_is_not_forgotten_while_the_store_is_away() {
+    let (mut rig, device) = unmounted_under_a_container();
+    rig.world.look().away = true;
+    rig.restart();
+    rig.world.look().away = false;
+    rig.driver.tick();
+    assert_eq!(rig.world.look().mounts.len(), 1);
+    assert_eq!(rig.world.look().devices.keys().collect::<Vec<_>>(), [&device]);
+    assert_eq!(rig.uses("a").len(), 1);
+    rig.check();
+}
+
+#[test]
+fn wherever_mounting_it_again_fails_or_dies_it_is_finished_later() {
+    for plan in [Plan::Fail, Plan::Crash] {
+        for point in 0.. {
+            let (mut rig, _) = unmounted_under_a_container();
+            rig.with_fault(plan(point), |driver| drop(driver.mount("a", "y", None, &|| true)));
+            let trace = rig.faults.trace();
+            let reached = trace.len() as u64 > point;
+            rig.restart();
+            assert_eq!(rig.world.look().mounts.len(), 1, "{trace:?}");
+            assert!(rig.uses("a").contains_key("x"), "the container's use: {trace:?}");
+            rig.check();
+            if !reached {
+                break;
+            }
+        }
+    }
+}
