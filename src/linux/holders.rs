@@ -90,7 +90,8 @@ pub fn mounts_below(target: &Path) -> Result<Vec<PathBuf>, CallError> {
 ///
 /// The kernel answers first: a device that it has given to no filesystem is mounted nowhere, and `/proc` is not read at all.
 /// Otherwise the namespaces of all processes are searched. A copy of our mount that the kernel propagated to another namespace
-/// (of a service with slave mounts, systemd's `PrivateTmp=` and the like) does not count: it goes when ours goes. A copy that is
+/// (of a service with slave mounts, systemd's `PrivateTmp=` and the like; the host's, when ours is that of a container) does not
+/// count: it goes when ours goes. A copy that is
 /// private to its namespace does count: it does hold the filesystem, until that service is restarted. A device that is claimed,
 /// but mounted in no namespace that we can see, counts as held: a namespace may live on without processes.
 pub fn held_elsewhere(path: &Path, number: (u32, u32)) -> Result<bool, CallError> {
@@ -104,22 +105,45 @@ pub fn who_holds_elsewhere(path: &Path, number: (u32, u32)) -> Result<Option<Vec
     }
     let here = mountinfo::read(Path::new(mountinfo::OWN))?;
     match here.iter().filter(|m| is_of(m, path, number)).collect::<Vec<_>>()[..] {
-        [ours] => Ok(Some(elsewhere(path, number, Some(ours))?).filter(|holders| !holders.is_empty())),
+        [ours] => {
+            let holders = elsewhere(path, number, Seat::of(ours, &here).as_ref())?;
+            Ok(Some(holders).filter(|holders| !holders.is_empty()))
+        }
         _ => Ok(Some(elsewhere(path, number, None)?)),
     }
 }
 
-/// Whether a mount of another namespace goes when ours goes.
-fn follows(theirs: &mountinfo::Entry, ours: &mountinfo::Entry) -> bool {
-    let groups = [theirs.group, theirs.master];
-    theirs.target == ours.target && ours.group.is_some() && groups.contains(&ours.group)
+/// Where a mount sits: in which mount, and at which place of that one's filesystem. Mounting and unmounting spread from seat to
+/// seat, whatever paths lead there.
+#[derive(Debug)]
+pub(super) struct Seat {
+    group: Option<u64>,
+    master: Option<u64>,
+    number: (u32, u32),
+    place: PathBuf,
 }
 
-/// One process of each other mount namespace that has the device mounted, copies that follow ours left out.
-pub fn elsewhere(
+impl Seat {
+    fn of(mount: &mountinfo::Entry, all: &[mountinfo::Entry]) -> Option<Self> {
+        let on = all.iter().find(|entry| entry.id == mount.parent)?;
+        let place = mount.target.strip_prefix(&on.target).ok()?;
+        Some(Self { group: on.group, master: on.master, number: on.number, place: on.root.join(place) })
+    }
+
+    /// Whether what is mounted here goes when what is mounted at `other` goes.
+    fn follows(&self, other: &Self) -> bool {
+        let groups = [self.group, self.master];
+        (self.number, &self.place) == (other.number, &other.place)
+            && other.group.is_some()
+            && groups.contains(&other.group)
+    }
+}
+
+/// One process of each other mount namespace that has the device mounted, copies that go with the mount at `ours` left out.
+pub(super) fn elsewhere(
     path: &Path,
     number: (u32, u32),
-    ours: Option<&mountinfo::Entry>,
+    ours: Option<&Seat>,
 ) -> Result<Vec<Holder>, CallError> {
     let own = "/proc/self/ns/mnt";
     let mut seen = BTreeSet::from([fs::read_link(own).or_call("readlink", own)?]);
@@ -132,10 +156,11 @@ pub fn elsewhere(
         }
         let Ok(mounts) = mountinfo::read(Path::new(&format!("/proc/{pid}/mountinfo"))) else { continue };
         seen.insert(namespace);
-        let counts =
-            |m: &mountinfo::Entry| is_of(m, path, number) && !ours.is_some_and(|ours| follows(m, ours));
-        if let Some(mount) = mounts.into_iter().find(counts) {
-            found.push(Holder { pid, comm: comm(pid), how: How::Mount(mount.target) });
+        let goes = |m: &mountinfo::Entry| {
+            ours.is_some_and(|ours| Seat::of(m, &mounts).is_some_and(|seat| seat.follows(ours)))
+        };
+        if let Some(mount) = mounts.iter().find(|m| is_of(m, path, number) && !goes(m)) {
+            found.push(Holder { pid, comm: comm(pid), how: How::Mount(mount.target.clone()) });
         }
     }
     Ok(found)
@@ -186,21 +211,44 @@ mod tests {
         assert_eq!(of(&dir.path().join("other"), None), []);
     }
 
+    /// The seat of a volume that is mounted on a mount which mountinfo shows so.
+    fn seat(root: &str, target: &str, groups: &str, volume: &str) -> Seat {
+        let text = format!(
+            "40 1 254:0 {root} {target} rw {groups} - ext4 /dev/vda rw\n\
+             41 40 7:3 / {volume} rw shared:7 - ext4 /dev/loop3 rw\n"
+        );
+        let entries = mountinfo::parse(text.as_bytes());
+        Seat::of(&entries[1], &entries).unwrap()
+    }
+
     #[test]
-    fn only_propagated_copies_of_our_own_mount_follow_it() {
-        let entry = |fields: &str| {
-            mountinfo::parse(format!("1 2 7:3 / {fields} - ext4 /dev/loop3 rw").as_bytes()).remove(0)
-        };
-        let ours = entry("/m rw shared:7");
-        assert!(follows(&entry("/m rw shared:7"), &ours));
-        assert!(follows(&entry("/m rw shared:9 master:7"), &ours));
-        for other in ["/m rw", "/m rw shared:9", "/data rw master:7", "/m rw master:77"] {
-            assert!(!follows(&entry(other), &ours), "{other}");
+    fn only_propagated_copies_of_our_own_mount_go_with_it() {
+        let ours = seat("/", "/", "shared:2", "/m/a");
+        assert!(seat("/", "/", "shared:2", "/m/a").follows(&ours));
+        assert!(seat("/", "/", "shared:9 master:2", "/m/a").follows(&ours), "of a service with slave mounts");
+        for (groups, volume) in
+            [("", "/m/a"), ("shared:9", "/m/a"), ("master:9", "/m/a"), ("shared:2", "/m/b")]
+        {
+            assert!(!seat("/", "/", groups, volume).follows(&ours), "{groups} {volume}");
         }
+        let private = seat("/", "/", "", "/m/a");
         assert!(
-            !follows(&entry("/m rw"), &entry("/m rw")),
+            !seat("/", "/", "", "/m/a").follows(&private),
             "two private mounts have nothing to do with each other"
         );
+    }
+
+    #[test]
+    fn the_hosts_copy_goes_with_the_mount_of_a_container_under_another_path() {
+        let ours = seat("/d/plugins/1/p", "/mnt/volumes", "shared:2", "/mnt/volumes/a");
+        assert!(
+            seat("/d/plugins/1/p", "/var/d/plugins/1/p", "shared:2", "/var/d/plugins/1/p/a").follows(&ours)
+        );
+        assert!(seat("/", "/var", "shared:2", "/var/d/plugins/1/p/a").follows(&ours));
+        assert!(
+            !seat("/d/plugins/2/p", "/var/d/plugins/2/p", "shared:2", "/var/d/plugins/2/p/a").follows(&ours)
+        );
+        assert!(!seat("/d/overlay/3", "/", "", "/data").follows(&ours), "what the container has");
     }
 
     #[test]
