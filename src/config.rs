@@ -42,6 +42,8 @@ pub struct Config {
     pub mount: PathBuf,
     /// Folder for what must survive a restart. Plugins of different names may share it.
     pub state: PathBuf,
+    /// Folder of the mount IDs: it must not be emptied while volumes are mounted.
+    pub mount_ids: PathBuf,
     /// Where images live.
     pub backend: Backend,
     /// The Ceph cluster.
@@ -184,6 +186,7 @@ impl Config {
                 .refused("it must be another folder than plugins: both sockets have one name"));
         }
         Ok(Self {
+            mount_ids: optional(all, "mount-ids", values::path)?.unwrap_or_else(|| plugins.clone()),
             plugins,
             socket_group: parse(all, "socket-group", values::group)?,
             admin,

@@ -334,7 +334,7 @@ pub struct Owner {
     pub boot_id: String,
     /// Name of the plugin instance.
     pub plugin: String,
-    /// Its mount root, which tells instances of one name apart.
+    /// Its mount root, as the host calls it: tells instances of one name apart.
     pub root: PathBuf,
     /// Since when, seconds since the epoch.
     pub since: u64,

@@ -123,7 +123,7 @@ FILES
       /v1/operations; curl --unix-socket reads them, too.
   <mount>/<name>/<pool>/<image>
       The mountpoints.
-  <plugins>/<name>.mounts/
+  <mount-ids>/<name>.mounts/
       Who uses what is mounted: for the next start, not for the next boot.
   <state>/<name>/
       The names of the volumes, for when the backend is away, and the mark of

@@ -187,6 +187,11 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         heading: PLACES,
+        help: "Folder of the mount IDs, which tell who uses what is mounted, for as long as the host is up [default: <plugins>]",
+        ..key("mount-ids", "", "DIR")
+    },
+    Key {
+        heading: PLACES,
         help: "Configuration file, `none` for none; the default one may be missing",
         ..key(CONF_FILE, "/etc/docker/rbd-docker-plugin.conf", "FILE")
     },

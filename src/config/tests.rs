@@ -30,6 +30,7 @@ fn defaults() {
         ("rbd", "rbd", "admin", "")
     );
     assert_eq!(c.plugins, Path::new("/run/docker/plugins"));
+    assert_eq!(c.mount_ids, c.plugins);
     assert_eq!(c.mount, Path::new("/var/lib/docker-volumes"));
     assert_eq!(c.state, Path::new("/var/lib/docker-volumes/.state"));
     assert_eq!(c.ceph.conf, Path::new("/etc/ceph/ceph.conf"));

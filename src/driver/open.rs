@@ -14,8 +14,8 @@ use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::host::Host;
 use crate::host::kernel::KernelHost;
-use crate::linux::boot;
 use crate::linux::exec::Programs;
+use crate::linux::{boot, mountinfo};
 
 /// What can be said of the backend before anything is touched.
 pub fn check(config: &Config) -> Result<()> {
@@ -57,7 +57,8 @@ fn assemble(config: &Config) -> Result<Parts> {
         machine_id: boot::machine_id(),
         boot_id: boot_id.clone(),
         plugin: config.name.clone(),
-        root,
+        // Managed plugins of one host all have the same name and the same path in their containers.
+        root: mountinfo::origin(&mountinfo::read(Path::new(mountinfo::OWN))?, &root),
         since: 0,
         client_addr: None,
         mount_ids: Vec::new(),
@@ -71,9 +72,9 @@ fn assemble(config: &Config) -> Result<Parts> {
         fs: config.fs,
         mkfs_options: config.mkfs_options.clone(),
         mount_options: config.mount_options.clone(),
-        root: identity.root.clone(),
-        // Beside the socket: usually a tmpfs that lives as long as the mounts do, and one folder for one plugin.
-        refs: config.plugins.join(format!("{}.mounts", config.name)),
+        root,
+        // Usually beside the socket: a tmpfs that lives as long as the mounts do, and one folder for one plugin.
+        refs: config.mount_ids.join(format!("{}.mounts", config.name)),
         state: state.clone(),
         scope: config.scope,
         wait: config.wait,

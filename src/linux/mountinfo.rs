@@ -48,6 +48,30 @@ pub fn read(path: &Path) -> Result<Vec<Entry>, CallError> {
     fs::read(path).map(|text| parse(&text)).or_call("read", path.display())
 }
 
+/// The mount that a path is in: of the deepest ones the last.
+pub fn covering<'a>(entries: &'a [Entry], path: &Path) -> Option<&'a Entry> {
+    entries
+        .iter()
+        .filter(|entry| path.starts_with(&entry.target))
+        .max_by_key(|entry| entry.target.components().count())
+}
+
+/// What a folder is called outside of this mount namespace: a container's folders are bound from folders of the host, and two containers
+/// may call two of those the same. The path itself, where its mount does not say that it comes from elsewhere.
+pub fn origin(entries: &[Entry], path: &Path) -> PathBuf {
+    let named = |entry: &Entry| Some(entry.root.join(path.strip_prefix(&entry.target).ok()?));
+    match covering(entries, path).and_then(named) {
+        // Of a filesystem that is mounted elsewhere the host knows a longer path, and one part of a filesystem has a name of its own.
+        Some(place)
+            if !path.ends_with(place.strip_prefix("/").unwrap_or(&place))
+                && !place.ends_with(path.strip_prefix("/").unwrap_or(path)) =>
+        {
+            place
+        }
+        _ => path.to_owned(),
+    }
+}
+
 /// The entries of a mountinfo file.
 pub fn parse(text: &[u8]) -> Vec<Entry> {
     text.split(|&b| b == b'\n').filter_map(parse_line).collect()
@@ -172,6 +196,38 @@ nonsense
         assert_eq!(loop3.options, "rw,relatime");
         assert_eq!(entries[2].root, Path::new("/sub"));
         assert_eq!(entries[4].source, "");
+    }
+
+    #[test]
+    fn the_deepest_mount_covers_a_path_and_the_last_of_two_is_on_top() {
+        let entries = parse(
+            b"1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n2 1 8:2 / /var rw - ext4 /dev/sda2 rw\n\
+              3 1 8:3 / /var rw shared:7 - ext4 /dev/sda3 rw\n4 1 8:4 / /variety rw - ext4 /dev/sda4 rw\n",
+        );
+        let id = |path: &str| covering(&entries, Path::new(path)).unwrap().id;
+        assert_eq!([id("/var/lib"), id("/variety/x"), id("/opt")], [3, 4, 1]);
+    }
+
+    #[test]
+    fn a_folder_of_a_container_is_called_as_its_host_calls_it() {
+        let called = |root: &str, target: &str, path: &str| {
+            let text = format!(
+                "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 8:2 {root} {target} rw - ext4 /dev/sda2 rw\n"
+            );
+            origin(&parse(text.as_bytes()), Path::new(path)).display().to_string()
+        };
+        let id = "/var/lib/docker/plugins/1/propagated-mount";
+        assert_eq!(called(id, "/mnt/volumes", "/mnt/volumes/rbd"), format!("{id}/rbd"));
+        // On the host itself, with /var a filesystem of its own or not, bound onto itself or not.
+        for (root, target) in [
+            ("/", "/srv"),
+            ("/", "/var"),
+            ("/var/lib/dv", "/var/lib/dv"),
+            ("/lib/dv", "/var/lib/dv"),
+            ("/@", "/"),
+        ] {
+            assert_eq!(called(root, target, "/var/lib/dv/rbd"), "/var/lib/dv/rbd", "{root} at {target}");
+        }
     }
 
     #[test]

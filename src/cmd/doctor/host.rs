@@ -11,7 +11,7 @@ use super::geteuid;
 use super::report::Finding;
 use crate::config::{Backend, Config};
 use crate::linux::exec::Programs;
-use crate::linux::mountinfo::{self, Entry};
+use crate::linux::mountinfo;
 use crate::linux::{boot, process};
 
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
@@ -66,7 +66,7 @@ fn propagation(root: &Path) -> Option<Finding> {
         Ok(entries) => entries,
         Err(e) => return Some(Finding::error(check, &e.into(), None)),
     };
-    let mount = covering(&entries, &real)?;
+    let mount = mountinfo::covering(&entries, &real)?;
     let at = mount.target.display();
     if mount.group.is_some() {
         return Some(Finding::ok(check, format!("shared, at {at}")));
@@ -80,14 +80,6 @@ fn propagation(root: &Path) -> Option<Finding> {
     let found =
         format!("{at} is not shared: a Docker engine in another mount namespace does not see the volumes");
     Some(Finding::warn(check, found, format!("mount --make-rshared {at}")))
-}
-
-/// The mount that a path is in: of the deepest ones the last.
-fn covering<'a>(entries: &'a [Entry], path: &Path) -> Option<&'a Entry> {
-    entries
-        .iter()
-        .filter(|entry| path.starts_with(&entry.target))
-        .max_by_key(|entry| entry.target.components().count())
 }
 
 fn same_mounts(pid: i32) -> bool {
@@ -160,16 +152,6 @@ mod tests {
         fs::write(dir.path().join("f"), "").unwrap();
         assert_eq!((at("f").status, at("f/g").status), (Status::Fail, Status::Fail));
         assert_eq!(at("f/g").fix.as_deref(), Some("elsewhere"));
-    }
-
-    #[test]
-    fn the_deepest_mount_covers_a_path_and_the_last_of_two_is_on_top() {
-        let entries = mountinfo::parse(
-            b"1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n2 1 8:2 / /var rw - ext4 /dev/sda2 rw\n\
-              3 1 8:3 / /var rw shared:7 - ext4 /dev/sda3 rw\n4 1 8:4 / /variety rw - ext4 /dev/sda4 rw\n",
-        );
-        let id = |path: &str| covering(&entries, Path::new(path)).unwrap().id;
-        assert_eq!([id("/var/lib"), id("/variety/x"), id("/opt")], [3, 4, 1]);
     }
 
     #[test]
