@@ -2,6 +2,7 @@
 
 CARGO    ?= cargo
 SECONDS  ?= 30
+PLUGIN   ?= rbd-docker-plugin
 # One set of features for all tests: nothing is built twice.
 FEATURES := --features fault-points
 RUN      := $(CARGO) test $(FEATURES)
@@ -9,7 +10,7 @@ RUN      := $(CARGO) test $(FEATURES)
 AS_ROOT  := tools/as-root $(RUN)
 
 .DEFAULT_GOAL := build
-.PHONY: help setup build release demo demo-ceph test check test-unit test-local test-docker test-ceph test-krbd test-vm test-leaks bench bench-ceph fuzz clean
+.PHONY: help setup build release demo demo-ceph test check test-unit test-local test-docker test-ceph test-krbd test-vm test-leaks bench bench-ceph fuzz plugin clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +25,12 @@ build: ## debug build
 release: ## target/release/rbd-docker-plugin
 	@tools/setup --tier build
 	$(CARGO) build --release
+
+plugin: ## the managed Docker plugin: target/plugin, and where a Docker engine answers, PLUGIN (rbd-docker-plugin) in it
+	@tools/setup --tier plugin
+	$(CARGO) build --release
+	@tools/plugin-rootfs
+	@tools/plugin-create $(PLUGIN)
 
 demo: ## a volume's life on this machine, step by step: no Ceph needed, root is
 	@tools/setup --tier demo

@@ -89,6 +89,8 @@ pub enum Action {
         /// How to answer.
         format: Format,
     },
+    /// `plugin-config`, for whoever builds the managed plugin.
+    PluginConfig,
 }
 
 /// Version and, when the build knew it, revision.
@@ -135,6 +137,7 @@ fn action(path: &[(&str, &ArgMatches)], of: &ArgMatches) -> Result<Action, clap:
     let format = || of.get_one::<Format>(FORMAT).copied().unwrap_or_default();
     Ok(match path {
         [] => Action::Serve,
+        [("plugin-config", _)] => Action::PluginConfig,
         [("doctor", _)] => Action::Doctor(format()),
         [("unmount", _)] => {
             let seconds = of.get_one::<u64>("timeout").copied().unwrap_or_default();

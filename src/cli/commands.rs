@@ -97,6 +97,8 @@ pub fn command() -> Command {
                 .override_usage("rbd-docker-plugin config check [--format text|json] [--FLAG VALUE]...")
                 .arg(format_argument()),
         );
+    let plugin_config =
+        Command::new("plugin-config").hide(true).about("Prints the config.json of the managed plugin");
     Command::new("rbd-docker-plugin")
         .version(version())
         .about("A Docker volume driver for Ceph RBD")
@@ -111,7 +113,7 @@ pub fn command() -> Command {
         .disable_help_subcommand(true)
         .subcommand_value_name("COMMAND")
         .args(KEYS.iter().map(argument))
-        .subcommands([doctor, check, config, lock, fence, unmount].map(with_settings))
+        .subcommands([doctor, check, config, lock, fence, unmount, plugin_config].map(with_settings))
         .subcommands(seeing().map(with_settings))
 }
 

@@ -14,6 +14,7 @@ mod inspect;
 mod lock;
 mod ls;
 pub mod output;
+pub mod plugin_config;
 pub mod serve;
 mod top;
 pub(crate) mod unmount;
@@ -31,6 +32,10 @@ pub fn run(invocation: &Invocation) -> Result<ExitCode> {
     let flags = &invocation.flags;
     if let Action::Doctor(format) = invocation.action {
         return doctor::run(flags, format);
+    }
+    if invocation.action == Action::PluginConfig {
+        plugin_config::run()?;
+        return Ok(ExitCode::SUCCESS);
     }
     if let Action::CheckConfig(format) = invocation.action {
         return config_check::run(flags, format);

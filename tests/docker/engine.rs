@@ -147,6 +147,11 @@ impl Engine {
         self.dir.join("dockerd.log")
     }
 
+    /// The process of dockerd, while it runs.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("dockerd runs").id()
+    }
+
     /// Runs `docker ARGS` against this engine, for five minutes at most.
     pub(crate) fn docker(&self, args: &[&str]) -> Output {
         Command::new("timeout")

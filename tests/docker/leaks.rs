@@ -14,7 +14,12 @@ use crate::engine;
 
 /// The mountpoints at or below a folder, sorted, one entry per mount.
 pub(crate) fn mounts_under(dir: &Path) -> Vec<PathBuf> {
-    let text = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo can be read");
+    mounts_in(Path::new("/proc/self/mountinfo"), dir)
+}
+
+/// The same in the mount namespace of another process.
+pub(crate) fn mounts_in(mountinfo: &Path, dir: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string(mountinfo).expect("mountinfo can be read");
     let mut mounts: Vec<PathBuf> = text
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
@@ -38,6 +43,38 @@ pub(crate) fn loops_under(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The loop devices of these files, whatever path they were attached by.
+pub(crate) fn loops_of(files: &[PathBuf]) -> Vec<PathBuf> {
+    let attached = |file: &PathBuf| {
+        let found = Command::new("losetup")
+            .args(["--noheadings", "--output", "NAME", "--associated"])
+            .arg(file)
+            .output();
+        String::from_utf8_lossy(&found.expect("losetup runs").stdout)
+            .lines()
+            .map(PathBuf::from)
+            .collect::<Vec<_>>()
+    };
+    files.iter().flat_map(attached).collect()
+}
+
+/// Detaches loop devices.
+pub(crate) fn detach(devices: &[PathBuf]) {
+    for device in devices {
+        let _ = Command::new("losetup").arg("-d").arg(device).status();
+    }
+}
+
+/// The processes whose root is a folder of the host whose path, in its filesystem, ends or goes on so.
+pub(crate) fn rooted_in(part: &str) -> Vec<Pid> {
+    let is_rooted = |pid: &Pid| {
+        let text = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        let mut roots = text.lines().filter_map(|line| line.split(' ').nth(3).zip(line.split(' ').nth(4)));
+        roots.any(|(root, target)| target == "/" && root.contains(part))
+    };
+    processes().filter(is_rooted).collect()
+}
+
 /// The files below a folder whose name ends so.
 pub(crate) fn files_under(dir: &Path, ending: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
@@ -58,6 +95,8 @@ pub(crate) fn processes_of(case: Option<&str>) -> Vec<(Pid, String)> {
     // Command lines name the sockets' folder; a container's does not, but it is in the case's cgroup.
     let rig = format!("{}/{case}", engine::rig().display());
     let cgroup = format!("/{}/{case}", engine::cgroup());
+    // A managed plugin is in a cgroup that the engine names after it, and its root is in the engine's folder.
+    let managed = rooted_in(&format!("/tmp/docker/{case}")).into_iter().collect::<BTreeSet<_>>();
     processes()
         .filter(|&pid| pid != getpid())
         .filter_map(|pid| {
@@ -65,7 +104,8 @@ pub(crate) fn processes_of(case: Option<&str>) -> Vec<(Pid, String)> {
             let line = String::from_utf8_lossy(&fs::read(proc.join("cmdline")).ok()?).replace('\0', " ");
             let contained =
                 || fs::read_to_string(proc.join("cgroup")).is_ok_and(|text| text.contains(&cgroup));
-            (!line.is_empty() && (line.contains(&rig) || contained())).then_some((pid, line))
+            let ours = || line.contains(&rig) || managed.contains(&pid) || contained();
+            (!line.is_empty() && ours()).then_some((pid, line))
         })
         .collect()
 }
@@ -90,9 +130,7 @@ pub(crate) fn clear(dir: &Path, case: Option<&str>) {
     for target in mounts_under(dir).iter().rev() {
         let _ = umount2(target, MntFlags::MNT_DETACH);
     }
-    for device in loops_under(dir) {
-        let _ = Command::new("losetup").arg("-d").arg(device).status();
-    }
+    detach(&loops_under(dir));
 }
 
 /// What of the host a run could leave changed.

@@ -14,6 +14,8 @@ mod engine;
 mod engine_restarts;
 mod failures;
 mod leaks;
+mod managed;
+mod managed_world;
 mod options;
 mod parallel;
 mod plugin;
@@ -103,6 +105,7 @@ fn cases(mut args: Arguments) -> ExitCode {
         plugin_restarts::CASES,
         engine_restarts::CASES,
         parallel::CASES,
+        managed::CASES,
     ]
     .concat();
     let left = Arc::new(AtomicUsize::new(0));
@@ -136,6 +139,7 @@ fn cases(mut args: Arguments) -> ExitCode {
     }));
     let conclusion = libtest_mimic::run(&args, trials);
     leaks::remove_cgroups();
+    managed_world::remove_built();
     for dir in made.iter().rev() {
         let _ = umount2(*dir, MntFlags::MNT_DETACH);
         let _ = std::fs::remove_dir(dir);
