@@ -42,7 +42,8 @@ pub fn run() -> Result<()> {
     super::output::write(&(text + "\n"))
 }
 
-fn document() -> Value {
+/// The document itself.
+pub fn document() -> Value {
     json!({
         "description": "Docker volumes in Ceph (RBD)",
         "documentation": "https://docs.docker.com/engine/extend/",

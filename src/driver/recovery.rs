@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::refs::Refs;
 use super::table::MountedVolume;
 use super::{Driver, SHORT};
-use crate::backend::Device;
+use crate::backend::{Device, ImageOptions};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::host::{Content, MountFlags, Mounted};
@@ -189,12 +189,12 @@ impl Driver {
         if !self.host.held_elsewhere(&device)? {
             return Ok(false);
         }
-        let options = self
-            .backend
-            .info(spec)?
-            .and_then(|info| info.record)
-            .map(|record| record.options)
-            .unwrap_or_default();
+        let options = self.backend.info(spec)?.and_then(|info| info.record).map(|record| record.options);
+        // An image of somebody else has no record.
+        let options = options.unwrap_or_else(|| ImageOptions {
+            mount_options: self.settings.mount_options.clone(),
+            ..ImageOptions::default()
+        });
         let Content::Filesystem(found) = self.host.probe(&device, options.fstype)? else { return Ok(false) };
         let flags =
             MountFlags { options: options.mount_options.unwrap_or_default(), read_only: options.read_only };

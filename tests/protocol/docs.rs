@@ -83,3 +83,20 @@ fn the_guide_names_commands_that_there_are() {
     }
     assert!(found > 5, "{found} commands only");
 }
+
+#[test]
+fn the_page_of_the_managed_plugin_names_every_variable() {
+    let page = include_str!("../../docs/managed-plugin.md");
+    let config = rbd_docker_plugin::cmd::plugin_config::document();
+    for variable in config["env"].as_array().unwrap() {
+        let name = variable["name"].as_str().unwrap().replace("RBD_DOCKER_PLUGIN_", "`…_") + "`";
+        assert!(page.contains(&name), "{name} is not in docs/managed-plugin.md");
+    }
+    for mount in config["mounts"].as_array().unwrap() {
+        let source = mount["source"].as_str().unwrap();
+        assert!(page.contains(source), "{source} is not in docs/managed-plugin.md");
+    }
+    for capability in config["linux"]["capabilities"].as_array().unwrap() {
+        assert!(page.contains(capability.as_str().unwrap()), "{capability} is not in docs/managed-plugin.md");
+    }
+}
