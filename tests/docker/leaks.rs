@@ -183,10 +183,25 @@ fn remove_cgroup(dir: &Path) -> bool {
     fs::remove_dir(dir).is_ok()
 }
 
+/// Removes the cgroups of a managed plugin, which an engine that was killed leaves behind. They have its id for a name and are below the
+/// engine's own cgroup, which is ours.
+pub(crate) fn remove_plugins_cgroups(id: &str) {
+    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let below: BTreeSet<String> = own.map(|own| format!("{}/{id}", own.trim_matches('/'))).collect();
+    for dir in below.iter().flat_map(|name| named(name.trim_start_matches('/'))) {
+        remove_cgroup(&dir);
+    }
+}
+
 /// The parents of the containers' cgroups, v1 or v2.
 fn cgroups() -> Vec<PathBuf> {
+    named(&engine::cgroup())
+}
+
+fn named(name: &str) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let controllers = fs::read_dir(root).into_iter().flatten().flatten().map(|controller| controller.path());
-    let parents = controllers.chain([root.to_owned()]).map(|dir| dir.join(engine::cgroup()));
+    let parents = controllers.chain([root.to_owned()]).map(|dir| dir.join(name));
     parents.filter(|dir| dir.is_dir()).collect()
 }

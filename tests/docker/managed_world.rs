@@ -1,5 +1,6 @@
 //! What the cases of the managed plugin work in: a folder, an engine, and plugins that this engine runs.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +20,8 @@ pub(crate) struct Managed {
     pub(crate) dir: PathBuf,
     /// The Docker engine.
     pub(crate) engine: Engine,
+    /// The ids of all plugins that it ever had.
+    ids: RefCell<Vec<String>>,
     finished: bool,
 }
 
@@ -57,7 +60,7 @@ impl Managed {
         fs::create_dir_all(dir.join("images")).expect("a folder for the images");
         fs::create_dir_all(engine::rig().join(case).join("plugins")).expect("a folder for sockets");
         let engine = Engine::start(case, &dir, &[]);
-        Self { dir, engine, finished: false }
+        Self { dir, engine, ids: RefCell::default(), finished: false }
     }
 
     /// An engine with the plugin `rbd` on the local backend, enabled.
@@ -77,6 +80,7 @@ impl Managed {
             .expect("a file in the plugin's root");
         self.engine.ok(&["plugin", "create", name, context.to_str().expect("a UTF-8 path")]);
         fs::remove_dir_all(context).expect("the copy can be removed");
+        self.ids.borrow_mut().push(self.id(name));
     }
 
     /// Creates a plugin on the local backend with further settings, and enables it.
@@ -224,6 +228,7 @@ impl Managed {
 impl Drop for Managed {
     fn drop(&mut self) {
         if self.finished {
+            self.ids.borrow().iter().for_each(|id| leaks::remove_plugins_cgroups(id));
             return;
         }
         eprintln!("{}", tail(&self.engine.log()));
@@ -231,5 +236,6 @@ impl Drop for Managed {
         self.engine.force_down();
         leaks::clear(&self.dir, self.dir.file_name().and_then(|case| case.to_str()));
         leaks::detach(&leaks::loops_of(&images));
+        self.ids.borrow().iter().for_each(|id| leaks::remove_plugins_cgroups(id));
     }
 }
