@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Serving};
 use crate::cli;
 use crate::config::Config;
-use crate::driver;
 use crate::driver::api::VolumeDriver;
+use crate::driver::{self, Driver};
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 use crate::linux::passed;
 use crate::plugin::operations::Operations;
@@ -66,16 +66,8 @@ fn serve(config: &Config, log: &Log, passed: Passed) -> Result<()> {
     let socket = claim.bind(config.socket_group.gid)?;
     tracing::info!("listening on {}", socket.path().display());
     systemd::starting("starting: bringing the volumes of an earlier life to rest");
-    let driver = match driver::open(config) {
-        Ok(driver) => driver,
-        Err(e) => {
-            socket.remove();
-            return Err(e);
-        }
-    };
-    let operations = Arc::new(Operations::new(Arc::clone(&driver) as _, CHANGES));
-    let admin = match admin.serve(config, &driver, &operations) {
-        Ok(admin) => admin,
+    let (driver, operations, admin) = match open(config, admin) {
+        Ok(opened) => opened,
         Err(e) => {
             socket.remove();
             return Err(e);
@@ -95,6 +87,14 @@ fn serve(config: &Config, log: &Log, passed: Passed) -> Result<()> {
             format!("stopped with {left} operations unfinished; the next start cleans up after them"),
         )),
     }
+}
+
+/// The driver, what runs on it, and the admin socket that tells of both.
+fn open(config: &Config, admin: Admin) -> Result<(Arc<Driver>, Arc<Operations>, Serving)> {
+    let driver = driver::open(config)?;
+    let operations = Arc::new(Operations::new(Arc::clone(&driver) as _, CHANGES));
+    let admin = admin.serve(config, &driver, &operations)?;
+    Ok((driver, operations, admin))
 }
 
 fn listen(
