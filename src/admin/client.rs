@@ -1,7 +1,9 @@
 //! Asking the running plugin on its admin socket.
 
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -15,6 +17,7 @@ use tokio::runtime::Runtime;
 use super::view::Refusal;
 use crate::config::Config;
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::plugin::socket::PATH_MAX;
 
 /// Far more than any page takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -25,9 +28,31 @@ const LARGEST: usize = 256 << 20;
 #[derive(Debug)]
 pub struct Asking {
     socket: PathBuf,
+    way: Way,
     start: String,
     runtime: Runtime,
     client: Client<UnixConnector, Full<Bytes>>,
+}
+
+/// A path to a socket that connect(2) takes: it has no room for one like that of a managed plugin's folder on the host.
+#[derive(Debug)]
+struct Way {
+    path: PathBuf,
+    _folder: Option<File>,
+}
+
+impl Way {
+    fn to(socket: &Path) -> Self {
+        let long = socket.as_os_str().len() > PATH_MAX;
+        let folder = socket.parent().filter(|_| long).and_then(|folder| File::open(folder).ok());
+        let path = match (&folder, socket.file_name()) {
+            (Some(folder), Some(name)) => {
+                Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name)
+            }
+            _ => socket.to_owned(),
+        };
+        Self { path, _folder: folder }
+    }
 }
 
 impl Asking {
@@ -44,8 +69,10 @@ impl Asking {
             .enable_all()
             .build()
             .or_call("epoll_create", "the admin socket")?;
+        let socket = folder.join(format!("{}.sock", config.name));
         Ok(Self {
-            socket: folder.join(format!("{}.sock", config.name)),
+            way: Way::to(&socket),
+            socket,
             start: format!(
                 "start it: systemctl start rbd-docker-plugin, or rbd-docker-plugin --name {}; --name and --admin say which one is meant",
                 config.name
@@ -74,7 +101,7 @@ impl Asking {
             )
         };
         let answer = async {
-            let uri: hyper::Uri = Uri::new(&self.socket, page).into();
+            let uri: hyper::Uri = Uri::new(&self.way.path, page).into();
             let answer = self.client.get(uri).await.map_err(|e| self.unreached(&e))?;
             let status = answer.status();
             let body = Limited::new(answer.into_body(), LARGEST).collect().await;

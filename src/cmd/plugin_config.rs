@@ -12,10 +12,12 @@ const VOLUMES: &str = "/mnt/volumes";
 const IMAGES: &str = "/srv";
 
 /// What the container decides, by name and value.
-const FIXED: [(&str, &str); 5] = [
+const FIXED: [(&str, &str); 6] = [
     ("mount", VOLUMES),
     ("state", "/mnt/volumes/.state"),
     ("mount-ids", "/mnt/volumes/.state"),
+    // On the host, where the commands are.
+    ("admin", "/mnt/volumes/.state/admin"),
     ("conf-file", "none"),
     ("logdir", "-"),
 ];

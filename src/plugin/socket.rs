@@ -19,7 +19,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 
 /// What `sun_path` holds, without its final NUL.
-const PATH_MAX: usize = 107;
+pub(crate) const PATH_MAX: usize = 107;
 
 /// Device and number.
 type Inode = (u64, u64);

@@ -1,6 +1,7 @@
 //! The plugin as the engine runs it itself: `docker plugin`.
 
 use std::fs;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -61,6 +62,14 @@ fn life(case: &str) {
         assert!(owner["machine_id"].as_str().is_some_and(|m| m.starts_with(id.trim())), "{owner}");
     }
     assert!(owner["root"].as_str().is_some_and(|root| root.contains(&w.id("rbd"))), "{owner}");
+    let listed = Command::new(env!("CARGO_BIN_EXE_rbd-docker-plugin"))
+        .args(["--conf-file", "none", "ls", "--admin"])
+        .arg(w.volumes("rbd").join(".state/admin"))
+        .output()
+        .expect("the program runs");
+    let listed =
+        String::from_utf8_lossy(&listed.stdout).into_owned() + &String::from_utf8_lossy(&listed.stderr);
+    assert!(listed.lines().any(|line| line.starts_with("data ")), "asked from the host: {listed}");
 
     w.engine.ok(&["stop", "main"]);
     w.wait_mounted("rbd", &[]);
