@@ -1,24 +1,30 @@
 //! The command line: clap definitions made from the table of [`keys`], the commands, and the tolerance of old spellings.
 
 mod commands;
+pub mod man;
+mod papers;
 #[cfg(test)]
 mod tests;
 mod texts;
+mod values;
 
 pub use commands::command;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
+use clap_complete::Shell;
 
 use crate::cmd::output::Format;
 use crate::cmd::unmount::WORKER;
 use crate::config::keys::{self, CONF_FILE, KEYS, WORDS};
 use commands::{FORMAT, TOP_INTERVAL};
+use papers::{DIR, SHELL};
 
 /// What the program was told to do, and with which settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +97,10 @@ pub enum Action {
     },
     /// `plugin-config`, for whoever builds the managed plugin.
     PluginConfig,
+    /// `completions`
+    Completions(Shell),
+    /// `man`, into a folder or to stdout
+    Man(Option<PathBuf>),
 }
 
 /// Version and, when the build knew it, revision.
@@ -121,14 +131,17 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let mut level = &matches;
     loop {
         // What is said after a command counts more than what is said before it, as the last of two flags does.
-        flags.extend(
-            KEYS.iter().filter_map(|key| Some((key.name, level.get_one::<String>(key.name)?.clone()))),
-        );
+        flags.extend(KEYS.iter().filter_map(|key| Some((key.name, setting(level, key.name)?.clone()))));
         let Some((name, below)) = level.subcommand() else { break };
         path.push((name, level));
         level = below;
     }
     Ok(Invocation { action: action(&path, level)?, flags })
+}
+
+/// A setting as this level has it; not every command takes settings.
+fn setting<'a>(level: &'a ArgMatches, name: &str) -> Option<&'a String> {
+    level.try_get_one(name).ok().flatten()
 }
 
 fn action(path: &[(&str, &ArgMatches)], of: &ArgMatches) -> Result<Action, clap::Error> {
@@ -155,6 +168,8 @@ fn action(path: &[(&str, &ArgMatches)], of: &ArgMatches) -> Result<Action, clap:
             once: of.get_flag("once"),
             format: format(),
         },
+        [("completions", _)] => Action::Completions(of.get_one(SHELL).copied().unwrap_or(Shell::Bash)),
+        [("man", _)] => Action::Man(of.get_one(DIR).cloned()),
         [("lock", _), ("break", _)] => {
             Action::BreakLock { volume: text("IMAGE"), force: of.get_flag("force"), format: format() }
         }

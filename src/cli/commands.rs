@@ -3,10 +3,12 @@
 use clap::builder::TypedValueParser;
 use clap::{Arg, ArgAction, Command};
 
+use super::papers::papers;
 use super::texts::{
     AFTER_LONG_HELP, BREAK_ABOUT, CHECK_ABOUT, CONFIG_CHECK_ABOUT, DOCTOR_ABOUT, FENCE_ABOUT, LONG_ABOUT,
     SEEING, UNMOUNT_ABOUT,
 };
+use super::values::{Hinted, hint};
 use super::version;
 use crate::cmd::output::Format;
 use crate::cmd::unmount::WORKER;
@@ -115,6 +117,7 @@ pub fn command() -> Command {
         .args(KEYS.iter().map(argument))
         .subcommands([doctor, check, config, lock, fence, unmount, plugin_config].map(with_settings))
         .subcommands(seeing().map(with_settings))
+        .subcommands(papers())
 }
 
 /// The commands that ask the running plugin.
@@ -199,6 +202,9 @@ fn argument(key: &'static Key) -> Arg {
         .value_name(key.value)
         .action(ArgAction::Set)
         .allow_hyphen_values(key.value == WORDS)
+        .value_parser(Hinted(key))
+        .hide_possible_values(true)
+        .value_hint(hint(key))
         .help(help)
         .help_heading(key.heading)
         .hide(key.heading.is_none());

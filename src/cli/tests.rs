@@ -58,6 +58,9 @@ fn commands_and_settings_around_them() {
         ("top", Action::Top { interval: 2, once: false, format: text }, vec![]),
         ("top -interval=5 --once", Action::Top { interval: 5, once: true, format: text }, vec![]),
         ("--name doctor", Action::Serve, vec![("name", "doctor")]),
+        ("completions fish", Action::Completions(Shell::Fish), vec![]),
+        ("man", Action::Man(None), vec![]),
+        ("--user u man d", Action::Man(Some("d".into())), vec![("user", "u")]),
     ] {
         let flags = flags.into_iter().map(|(k, v)| (k, v.to_owned())).collect();
         assert_eq!(invocation(line), Invocation { action, flags }, "{line}");
@@ -136,6 +139,9 @@ fn wrong_usage_ends_with_2_and_names_the_flag() {
         ("unmount", "--all"),
         ("unmount foo", "foo"),
         ("unmount --all --timeout 0", "1..=86400"),
+        ("completions", "Usage"),
+        ("completions csh", "csh"),
+        ("man --user u", "--user"),
     ] {
         let e = flags(line).unwrap_err();
         assert_eq!(e.exit_code(), 2, "{line}");

@@ -47,6 +47,22 @@ and those who hold it are named. While the plugin runs it is refused. Nothing mo
 All volumes are worked on at once, and what hangs (its storage is away) is left at --timeout.
 
 Exit status 0 when all is given back, 1 when something is left.";
+pub(super) const COMPLETIONS_ABOUT: &str = "\
+Prints a script that completes commands, flags and their values, for bash, zsh or fish. Packages install it; for one session of \
+bash: source <(rbd-docker-plugin completions bash).";
+
+pub(super) const MAN_ABOUT: &str = "\
+Without a folder, prints the page rbd-docker-plugin(8). With one, writes it there, a page for each command such as \
+rbd-docker-plugin-lock-break(8), and rbd-docker-plugin.conf(5). Packages install them; `rbd-docker-plugin man | man -l -` \
+shows the first.";
+
+/// The configuration file, for its own page.
+pub(super) const CONF_ABOUT: &str = "\
+One setting a line, key=value. # begins a comment at the start of a line and after a blank; values have no quotes; \
+of two lines for one key the last one counts. Upper and lower case, - and _ are the same in a key.
+
+The file is read at the start; --conf-file names another one, or none. A wrong value stops the start and names the key, the value \
+and the line. rbd-docker-plugin config check shows what is in force and where it comes from, without starting anything.";
 
 pub(super) const SEEING: &str = "\
 It asks the running plugin on its admin socket, <admin>/<name>.sock, which only root may use: --name and --admin say which one. \
@@ -82,6 +98,8 @@ LOOKING AFTER IT
   fence ls            Who is shut out, and until when
   unmount --all       When the plugin has stopped: gives all volumes of this
                       host back, as the host's shutdown does
+  completions SHELL   Completions for bash, zsh or fish
+  man [DIR]           The manual pages
   Flags may come before or after a command. --format json makes the answer
   one JSON document on stdout; errors are text on stderr.
 
@@ -166,4 +184,7 @@ EXAMPLES
   As /etc/docker/rbd-docker-plugin.conf:
     create=true
     remove=rename
-    size=50G";
+    size=50G
+
+SEE ALSO
+  rbd-docker-plugin.conf(5), docker-volume-create(1), rbd(8), ceph(8)";

@@ -14,6 +14,7 @@ mod inspect;
 mod lock;
 mod ls;
 pub mod output;
+mod papers;
 pub mod plugin_config;
 pub mod serve;
 mod top;
@@ -36,6 +37,11 @@ pub fn run(invocation: &Invocation) -> Result<ExitCode> {
     if invocation.action == Action::PluginConfig {
         plugin_config::run()?;
         return Ok(ExitCode::SUCCESS);
+    }
+    match &invocation.action {
+        Action::Completions(shell) => return papers::completions(*shell).map(|()| ExitCode::SUCCESS),
+        Action::Man(dir) => return papers::man(dir.as_deref()).map(|()| ExitCode::SUCCESS),
+        _ => {}
     }
     if let Action::CheckConfig(format) = invocation.action {
         return config_check::run(flags, format);

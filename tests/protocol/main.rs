@@ -18,6 +18,7 @@ mod migration;
 mod monitoring;
 #[path = "../common/console.rs"]
 mod pages;
+mod papers;
 mod program;
 mod replies;
 mod rig;
