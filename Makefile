@@ -10,7 +10,7 @@ RUN      := $(CARGO) test $(FEATURES)
 AS_ROOT  := tools/as-root $(RUN)
 
 .DEFAULT_GOAL := build
-.PHONY: help setup build release demo demo-ceph test check test-unit test-local test-docker test-ceph test-krbd test-vm test-leaks bench bench-ceph fuzz plugin clean
+.PHONY: help setup build release package demo demo-ceph test check test-unit test-local test-docker test-ceph test-krbd test-package test-vm test-leaks bench bench-ceph fuzz plugin clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,11 @@ plugin: ## the managed Docker plugin: target/plugin, and where a Docker engine a
 	@tools/plugin-rootfs
 	@tools/plugin-create $(PLUGIN)
 
+package: ## target/package: a deb, an RPM and a tpkg of this machine's release build
+	@tools/setup --tier package
+	$(CARGO) build --release
+	@tools/package
+
 demo: ## a volume's life on this machine, step by step: no Ceph needed, root is
 	@tools/setup --tier demo
 	$(CARGO) build --release
@@ -42,13 +47,14 @@ demo-ceph: ## a real Ceph on this machine and, where virtual machines can run, t
 	$(CARGO) build --release
 	@tools/demo-ceph
 
-test: ## everything: format, lints, unit, protocol, model, loop devices, a real Docker engine, a real Ceph, a real kernel with rbd, two hosts
+test: ## everything: format, lints, unit, protocol, model, loop devices, a real Docker engine, a real Ceph, packages, a real kernel with rbd, two hosts
 	@tools/setup --tier all
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-local
 	@$(MAKE) --no-print-directory test-docker
 	@$(MAKE) --no-print-directory test-ceph
+	@$(MAKE) --no-print-directory test-package
 	@$(MAKE) --no-print-directory test-krbd
 	@$(MAKE) --no-print-directory test-vm
 
@@ -87,6 +93,10 @@ test-ceph: ## the Ceph layer on a real cluster, started for the tests; RBD_TEST_
 	@tools/setup --tier ceph
 	@tools/headline "Ceph tier: a real cluster"
 	@$(RUN) --test ceph
+
+test-package: package ## the packages: installed, looked at, upgraded and removed, each in a root of its own
+	@tools/headline "Package tier: deb, RPM and tpkg in roots of their own"
+	@tools/test-package
 
 test-leaks: ## a small life of the Ceph layer under valgrind: nothing of librados or librbd may be lost
 	@tools/setup --tier ceph
