@@ -64,7 +64,12 @@ impl<'a> Reader<'a> {
             let hosts: Vec<_> = reader
                 .hosts
                 .iter()
-                .map(|host| scope.spawn(|| install(host, &reader.lab.cluster.conf())))
+                .map(|host| {
+                    scope.spawn(|| {
+                        install(host, &reader.lab.cluster.conf());
+                        start_docker(host);
+                    })
+                })
                 .collect();
             hosts.into_iter().for_each(|host| host.join().unwrap());
         });
@@ -125,7 +130,15 @@ impl<'a> Reader<'a> {
                 install(host, &self.lab.cluster.conf());
                 put_keyring(host);
                 put_conf(host);
+                // As they are enabled.
+                host.ok(
+                    "systemctl start rbd-docker-plugin.socket rbd-docker-plugin rbd-docker-plugin-unmount",
+                );
+                start_docker(host);
             }
+            Some(("see", "fenced")) => wait("the host to see that it is fenced", || {
+                self.host("host1").ok("rbd-docker-plugin inspect orders --format json").contains("\"fenced\"")
+            }),
             Some(("cut", name)) => self.host(name).cut_network(),
             Some(("restore", name)) => self.host(name).restore_network(),
             Some(("shutdown", name)) => {
@@ -151,8 +164,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What the package and the distribution put on a host, and an image for the engine, which asks no registry. The shutdown of a host
-/// keeps what is on its disk, as everywhere.
+/// What the package and the distribution put on a host. What has to outlive its power is on its disk.
 fn install(host: &Host, conf: &Path) {
     let units = repository().join("packaging/systemd");
     host.ok(&format!(
@@ -167,18 +179,23 @@ fn install(host: &Host, conf: &Path) {
         mkdir -p /etc/ceph /etc/docker
         grep -E '^(\\[global\\]|fsid|mon host)' {conf} >/etc/ceph/ceph.conf
         echo '{engine}' >/etc/docker/daemon.json
-        systemctl daemon-reload
-        systemctl start docker
-        docker image inspect alpine >/dev/null 2>&1 && exit 0
-        mkdir -p /run/image/bin
-        cp \"$(command -v busybox)\" /run/image/bin/
-        for applet in sh cat echo sleep sync; do ln -sf busybox /run/image/bin/$applet; done
-        tar -C /run/image -c . | docker import --change 'ENV PATH=/bin' - alpine >/dev/null",
+        systemctl daemon-reload",
         units = units.display(),
         program = env!("CARGO_BIN_EXE_rbd-docker-plugin"),
         conf = conf.display(),
         engine = r#"{"bridge":"none","iptables":false,"ip6tables":false}"#,
     ));
+}
+
+/// Starts the engine, which asks no registry: it is given an image.
+fn start_docker(host: &Host) {
+    host.ok("set -e
+        systemctl start docker
+        docker image inspect alpine >/dev/null 2>&1 && exit 0
+        mkdir -p /run/image/bin
+        cp $(command -v busybox) /run/image/bin/
+        for applet in sh cat echo sleep sync; do ln -sf busybox /run/image/bin/$applet; done
+        tar -C /run/image -c . | docker import --change 'ENV PATH=/bin' - alpine >/dev/null");
 }
 
 fn put_keyring(host: &Host) {
