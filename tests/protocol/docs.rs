@@ -1,6 +1,6 @@
 //! The README names every flag, every option and every command there is; what the guide says to type can be typed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rbd_docker_plugin::config::keys::KEYS;
 
@@ -42,20 +42,17 @@ fn the_readme_names_every_command() {
     }
 }
 
-/// The commands of all pages of the guide: page and line, host, command. `make test-vm` runs those of a host.
+/// The pages below a folder.
+fn pages(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let files = files.into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "md"));
+    files.chain(folders.iter().flat_map(|folder| pages(folder))).collect()
+}
+
+/// The commands of all pages of the guide: page and line, host, command.
 fn guide() -> Vec<(String, String, String)> {
-    fn pages(folder: &Path, all: &mut Vec<std::path::PathBuf>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                pages(&path, all);
-            } else if path.extension().is_some_and(|kind| kind == "md") {
-                all.push(path);
-            }
-        }
-    }
-    let mut all = Vec::new();
-    pages(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs"), &mut all);
+    let all = pages(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs"));
     let commands = all.iter().flat_map(|page| {
         let text = std::fs::read_to_string(page).unwrap();
         steps(&text).into_iter().filter_map(|step| match step {
@@ -98,5 +95,48 @@ fn the_page_of_the_managed_plugin_names_every_variable() {
     }
     for capability in config["linux"]["capabilities"].as_array().unwrap() {
         assert!(page.contains(capability.as_str().unwrap()), "{capability} is not in docs/managed-plugin.md");
+    }
+}
+
+/// What is not run on a host of the guide is printed by a tool that makes what it is about, or is one of ours, or of the Makefile.
+#[test]
+fn no_command_of_the_guide_is_untried() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let printed: String =
+        std::fs::read_dir(root.join("tools")).unwrap().map(|tool| read(tool.unwrap().path())).collect();
+    let printed = printed.replace("$name", "ceph");
+    let makefile = read(root.join("Makefile"));
+    let run = read(root.join("tests/vm/guide.rs"));
+    for (place, host, command) in guide() {
+        let page = place.rsplit_once("/docs/").unwrap().1.split(':').next().unwrap();
+        let command = command.split(" #").next().unwrap().trim_end();
+        let accounted = match host.as_str() {
+            "" => match command.split(' ').collect::<Vec<_>>()[..] {
+                ["make", target, ..] => makefile.contains(&format!("\n{target}:")),
+                ["rbd-docker-plugin", ..] => true,
+                // Its options are looked at in `migration.rs`.
+                ["docker", "volume", "create", ..] => true,
+                _ => printed.contains(command),
+            },
+            "admin" | "host1" | "host2" => run.contains(&format!("\"{page}\"")),
+            _ => false,
+        };
+        assert!(accounted, "{place}: {command}");
+    }
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = pages(&root.join("docs")).into_iter().chain([root.join("README.md"), root.join("DESIGN.md")]);
+    for page in pages {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap_or_default();
+            if !file.is_empty() && !file.contains("://") {
+                assert!(page.parent().unwrap().join(file).exists(), "{}: {link}", page.display());
+            }
+        }
     }
 }

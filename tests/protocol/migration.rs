@@ -262,6 +262,8 @@ fn what_the_pages_say_can_be_typed() {
     for (page, text) in pages() {
         for step in steps(&text) {
             match step {
+                // Run by `make test-vm`.
+                Step::Command { host, .. } if host == "host1" => {}
                 Step::Command { command, line, .. } => {
                     typed(&format!("{page}:{line}: {command}"), &shell_words::split(&command).unwrap());
                     commands += 1;

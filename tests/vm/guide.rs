@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
@@ -12,7 +13,8 @@ use crate::host::{Host, Init};
 use crate::rig::{Lab, with_cluster};
 
 /// The pages, in the order in which a reader meets them.
-const PAGES: [&str; 3] = ["install.md", "operate.md", "drills.md"];
+const PAGES: [&str; 5] =
+    ["install.md", "managed-plugin.md", "migration/rex-ray.md", "operate.md", "drills.md"];
 /// What a command may take; a takeover, with its container, is the longest.
 const DEADLINE: Duration = Duration::from_secs(400);
 
@@ -27,7 +29,7 @@ fn guide(lab: &Lab) {
         let text = fs::read_to_string(&path).unwrap();
         for step in steps(&text) {
             match step {
-                // Of `make test-package`.
+                // Printed for other machines, see `tests/protocol/docs.rs`.
                 Step::Command { host, .. } if host.is_empty() => {}
                 Step::Command { host, command, shown, line } => {
                     reader.command(&format!("{page}:{line}"), &host, &command, &shown);
@@ -123,6 +125,16 @@ impl<'a> Reader<'a> {
                     put_conf(host);
                 }
             }
+            Some(("make", "plugin")) => {
+                let out = self.lab.folder().join("plugin");
+                let made = Command::new(repository().join("tools/plugin-rootfs"))
+                    .args(["--binary", env!("CARGO_BIN_EXE_rbd-docker-plugin"), "--out"])
+                    .arg(&out)
+                    .output()
+                    .unwrap();
+                assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+                self.host("host1").ok(&format!("docker plugin create ceph {}", out.display()));
+            }
             Some(("power-off", name)) => self.host(name).power_off(),
             Some(("boot", name)) => {
                 let host = self.host(name);
@@ -194,7 +206,7 @@ fn start_docker(host: &Host) {
         docker image inspect alpine >/dev/null 2>&1 && exit 0
         mkdir -p /run/image/bin
         cp $(command -v busybox) /run/image/bin/
-        for applet in sh cat echo sleep sync; do ln -sf busybox /run/image/bin/$applet; done
+        for applet in sh cat echo find ls mkdir mv rmdir sleep sync; do ln -sf busybox /run/image/bin/$applet; done
         tar -C /run/image -c . | docker import --change 'ENV PATH=/bin' - alpine >/dev/null");
 }
 
