@@ -52,9 +52,7 @@ test: ## everything: format, lints, unit, protocol, model, loop devices, a real 
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-local
-	@$(MAKE) --no-print-directory test-docker
-	@$(MAKE) --no-print-directory test-ceph
-	@$(MAKE) --no-print-directory test-package
+	+@tools/beside test-package test-docker test-ceph
 	@$(MAKE) --no-print-directory test-krbd
 	@$(MAKE) --no-print-directory test-vm
 

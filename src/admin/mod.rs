@@ -10,40 +10,36 @@ mod pages;
 mod server;
 pub mod view;
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::driver::Driver;
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::error::{OrCall, Result};
 use crate::plugin::operations::Operations;
 use crate::plugin::socket::{Claim, Socket};
 use pages::{Pages, Which};
 
 const HINT: &str = "--admin names another folder for the admin socket, --admin none does without";
 
+/// How often an address is tried that is not to be had.
+const AGAIN: Duration = Duration::from_secs(2);
+
 /// The right to the places to serve at.
 #[derive(Debug)]
 pub struct Admin {
     claim: Option<Claim>,
-    tcp: Option<TcpListener>,
 }
 
 impl Admin {
-    /// Takes the places that the settings name. Before anything else is touched: what cannot be served is told at the start.
+    /// Takes the socket that the settings name. Before anything else is touched: what cannot be served is told at the start.
     pub fn claim(config: &Config) -> Result<Self> {
         let claim = config.admin.as_ref().map(|folder| Claim::take(folder, &config.name));
-        let tcp = config.metrics_address.map(|address| {
-            let bound = TcpListener::bind(address).and_then(|tcp| tcp.set_nonblocking(true).map(|()| tcp));
-            bound.or_call("bind", address).map_err(|e| {
-                DriverError::new(ErrorKind::Failed, format!("cannot serve metrics on {address}"))
-                    .hint("--metrics-address names another address and port, or nothing")
-                    .caused_by(e)
-            })
-        });
-        Ok(Self { claim: claim.transpose().map_err(|e| e.hint(HINT))?, tcp: tcp.transpose()? })
+        Ok(Self { claim: claim.transpose().map_err(|e| e.hint(HINT))? })
     }
 
     /// Begins to serve.
@@ -56,7 +52,7 @@ impl Admin {
         let mut socket = self.claim.map(Claim::bind_private).transpose().map_err(|e| e.hint(HINT))?;
         let listener = socket.as_mut().and_then(Socket::listener).map(|listener| listener.socket);
         let (stop, stopped) = oneshot::channel();
-        if listener.is_some() || self.tcp.is_some() {
+        if listener.is_some() || config.metrics_address.is_some() {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -64,17 +60,19 @@ impl Admin {
             if let Some(socket) = &socket {
                 tracing::info!("metrics, health and admin commands on {}", socket.path().display());
             }
-            if let Some(address) = config.metrics_address {
-                tracing::info!("metrics and health on {address}");
-            }
             let pages = Arc::new(Pages::new(config, Arc::clone(driver), Arc::clone(operations)));
+            let address = config.metrics_address;
             let work = async move {
                 if let Some(listener) = listener {
                     let pages = Arc::clone(&pages);
                     tokio::spawn(async move { told(server::unix(listener, pages, Which::All).await) });
                 }
-                if let Some(listener) = self.tcp {
-                    tokio::spawn(async move { told(server::tcp(listener, pages, Which::Public).await) });
+                if let Some(address) = address {
+                    tokio::spawn(async move {
+                        let listener = bound(address).await;
+                        tracing::info!("metrics and health on {address}");
+                        told(server::tcp(&listener, pages, Which::Public).await);
+                    });
                 }
                 drop(stopped.await);
             };
@@ -84,6 +82,25 @@ impl Admin {
                 .or_call("clone", "the admin thread")?;
         }
         Ok(Serving { socket, _stop: stop })
+    }
+}
+
+/// A listener at an address that may be another's, or not this host's yet: volumes are served without it meanwhile.
+async fn bound(address: SocketAddr) -> TcpListener {
+    let mut is_told = false;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(e) if !is_told => {
+                tracing::error!(
+                    "cannot serve metrics on {address}: {e}; tried again every {} s. --metrics-address names another address and port",
+                    AGAIN.as_secs()
+                );
+                is_told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

@@ -85,7 +85,7 @@ impl Pages {
         }
         match path {
             "/healthz" => page(StatusCode::OK, TEXT, OK),
-            "/readyz" => self.ready(),
+            "/readyz" => self.ready(which),
             "/metrics" => self.metrics(request),
             "/v1/status" => json(StatusCode::OK, &self.status()),
             "/v1/mounts" => json(StatusCode::OK, &Mounts { mounts: self.driver.overview().mounts }),
@@ -95,12 +95,17 @@ impl Pages {
         }
     }
 
-    fn ready(&self) -> Page {
+    /// The reasons name keys and hosts: they are not for everybody.
+    fn ready(&self, which: Which) -> Page {
         let reasons = self.driver.overview().not_ready;
         if reasons.is_empty() {
             page(StatusCode::OK, TEXT, OK)
         } else {
-            page(StatusCode::SERVICE_UNAVAILABLE, TEXT, reasons.join("\n") + "\n")
+            let told = match which {
+                Which::All => reasons.join("\n"),
+                Which::Public => "not ready; the admin socket and the log say why".to_owned(),
+            };
+            page(StatusCode::SERVICE_UNAVAILABLE, TEXT, told + "\n")
         }
     }
 

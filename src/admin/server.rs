@@ -33,8 +33,8 @@ pub(super) async fn unix(
     serve(&UnixListener::from_std(listener)?, &pages, which).await
 }
 
-pub(super) async fn tcp(listener: std::net::TcpListener, pages: Arc<Pages>, which: Which) -> io::Result<()> {
-    serve(&TcpListener::from_std(listener)?, &pages, which).await
+pub(super) async fn tcp(listener: &TcpListener, pages: Arc<Pages>, which: Which) -> io::Result<()> {
+    serve(listener, &pages, which).await
 }
 
 async fn serve<L: Source>(listener: &L, pages: &Arc<Pages>, which: Which) -> io::Result<()> {

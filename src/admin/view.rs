@@ -8,7 +8,6 @@ pub use crate::driver::overview::MountView;
 
 /// `/v1/status`
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Status {
     /// The plugin's name.
     pub name: String,
@@ -40,7 +39,6 @@ pub struct Status {
 
 /// `/v1/volumes`
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Volumes {
     /// All of them.
     pub volumes: Vec<VolumeView>,
@@ -50,7 +48,6 @@ pub struct Volumes {
 
 /// One of them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct VolumeView {
     /// Its name for Docker.
     pub name: String,

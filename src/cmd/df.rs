@@ -13,7 +13,6 @@ const OLD_SECONDS: f64 = 30.0;
 
 /// One line of the answer.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 struct Row<'a> {
     volume: &'a str,
     size: Option<u64>,

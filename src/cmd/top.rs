@@ -24,7 +24,6 @@ struct Table<'a> {
 
 /// What a volume's device has done, per second.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 struct Row<'a> {
     volume: &'a str,
     device: String,
@@ -142,8 +141,8 @@ mod tests {
         let io = serde_json::json!({"reads": reads, "read_bytes": reads * 4096, "read_ms": read_ms, "writes": 0,
             "written_bytes": 0, "write_ms": 0, "in_flight": 1, "busy_ms": read_ms});
         let view = serde_json::json!({"volume": "v", "image": "rbd/v", "mountpoint": "/m", "device": "/dev/rbd0",
-            "device-bytes": 1, "fstype": "ext4", "read-only": false, "since": 7, "mount-ids": {}, "mounts": 1,
-            "usage": null, "usage-age-seconds": 0.0, "io": io});
+            "device_bytes": 1, "fstype": "ext4", "read_only": false, "since": 7, "mount_ids": {}, "mounts": 1,
+            "usage": null, "usage_age_seconds": 0.0, "io": io});
         serde_json::from_value(view).unwrap()
     }
 

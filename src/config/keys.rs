@@ -172,7 +172,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         heading: PLACES,
-        help: "Serve /metrics, /healthz and /readyz here as well, for everybody who can connect: 127.0.0.1:9283, [::1]:9283",
+        help: "Serve /metrics, /healthz and /readyz here as well, for everybody who can connect: 127.0.0.1:9639, [::1]:9639",
         ..key("metrics-address", "", "ADDRESS:PORT")
     },
     Key {

@@ -51,12 +51,12 @@ fn defaults() {
 fn where_it_can_be_seen() {
     let c = load(&[], &[], "").unwrap();
     assert_eq!((c.admin.as_deref(), c.metrics_address), (Some(Path::new("/run/rbd-docker-plugin")), None));
-    let c = load(&["admin=none", "metrics-address=[::1]:9283"], &[], "").unwrap();
-    assert_eq!((c.admin, c.metrics_address.unwrap().to_string()), (None, "[::1]:9283".to_owned()));
+    let c = load(&["admin=none", "metrics-address=[::1]:9639"], &[], "").unwrap();
+    assert_eq!((c.admin, c.metrics_address.unwrap().to_string()), (None, "[::1]:9639".to_owned()));
     let e = load(&["admin=/x", "plugins=/x"], &[], "").unwrap_err().to_string();
     assert!(e.contains("another folder than plugins"), "{e}");
     let e = load(&["metrics-address=localhost"], &[], "").unwrap_err().to_string();
-    assert!(e.contains("metrics-address = \"localhost\"") && e.contains("127.0.0.1:9283"), "{e}");
+    assert!(e.contains("metrics-address = \"localhost\"") && e.contains("127.0.0.1:9639"), "{e}");
 }
 
 #[test]

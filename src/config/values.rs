@@ -137,7 +137,7 @@ pub(super) fn folder_or_none(text: &str) -> Parsed<Option<PathBuf>> {
 /// An address and a port to listen on.
 pub(super) fn address(text: &str) -> Parsed<std::net::SocketAddr> {
     text.parse().map_err(|_| {
-        "accepted is ADDRESS:PORT, such as 127.0.0.1:9283, [::1]:9283 or 0.0.0.0:9283".to_owned()
+        "accepted is ADDRESS:PORT, such as 127.0.0.1:9639, [::1]:9639 or 0.0.0.0:9639".to_owned()
     })
 }
 

@@ -90,7 +90,8 @@ fn assemble(config: &Config) -> Result<Parts> {
     let (backend, host): (Arc<dyn Backend>, Arc<dyn Host>) = match &config.backend {
         config::Backend::Local(dir) => {
             claim(&state)?;
-            let backend = LocalBackend::open(dir, &state.join("store.json"), identity)?;
+            let home = (config.pool.as_str(), config.ceph.namespace.as_deref());
+            let backend = LocalBackend::open(dir, &state.join("store.json"), identity, home)?;
             (Arc::new(backend), Arc::new(kernel_host()))
         }
         config::Backend::Sim => {

@@ -51,7 +51,6 @@ pub struct Overview {
 
 /// A mounted volume.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct MountView {
     /// Its name for Docker.
     pub volume: String,

@@ -19,10 +19,11 @@ impl Driver {
         let spec = match known.filter(|mounted| uses(&mounted.refs)) {
             // It is mounted, and used by this ID: nobody needs to be asked.
             Some(mounted) => mounted.refs.spec.clone(),
-            None => match self.resolve(&volume) {
-                // Docker asks once, and a use that stayed would stay for good: so even when the registry of names cannot be read.
-                Err(e) => self.mounted_as(&volume, uses).ok_or(e)?.refs.spec.clone(),
-                found => found?,
+            // Docker asks once, and a use that stayed would stay for good: so even when the registry of names cannot be read, and when the
+            // name means another image by now.
+            None => match self.mounted_as(&volume, uses) {
+                Some(mounted) => mounted.refs.spec.clone(),
+                None => self.resolve(&volume)?,
             },
         };
         Self::is_about(&spec);

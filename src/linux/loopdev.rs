@@ -105,6 +105,11 @@ pub fn find(backing: Backing, name: &Path) -> Result<Option<Loop>, CallError> {
     Ok(found.into_iter().find(|device| device.backing == backing))
 }
 
+/// The devices whose backing files are below a folder, and no others are opened.
+pub fn below(folder: &Path) -> Result<Vec<Loop>, CallError> {
+    scan(|seen| seen.starts_with(folder))
+}
+
 /// All attached devices of this host. One that vanishes meanwhile is left out.
 pub fn all() -> Result<Vec<Loop>, CallError> {
     scan(|_| true)

@@ -21,6 +21,8 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("a_life_on_each_filesystem", a_life_on_each_filesystem),
         t("names_and_pools", names_and_pools),
         t("a_bare_name_bound_to_a_pool", a_bare_name_bound_to_a_pool),
+        t("bare_names_of_two_namespaces", bare_names_of_two_namespaces),
+        t("unmounted_though_its_name_means_another_image", unmounted_though_its_name_means_another_image),
         t("removal_by_renaming", removal_by_renaming),
         t("removal_ignored", removal_ignored),
         t("only_what_is_there_without_create", only_what_is_there_without_create),
@@ -105,6 +107,35 @@ fn a_bare_name_bound_to_a_pool(rig: &Rig) {
     assert!(!image.exists() && list(&daemon).is_empty());
     create(&daemon, "foo", &json!({"size": "16M"}));
     assert!(daemon.file("foo", "img").exists(), "the name is free again");
+}
+
+/// Whoever has other defaults has other bare names, and what is bound to them.
+fn bare_names_of_two_namespaces(rig: &Rig) {
+    let one = plugin(rig, "one", &["--namespace", "t1"]);
+    let images = rig.path("one/images").display().to_string();
+    let two = plugin(rig, "two", &["--namespace", "t2", "--local-dir", &images]);
+    create(&two, "db", &json!({"size": "16M"}));
+    let at = two.mount("db", "b");
+    create(&one, "db", &json!({"size": "16M", "pool": "p2"}));
+    assert_eq!(get(&one, "db")["Status"]["image"], "p2/db");
+    assert_eq!(get(&two, "db")["Status"]["image"], "rbd/t2/db");
+    two.unmount("db", "b");
+    assert!(!mounts().contains(&at));
+    remove(&one, "db");
+    assert_eq!(list(&two), ["db"]);
+    remove(&two, "db");
+}
+
+fn unmounted_though_its_name_means_another_image(rig: &Rig) {
+    let mut daemon = plugin(rig, "moved", &[]);
+    create(&daemon, "db", &json!({"size": "16M"}));
+    let at = daemon.mount("db", "a");
+    daemon.stop();
+    daemon.start_with(&[("RBD_DOCKER_PLUGIN_POOL", "p2".to_owned())]);
+    daemon.unmount("db", "a");
+    assert!(!mounts().contains(&at));
+    at_rest(&daemon, "db");
+    remove(&daemon, "rbd/db");
 }
 
 fn removal_by_renaming(rig: &Rig) {

@@ -85,8 +85,8 @@ fn a_mounted_volume(rig: &Rig) {
 
     let mounts: Value = serde_json::from_str(&page(rig, &daemon, "/v1/mounts")).unwrap();
     let mount = &mounts["mounts"][0];
-    assert_eq!((&mount["device"], &mount["device-bytes"]), (&json!(device), &json!(64 << 20)));
-    assert_eq!((&mount["fstype"], &mount["mount-ids"]), (&json!("ext4"), &json!({"a": 1, "b": 1})));
+    assert_eq!((&mount["device"], &mount["device_bytes"]), (&json!(device), &json!(64 << 20)));
+    assert_eq!((&mount["fstype"], &mount["mount_ids"]), (&json!("ext4"), &json!({"a": 1, "b": 1})));
 
     wait("the usage to be told", || {
         let usage = document(rig, &daemon, &["df"])["volumes"][0]["used"].as_u64();
@@ -99,8 +99,8 @@ fn a_mounted_volume(rig: &Rig) {
         (&row["volume"], &row["mountpoint"], &row["failed"]),
         (&json!("v"), &json!(shown), &json!(false))
     );
-    assert!((10..=30).contains(&row["used-percent"].as_u64().unwrap()), "{row}");
-    assert!((1..10).contains(&row["inodes-used-percent"].as_u64().unwrap()), "{row}");
+    assert!((10..=30).contains(&row["used_percent"].as_u64().unwrap()), "{row}");
+    assert!((1..10).contains(&row["inodes_used_percent"].as_u64().unwrap()), "{row}");
     let text = says(rig, &daemon, &["df"]);
     assert!(text.lines().nth(1).unwrap().ends_with(&shown), "{text}");
 
@@ -148,7 +148,7 @@ fn what_is_written_is_counted(rig: &Rig) {
     let said: Value = serde_json::from_slice(&said.stdout).unwrap();
     let row = &said["volumes"][0];
     assert_eq!((&row["volume"], &row["device"]), (&json!("v"), &json!(name)));
-    assert!(row["written-bytes"].as_f64() > Some(0.0) && row["writes"].as_f64() > Some(0.0), "{said}");
+    assert!(row["written_bytes"].as_f64() > Some(0.0) && row["writes"].as_f64() > Some(0.0), "{said}");
     assert!(value("written_bytes_total") >= bytes + WRITTEN as f64);
     assert!(value("writes_total") > writes);
     daemon.unmount("v", "a");

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/.rbd-docker-plugin          says that DIR is ours, and that it is there (see `Paths::is_there`)
-//! DIR/.names                      bare names bound with `-o pool=`
+//! DIR/.names-<pool>[@<namespace>] bare names bound with `-o pool=`, by the default pool and namespace of who bound them
 //! DIR/<pool>/<image>.img          the image
 //! DIR/<pool>/<image>.json         our record of it
 //! DIR/<pool>/<image>.owner        who may use it; locked by flock(2) while its plugin lives
@@ -50,8 +50,9 @@ struct Marker {
 
 impl LocalBackend {
     /// Opens the folder. `known` is a file on this host that remembers the folder: one that was ours before and bears no mark now is
-    /// taken to be away (its filesystem is not mounted), not to be new. A folder that is new is marked.
-    pub fn open(dir: &Path, known: &Path, identity: Owner) -> Result<Self> {
+    /// taken to be away (its filesystem is not mounted), not to be new. A folder that is new is marked. `home` are the default pool and
+    /// namespace, whose registry of names counts.
+    pub fn open(dir: &Path, known: &Path, identity: Owner, home: (&str, Option<&str>)) -> Result<Self> {
         fs::create_dir_all(dir).or_call("mkdir", dir.display())?;
         let dir = dir.canonicalize().or_call("realpath", dir.display())?;
         let paths = Paths { dir, known: known.to_owned() };
@@ -71,7 +72,7 @@ impl LocalBackend {
                 paths.remember(&marker)?;
             }
         }
-        Ok(Self { names: Names::new(&paths), paths, identity, held: Mutex::default() })
+        Ok(Self { names: Names::new(&paths, home), paths, identity, held: Mutex::default() })
     }
 }
 
@@ -82,9 +83,7 @@ impl Backend for LocalBackend {
 
     fn pulse(&self) -> Result<Pulse> {
         self.paths.is_there()?;
-        let devices = loopdev::all()?;
-        let devices =
-            devices.iter().filter(|device| device.backing_path.starts_with(&self.paths.dir)).count();
+        let devices = loopdev::below(&self.paths.dir)?.len();
         Ok(Pulse { devices, bindings: self.bindings()? })
     }
 }

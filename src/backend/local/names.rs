@@ -1,4 +1,4 @@
-//! The registry of bare names: one small file, changed under a lock, read through a cache that stat(2) keeps honest.
+//! The registry of bare names, one for each default pool and namespace: a small file, changed under a lock, read through a cache that stat(2) keeps honest.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata, OpenOptions, TryLockError};
@@ -32,8 +32,13 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(paths: &Paths) -> Self {
-        Self { file: paths.dir.join(".names"), paths: paths.clone(), cached: Mutex::default() }
+    pub(super) fn new(paths: &Paths, (pool, namespace): (&str, Option<&str>)) -> Self {
+        let namespace = namespace.map(|namespace| format!("@{namespace}")).unwrap_or_default();
+        Self {
+            file: paths.dir.join(format!(".names-{pool}{namespace}")),
+            paths: paths.clone(),
+            cached: Mutex::default(),
+        }
     }
 
     pub(super) fn all(&self) -> Result<Arc<Bindings>> {

@@ -106,7 +106,8 @@ impl Admin {
     /// The image that a volume's name means: a bare one may be bound to an image elsewhere.
     pub fn resolve(&self, name: &VolumeName) -> Result<ImageSpec> {
         if name.pool().is_none()
-            && let Some(bound) = names::read(&self.open(&self.pool, None)?)?.remove(name.image())
+            && let Some(bound) =
+                names::read(&self.open(&self.pool, self.namespace.as_deref())?)?.remove(name.image())
         {
             return Ok(bound);
         }
@@ -116,7 +117,7 @@ impl Admin {
     /// All owner records, in all pools that the user may look at.
     pub fn locks(&self) -> Result<Locks> {
         let mut locks = Locks::default();
-        for place in mine::everywhere(&self.session, &[])? {
+        for place in mine::everywhere(&self.session, &[], None)? {
             self.look(&place, &mut locks)?;
         }
         locks.found.sort_by(|a, b| a.image.cmp(&b.image));

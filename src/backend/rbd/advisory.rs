@@ -115,7 +115,7 @@ impl Admin {
         if !fenced.is_empty() && !force {
             let message = format!("{spec} is locked, and mapped or open at {}", fenced.join(", "));
             return Err(DriverError::new(ErrorKind::InUse, message).hint(
-                "unmount it there; or add --force: what has it mapped gets I/O errors, and what it has not yet written is lost",
+                "unmount it there; or add --force: what has it mapped gets I/O errors, and what it has not yet written is lost. Other plugins share one client among all images of a host: then all of them are cut off",
             ));
         }
         fence::shut_out(self.cluster(), &fenced.iter().cloned().collect(), self.fence_lasts())?;

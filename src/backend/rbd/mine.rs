@@ -20,13 +20,15 @@ use crate::name::ImageSpec;
 
 /// How often the cluster's blocklist is read: a fence by a plugin shows in the owner records, one by hand only there.
 const BLOCKLIST: Duration = Duration::from_secs(30);
+/// How long a start looks for own images in pools that are not the plugin's. One request to a pool that is down takes all of its timeout.
+const ELSEWHERE: Duration = Duration::from_secs(5);
 
 impl RbdBackend {
     /// Every record of this plugin, in any pool.
     pub(super) fn find_own(&self) -> Result<Vec<ImageSpec>> {
         let session = self.link.session()?;
         let mut specs = BTreeSet::new();
-        for place in everywhere(&session, &self.options.pools)? {
+        for place in everywhere(&session, &self.options.pools, Some(ELSEWHERE))? {
             for (key, raw) in owner::all(&session.open(&place)?)? {
                 let record = match OwnerRecord::parse(&raw) {
                     Ok(record) => record,
@@ -199,10 +201,21 @@ pub(super) fn parse_blocklist(answer: &[u8]) -> Result<Vec<Fence>> {
 }
 
 /// All pools and namespaces that this user may look at. Of pools that are not among the plugin's own, those that cannot be looked at
-/// are left out: any of a cluster's many pools may be down.
-pub(crate) fn everywhere(session: &Session, pools: &[String]) -> Result<Vec<Place>> {
+/// are left out: any of a cluster's many pools may be down, and then take all of the `patience` for them.
+pub(crate) fn everywhere(
+    session: &Session,
+    pools: &[String],
+    patience: Option<Duration>,
+) -> Result<Vec<Place>> {
     let mut places = Vec::new();
-    for pool in session.cluster.pools()? {
+    let (own, others): (Vec<_>, Vec<_>) =
+        session.cluster.pools()?.into_iter().partition(|pool| pools.contains(pool));
+    let begin = Instant::now();
+    for pool in own.into_iter().chain(others) {
+        if !pools.contains(&pool) && patience.is_some_and(|patience| begin.elapsed() > patience) {
+            tracing::warn!(pool, "is left out: the pools before it took too long");
+            continue;
+        }
         match places_in(session, &pool) {
             Ok(found) => places.extend(found),
             Err(e) if pools.contains(&pool) && e.kind != ErrorKind::Denied => return Err(e),

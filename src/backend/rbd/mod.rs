@@ -4,7 +4,7 @@
 //! rbd_header.<id>            the image's own metadata: our record of it, under `rbd-docker-plugin.record`
 //! rbd_docker_plugin.owners   in each pool and namespace: who may use which image (omap)
 //! rbd_docker_plugin.hosts    in each pool and namespace: whose heart beats (a lock with a duration)
-//! rbd_docker_plugin.names    in the default pool: bare names bound with `-o pool=` (omap)
+//! rbd_docker_plugin.names    in the default pool and namespace: bare names bound with `-o pool=` (omap)
 //! ```
 //!
 //! Everything that goes to the cluster has a timeout; what runs into it takes the [`link`] down. See DESIGN.md "Ownership on Ceph".
@@ -115,7 +115,7 @@ impl RbdBackend {
             options: options.clone(),
             identity,
             _stop: beats::Stop(Arc::clone(&beats), Arc::clone(&link)),
-            names: Names::new(&pool),
+            names: Names::new((pool, options.namespace.clone())),
             opened: Opened::default(),
             link,
             beats,

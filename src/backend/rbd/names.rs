@@ -1,4 +1,5 @@
-//! The registry of bare names that `-o pool=` bound to an image elsewhere: one omap in the default pool, the same for all hosts.
+//! The registry of bare names that `-o pool=` bound to an image elsewhere: one omap in the default pool and
+//! namespace, the same for all hosts that have them as their defaults.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -25,8 +26,8 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(pool: &str) -> Self {
-        Self { place: (pool.to_owned(), None), last: Mutex::default() }
+    pub(super) fn new(home: Place) -> Self {
+        Self { place: home, last: Mutex::default() }
     }
 
     /// All of them. While the cluster is away, as they were read last: a name that is bound is never bound to another image.
@@ -88,7 +89,7 @@ impl Names {
     }
 }
 
-/// The registry, in the default pool.
+/// The registry, in the default pool and namespace.
 pub(super) fn read(io: &IoCtx) -> Result<Bindings> {
     let found = match io.omap(OBJECT) {
         Err(e) if e.errno == Errno::ENOENT => return Ok(Bindings::new()),
