@@ -178,7 +178,8 @@ impl Driver {
 
     /// Mounts a volume again that was unmounted behind our back under running containers, as an engine does with all that a managed
     /// plugin has mounted when it is disabled by force. They go on using it, and Docker will unmount it for each of them; the kernel
-    /// gives the filesystem that they have. Whether there was one to mount: a device that nobody holds is taken down instead.
+    /// gives the filesystem that they have. Containers that ended meanwhile will not be unmounted, and nobody can say which: so the uses
+    /// are nobody's. Whether there was one to mount: a device that nobody holds is taken down instead.
     fn mount_again(&self, refs: &Refs, claimed: &Result<()>) -> Result<bool> {
         let spec = &refs.spec;
         match claimed {
@@ -203,8 +204,9 @@ impl Driver {
         self.host.mount(&device, &found, &mountpoint, &flags)?;
         let Some(here) = self.host.mounted_at(&mountpoint)? else { return Ok(false) };
         tracing::warn!(image = %spec, "was unmounted under running containers, mounted again");
-        self.save_refs(refs)?;
-        self.adopt(refs.clone(), device, &here);
+        let refs = refs.of_nobody();
+        self.save_refs(&refs)?;
+        self.adopt(refs, device, &here);
         Ok(true)
     }
 
@@ -370,7 +372,7 @@ impl Driver {
         let mut volume = MountedVolume::clone(&mounted);
         let dropped = volume.refs.drop_orphans(|client| self.host.is_alive(client));
         lock(&self.orphaned).remove(spec);
-        tracing::warn!(image = %spec, dropped, "dropped the uses of a Docker engine that is gone");
+        tracing::warn!(image = %spec, dropped, "dropped uses that no engine will end");
         self.after_drop(volume)
     }
 }

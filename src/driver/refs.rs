@@ -66,6 +66,13 @@ impl Refs {
         self.uses.iter().filter_map(|u| u.client)
     }
 
+    /// The same uses, of nobody: each may be ended, and when no container holds the device any more, those that are left are orphaned.
+    #[must_use]
+    pub fn of_nobody(&self) -> Self {
+        let uses = self.uses.iter().map(|u| Use { client: Some(Client::NOBODY), ..u.clone() });
+        Self { uses: uses.collect(), ..self.clone() }
+    }
+
     /// Drops the uses of engines that are gone; how many.
     pub fn drop_orphans(&mut self, alive: impl Fn(Client) -> bool) -> usize {
         let before = self.uses.len();

@@ -93,6 +93,11 @@ pub struct Process {
     pub start: u64,
 }
 
+impl Process {
+    /// One that never runs.
+    pub const NOBODY: Self = Self { pid: 0, start: 0 };
+}
+
 /// A filesystem that we can make, check and mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

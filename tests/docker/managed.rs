@@ -17,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
     ("managed-killed", killed),
     ("managed-disabled-by-force", disabled_by_force),
     ("managed-stopped-while-disabled", stopped_while_disabled),
+    ("managed-one-of-two-stopped-while-disabled", one_of_two_stopped_while_disabled),
     ("managed-new-build", new_build),
     ("managed-engine-killed", |case| engine_restarts(case, Signal::SIGKILL)),
     ("managed-engine-stopped", |case| engine_restarts(case, Signal::SIGTERM)),
@@ -175,6 +176,24 @@ fn disabled_by_force(case: &str) {
     assert_eq!(w.loops(), 0);
     w.engine.ok(&["start", "main"]);
     w.still_writes("main");
+    w.finish();
+}
+
+/// Docker's Unmount of the one fails and is not repeated: its use must not keep the volume when the other one has ended.
+fn one_of_two_stopped_while_disabled(case: &str) {
+    let w = Managed::with_plugin(case);
+    for container in ["main", "other"] {
+        w.start_writer("rbd", container, "data", &[]);
+    }
+    w.engine.ok(&["plugin", "disable", "-f", "rbd"]);
+    w.engine.ok(&["stop", "other"]);
+    w.engine.ok(&["plugin", "set", "rbd", "RBD_DOCKER_PLUGIN_ORPHAN_GRACE=1"]);
+    w.engine.ok(&["plugin", "enable", "rbd"]);
+    w.wait_mounted("rbd", &["data"]);
+    w.still_writes("main");
+    w.engine.ok(&["stop", "main"]);
+    w.wait_mounted("rbd", &[]);
+    wait("the loop device to go", || w.loops() == 0);
     w.finish();
 }
 

@@ -165,7 +165,7 @@ impl Host for Sim {
     }
 
     fn is_alive(&self, process: Process) -> bool {
-        !self.world.look().dead.contains(&process)
+        process != Process::NOBODY && !self.world.look().dead.contains(&process)
     }
 
     fn forget(&self, path: &Path) -> Result<()> {
