@@ -71,7 +71,7 @@ impl Admin {
                     tokio::spawn(async move {
                         let listener = bound(address).await;
                         tracing::info!("metrics and health on {address}");
-                        told(server::tcp(&listener, pages, Which::Public).await);
+                        told(server::serve(&listener, &pages, Which::Public).await);
                     });
                 }
                 drop(stopped.await);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
 use super::pages::{Pages, Which};
@@ -33,11 +33,7 @@ pub(super) async fn unix(
     serve(&UnixListener::from_std(listener)?, &pages, which).await
 }
 
-pub(super) async fn tcp(listener: &TcpListener, pages: Arc<Pages>, which: Which) -> io::Result<()> {
-    serve(listener, &pages, which).await
-}
-
-async fn serve<L: Source>(listener: &L, pages: &Arc<Pages>, which: Which) -> io::Result<()> {
+pub(super) async fn serve<L: Source>(listener: &L, pages: &Arc<Pages>, which: Which) -> io::Result<()> {
     let limits = limits();
     let slots = Arc::new(Semaphore::new(limits.connections));
     loop {

@@ -200,12 +200,13 @@ impl Driver {
         let flags =
             MountFlags { options: options.mount_options.unwrap_or_default(), read_only: options.read_only };
         let mountpoint = self.mountpoint(spec);
+        let refs = refs.of_nobody();
+        // Before the mount: whoever finds that believes these.
+        self.save_refs(&refs)?;
         self.host.make_dir(&mountpoint)?;
         self.host.mount(&device, &found, &mountpoint, &flags)?;
         let Some(here) = self.host.mounted_at(&mountpoint)? else { return Ok(false) };
         tracing::warn!(image = %spec, "was unmounted under running containers, mounted again");
-        let refs = refs.of_nobody();
-        self.save_refs(&refs)?;
         self.adopt(refs, device, &here);
         Ok(true)
     }

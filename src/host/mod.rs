@@ -244,7 +244,6 @@ impl Mounted {
 
 /// Space and inodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Usage {
     /// Bytes in all.
     pub size: u64,

@@ -142,6 +142,9 @@ fn pages_and_modes() {
         (&json!("v"), &json!("rbd/v"), &json!("xfs"))
     );
     assert_eq!((&mount["mount_ids"], &mount["read_only"]), (&json!({"id1": 1}), &json!(false)));
+    wait_until("it is known how full it is", || {
+        seen.json("/v1/mounts")["mounts"][0]["usage"]["inodes_used"] == json!(1)
+    });
     assert_eq!(seen.json("/v1/operations"), json!({"operations": []}));
     let status = seen.json("/v1/status");
     assert_eq!(
