@@ -21,7 +21,6 @@ use clap::{ArgMatches, Command};
 use clap_complete::Shell;
 
 use crate::cmd::output::Format;
-use crate::cmd::unmount::WORKER;
 use crate::config::keys::{self, CONF_FILE, KEYS, WORDS};
 use commands::{FORMAT, TOP_INTERVAL};
 use papers::{DIR, SHELL};
@@ -66,8 +65,6 @@ pub enum Action {
     UnmountAll {
         /// How long it may take.
         timeout: Duration,
-        /// Whether this is the process that does it.
-        worker: bool,
         /// How to answer.
         format: Format,
     },
@@ -155,7 +152,7 @@ fn action(path: &[(&str, &ArgMatches)], of: &ArgMatches) -> Result<Action, clap:
         [("unmount", _)] => {
             let seconds = of.get_one::<u64>("timeout").copied().unwrap_or_default();
             let timeout = Duration::from_secs(seconds);
-            Action::UnmountAll { timeout, worker: of.get_flag(WORKER), format: format() }
+            Action::UnmountAll { timeout, format: format() }
         }
         [("ls", _)] => Action::Volumes(format()),
         [("inspect", _)] => Action::Inspect {

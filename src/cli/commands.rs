@@ -11,7 +11,6 @@ use super::texts::{
 use super::values::{Hinted, hint};
 use super::version;
 use crate::cmd::output::Format;
-use crate::cmd::unmount::WORKER;
 use crate::config::keys::{KEYS, Key, WORDS};
 
 /// What clap is to know.
@@ -81,7 +80,6 @@ pub fn command() -> Command {
                 .default_value("60")
                 .help("How long it may take; what is not done by then is left"),
         )
-        .arg(Arg::new(WORKER).long(WORKER).action(ArgAction::SetTrue).hide(true))
         .arg(format_argument());
     let check = Command::new("check")
         .about("Looks whether volumes can be had, for a monitoring system: one line, and an exit status")

@@ -18,7 +18,7 @@ fn commands_and_settings_around_them() {
     let broken = |volume: &str, force, format| Action::BreakLock { volume: volume.to_owned(), force, format };
     let unmount = |seconds, format| {
         let timeout = Duration::from_secs(seconds);
-        Action::UnmountAll { timeout, worker: false, format }
+        Action::UnmountAll { timeout, format }
     };
     for (line, action, flags) in [
         ("--user a", Action::Serve, vec![("user", "a")]),

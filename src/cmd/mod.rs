@@ -18,7 +18,7 @@ mod papers;
 pub mod plugin_config;
 pub mod serve;
 mod top;
-pub(crate) mod unmount;
+mod unmount;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -56,8 +56,8 @@ pub fn run(invocation: &Invocation) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     explain(&config)?;
-    if let Action::UnmountAll { timeout, format, worker } = invocation.action {
-        return if worker { unmount::work(&config, timeout, format) } else { unmount::all(timeout) };
+    if let Action::UnmountAll { timeout, format } = invocation.action {
+        return unmount::all(&config, timeout, format);
     }
     match &invocation.action {
         Action::Volumes(format) => ls::run(&config, *format)?,

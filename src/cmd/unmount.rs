@@ -1,11 +1,11 @@
 //! `unmount --all`: the volumes of a plugin that has stopped are given back, for a host that goes down.
 //!
-//! The work is done by a second process of this program. A thread that hangs in the kernel, as an unmount does while its storage is
+//! The work is done by a second process, a copy of this one. A thread that hangs in the kernel, as an unmount does while its storage is
 //! away, keeps its process from ending: so that one ends later, and the command on time. Until then the second process holds the plugin's
 //! name: nothing else begins to work on what it may still be changing.
 
 use std::io;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::driver::{self, Released};
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::linux::fork::{self, Fork, Second};
 use crate::plugin::socket::Claim;
 
 /// What the storage may hang up besides the volumes is waited for a little longer than for them.
@@ -24,9 +25,6 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// How often to see whether the work is done.
 const POLL: Duration = Duration::from_millis(10);
-
-/// The flag of the second process.
-pub(crate) const WORKER: &str = "worker";
 
 #[derive(Debug, Serialize)]
 struct Answer {
@@ -44,30 +42,25 @@ struct Volume {
     error: Option<String>,
 }
 
-/// Has it done by a process of its own, within the time.
-pub(super) fn all(timeout: Duration) -> Result<ExitCode> {
-    let this = "/proc/self/exe";
-    let words = std::env::args_os().skip(1).chain([format!("--{WORKER}").into()]);
-    let mut command = Command::new(this);
-    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut worker = command.spawn().or_call("execve", this)?;
-    // Not inherited: whoever reads what we say would wait for the worker to close it.
-    let told = [
-        worker.stdout.take().map(|said| thread::spawn(|| pass_on(said, io::stdout()))),
-        worker.stderr.take().map(|said| thread::spawn(|| pass_on(said, io::stderr()))),
-    ];
+/// Has it done by a second process, within the time.
+pub(super) fn all(config: &Config, timeout: Duration, format: Format) -> Result<ExitCode> {
+    let second = match fork::fork()? {
+        Fork::Second => return work(config, timeout, format),
+        Fork::First(second) => second,
+    };
+    let Second { child, stdout, stderr } = second;
+    let told =
+        [thread::spawn(|| pass_on(stdout, io::stdout())), thread::spawn(|| pass_on(stderr, io::stderr()))];
     let deadline = Deadline::after(timeout + GRACE * 2);
     while !deadline.left().is_zero() {
-        if let Some(status) = worker.try_wait().or_call("wait4", this)? {
-            told.into_iter().flatten().for_each(|thread| drop(thread.join()));
-            let code = status.code().and_then(|code| u8::try_from(code).ok());
-            return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
+        if let Some(status) = child.ended()? {
+            told.into_iter().for_each(|thread| drop(thread.join()));
+            return Ok(ExitCode::from(status));
         }
         thread::sleep(POLL);
     }
     // It has said already what is left.
-    let message =
-        format!("process {} hangs in the kernel, and goes on when the storage is back", worker.id());
+    let message = format!("process {child} hangs in the kernel, and goes on when the storage is back");
     Err(DriverError::new(ErrorKind::Timeout, message).hint("until then no plugin of this name starts"))
 }
 
@@ -77,7 +70,7 @@ fn pass_on(mut from: impl io::Read, mut to: impl io::Write) {
 }
 
 /// Does it.
-pub(super) fn work(config: &Config, timeout: Duration, format: Format) -> Result<ExitCode> {
+fn work(config: &Config, timeout: Duration, format: Format) -> Result<ExitCode> {
     driver::check(config)?;
     let _claim = Claim::hold(&config.plugins, &config.name).map_err(|e| match e.kind {
         ErrorKind::InUse => {

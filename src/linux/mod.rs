@@ -11,6 +11,7 @@ pub mod blkstat;
 pub mod boot;
 pub mod exec;
 pub mod files;
+pub mod fork;
 pub mod fs;
 pub mod holders;
 pub mod keyring;
