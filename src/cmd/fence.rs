@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::cluster::{connect, consequences};
 use super::lock::{Freed, listed};
 use super::output::{self, Format, count, table};
-use crate::backend::rbd::admin::Fence;
+use crate::backend::rbd::admin::{Fence, Reach};
 use crate::config::Config;
 use crate::error::Result;
 
@@ -40,9 +40,13 @@ fn listed_fences(fences: &[Fence]) -> String {
     if fences.is_empty() {
         return "Nobody is shut out of the cluster.\n".to_owned();
     }
-    let rows: Vec<Vec<String>> =
-        fences.iter().map(|fence| vec![fence.address.clone(), fence.until.clone()]).collect();
-    table(&["ADDRESS", "UNTIL"], &rows)
+    let reach = |fence: &Fence| match fence.reach {
+        Reach::Client => "one client",
+        Reach::Host => "all of this host",
+        Reach::Range => "all of this network",
+    };
+    let row = |fence: &Fence| vec![fence.address.clone(), fence.until.clone(), reach(fence).to_owned()];
+    table(&["ADDRESS", "UNTIL", "SHUTS OUT"], &fences.iter().map(row).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -51,16 +55,23 @@ mod tests {
 
     #[test]
     fn fences_for_people_and_for_programs() {
-        let fence =
-            Fence { address: "10.0.0.7:0/31".to_owned(), until: "2026-11-21T09:53:19.5+0000".to_owned() };
-        let fences = [fence];
+        let fence = |address: &str, reach| Fence {
+            address: address.to_owned(),
+            until: "2026-11-21T09:53:19.5+0000".to_owned(),
+            reach,
+        };
+        let fences = [fence("10.0.0.7:0/31", Reach::Client), fence("10.0.0.7:0/0", Reach::Host)];
         assert_eq!(
             listed_fences(&fences),
-            "ADDRESS        UNTIL\n10.0.0.7:0/31  2026-11-21T09:53:19.5+0000\n"
+            "ADDRESS        UNTIL                       SHUTS OUT\n\
+             10.0.0.7:0/31  2026-11-21T09:53:19.5+0000  one client\n\
+             10.0.0.7:0/0   2026-11-21T09:53:19.5+0000  all of this host\n"
         );
         assert_eq!(
-            serde_json::to_value(List { fences: &fences }).unwrap(),
-            serde_json::json!({"fences": [{"address": "10.0.0.7:0/31", "until": "2026-11-21T09:53:19.5+0000"}]})
+            serde_json::to_value(List { fences: &fences[..1] }).unwrap(),
+            serde_json::json!({"fences": [{
+                "address": "10.0.0.7:0/31", "until": "2026-11-21T09:53:19.5+0000", "reach": "client",
+            }]})
         );
         assert_eq!(listed_fences(&[]), "Nobody is shut out of the cluster.\n");
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::advisory::end_lock_of;
+use super::blocklist::Blocklist;
 use super::link::{Place, Session, place};
 use super::owner::{self, OwnerRecord};
 use super::{beats, fence, mine, names};
@@ -17,7 +18,7 @@ use crate::name::{ImageSpec, VolumeName};
 use crate::time::rfc3339;
 
 pub use super::advisory::Unlocked;
-pub use super::mine::Fence;
+pub use super::blocklist::{Fence, Reach};
 
 /// A connection for one command.
 #[derive(Debug)]
@@ -165,7 +166,7 @@ impl Admin {
 
     /// The addresses that are shut out of the cluster now.
     pub fn fences(&self) -> Result<Vec<Fence>> {
-        mine::fences(&self.session.cluster)
+        Ok(Blocklist::read(&self.session.cluster)?.into_fences())
     }
 
     /// The records of one place.

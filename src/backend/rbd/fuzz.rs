@@ -1,14 +1,19 @@
 //! Everything that reads bytes of the cluster or of ceph.conf's files, for the fuzz target `ceph_answers`.
 
+use super::blocklist::Blocklist;
 use super::owner::OwnerRecord;
-use super::{header, inspect, mine, monitors, secret};
+use super::{header, inspect, monitors, secret};
 
 /// Any bytes are understood or refused.
 pub fn answers(bytes: &[u8]) {
     let fields: Vec<_> = bytes.splitn(4, |byte| *byte == b'|').map(|field| Ok(field.to_vec())).collect();
     drop(header::understand("1", &fields));
     drop(OwnerRecord::parse(bytes));
-    drop(mine::parse_blocklist(bytes));
+    if let Ok(list) = Blocklist::parse(bytes) {
+        for fence in list.clone().into_fences() {
+            drop(list.covers(&fence.address));
+        }
+    }
     drop(inspect::parse_health(bytes));
     drop(monitors::parse(bytes));
     if let Ok(text) = std::str::from_utf8(bytes) {

@@ -1,18 +1,18 @@
 //! Which images are this plugin's, and which have ceased to be.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
 
+use super::blocklist::{Blocklist, Reach};
 use super::link::{Place, Session, place};
 use super::map::is_named;
 use super::owner::{self, OwnerRecord, image_key};
 use super::{RbdBackend, header};
 use crate::backend::Owner;
-use crate::ceph::{Cluster, IoCtx, Swap};
+use crate::ceph::{IoCtx, Swap};
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::linux::krbd;
 use crate::lock;
@@ -54,9 +54,9 @@ impl RbdBackend {
     pub(super) fn find_lost(&self, mounted: &[ImageSpec]) -> Result<Vec<(ImageSpec, String)>> {
         let session = self.link.session()?;
         // Without it, a fence by a plugin still shows in the owner records.
-        let fenced = self.blocklisted(&session.cluster).unwrap_or_else(|e| {
+        let fenced = self.blocklist.of(&session.cluster, BLOCKLIST).unwrap_or_else(|e| {
             tracing::warn!(error = %e, "cannot see the cluster's blocklist");
-            BTreeSet::new()
+            Arc::default()
         });
         let mut lost = Vec::new();
         let mut failed = None;
@@ -79,18 +79,21 @@ impl RbdBackend {
 
     /// Why a mounted image is not ours any more. What this plugin alone knows is written down again on the way: its heartbeat, a
     /// record that is gone, the address of its mapping.
-    fn why_lost(
-        &self,
-        session: &Session,
-        spec: &ImageSpec,
-        fenced: &BTreeSet<String>,
-    ) -> Result<Option<String>> {
+    fn why_lost(&self, session: &Session, spec: &ImageSpec, fenced: &Blocklist) -> Result<Option<String>> {
         let io = session.of(spec)?;
         self.beats.cover(&io, &place(spec))?;
-        let shut_out = |address: &str| format!("its kernel client {address} is on the cluster's blocklist");
+        let shut_out = |list: &Blocklist, address: &str| {
+            let fence = list.covers(address)?;
+            let by = if fence.reach == Reach::Client {
+                String::new()
+            } else {
+                format!(", by the entry {}", fence.address)
+            };
+            Some(format!("its kernel client {address} is on the cluster's blocklist{by}"))
+        };
         let mapping = krbd::list()?.into_iter().find(|mapping| mapping.marked && is_named(mapping, spec));
-        if let Some(mapping) = mapping.as_ref().filter(|mapping| fenced.contains(&mapping.client_addr)) {
-            return Ok(Some(shut_out(&mapping.client_addr)));
+        if let Some(why) = mapping.as_ref().and_then(|mapping| shut_out(fenced, &mapping.client_addr)) {
+            return Ok(Some(why));
         }
         let held = lock(&self.held).get(spec).cloned().unwrap_or_default();
         let held = held.into_keys().find(|key| key.starts_with("image."));
@@ -107,11 +110,11 @@ impl RbdBackend {
             Some(record) => return Ok(Some(format!("taken over by {}", record.owner))),
             None => {
                 // Perhaps an administrator has fenced this host, which is newer than what is known of the blocklist.
-                let fenced = blocklist(&session.cluster)?;
-                if let Some(mapping) =
-                    mapping.as_ref().filter(|mapping| fenced.contains(&mapping.client_addr))
+                let fenced = self.blocklist.of(&session.cluster, Duration::ZERO)?;
+                if let Some(why) =
+                    mapping.as_ref().and_then(|mapping| shut_out(&fenced, &mapping.client_addr))
                 {
-                    return Ok(Some(shut_out(&mapping.client_addr)));
+                    return Ok(Some(why));
                 }
                 tracing::warn!(image = %spec, "its owner record is gone, writing it again");
                 self.own(session, spec)?
@@ -153,51 +156,6 @@ impl RbdBackend {
             .filter(|record| !self.is_own(record))
             .map(|record| format!("taken over by {}", record.owner)))
     }
-
-    /// The blocklist as it was read last.
-    fn blocklisted(&self, cluster: &Cluster) -> Result<BTreeSet<String>> {
-        {
-            let known = lock(&self.blocklist);
-            if known.0.is_some_and(|read| read.elapsed() < BLOCKLIST) {
-                return Ok(known.1.clone());
-            }
-        }
-        let read = blocklist(cluster)?;
-        *lock(&self.blocklist) = (Some(Instant::now()), read.clone());
-        Ok(read)
-    }
-}
-
-/// An address that is shut out of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fence {
-    /// `10.0.0.7:0/3120`, or a range of addresses.
-    #[serde(rename(deserialize = "addr"))]
-    pub address: String,
-    /// Until when, as the monitors write it.
-    pub until: String,
-}
-
-/// The addresses on the cluster's blocklist.
-fn blocklist(cluster: &Cluster) -> Result<BTreeSet<String>> {
-    Ok(fences(cluster)?.into_iter().map(|fence| fence.address).collect())
-}
-
-/// The cluster's blocklist.
-pub(super) fn fences(cluster: &Cluster) -> Result<Vec<Fence>> {
-    let answer = cluster.mon_command(&json!({"prefix": "osd blocklist ls", "format": "json"}))?;
-    parse_blocklist(&answer)
-}
-
-/// One list of addresses; monitors of newer releases send a second list after it, of ranges.
-pub(super) fn parse_blocklist(answer: &[u8]) -> Result<Vec<Fence>> {
-    let mut fences = Vec::new();
-    for list in serde_json::Deserializer::from_slice(answer).into_iter::<Vec<Fence>>() {
-        fences.extend(list.map_err(|e| {
-            DriverError::new(ErrorKind::Failed, format!("the cluster's blocklist is not understood: {e}"))
-        })?);
-    }
-    Ok(fences)
 }
 
 /// All pools and namespaces that this user may look at. Of pools that are not among the plugin's own, those that cannot be looked at
@@ -249,20 +207,4 @@ fn places_in(session: &Session, pool: &str) -> Result<Vec<Place>> {
         }
     }
     Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_blocklist_is_one_list_or_two() {
-        let one = br#"[{"addr":"10.0.0.1:0/1","until":"2026-11-21T09:53:19"}]"#;
-        let fence = Fence { address: "10.0.0.1:0/1".to_owned(), until: "2026-11-21T09:53:19".to_owned() };
-        assert_eq!(parse_blocklist(one).unwrap(), [fence]);
-        let two = br#"[{"addr":"10.0.0.1:0/1","until":"x"}][{"addr":"10.0.0.0:0/24","until":"x"}]"#;
-        assert_eq!(parse_blocklist(two).unwrap().len(), 2);
-        assert_eq!(parse_blocklist(b"[][]").unwrap().len(), 0);
-        parse_blocklist(b"listed 0 entries").unwrap_err();
-    }
 }

@@ -14,6 +14,7 @@ pub mod inspect;
 
 mod advisory;
 mod beats;
+mod blocklist;
 mod fence;
 #[cfg(fuzzing)]
 pub mod fuzz;
@@ -30,9 +31,9 @@ mod secret;
 mod seen;
 mod store;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Backend, ImageStore, Owner, Pulse};
 use crate::ceph;
@@ -70,8 +71,7 @@ pub struct RbdBackend {
     taken: Mutex<HashSet<ImageSpec>>,
     /// Images whose advisory lock we hold, with their ids.
     advisory: Mutex<HashMap<ImageSpec, String>>,
-    /// The cluster's blocklist, and when it was read.
-    blocklist: Mutex<(Option<Instant>, BTreeSet<String>)>,
+    blocklist: blocklist::Kept,
 }
 
 impl RbdBackend {
@@ -124,7 +124,7 @@ impl RbdBackend {
             held: Mutex::default(),
             taken: Mutex::default(),
             advisory: Mutex::default(),
-            blocklist: Mutex::default(),
+            blocklist: blocklist::Kept::default(),
         })
     }
 }
