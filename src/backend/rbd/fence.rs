@@ -25,8 +25,10 @@ use crate::telemetry::count::{Count, count};
 
 /// For how long both signs must be seen. Longer than a heartbeat takes to come back when the cluster itself was away.
 const CONFIRM: Duration = Duration::from_secs(10);
-/// Signs that were not looked at for so long are looked at from the beginning.
-const GAP: Duration = Duration::from_secs(3);
+/// How long the pause between two looks may be. Whatever showed a sign of life in between still shows it: a heartbeat counts for
+/// [`beats::LASTS`], and a watch for longer. So one slow round of requests does not begin the confirmation anew.
+const GAP: Duration = Duration::from_secs(15);
+const _: () = assert!(GAP.as_secs() < beats::LASTS.as_secs());
 
 /// How many clients are shut out at a time.
 const AT_ONCE: usize = 16;
@@ -40,24 +42,37 @@ pub(super) enum Follow {
     After,
 }
 
-/// Owners that seem dead: since when, and when we looked last.
+/// What the owner of a record is called among the suspects.
+pub(super) fn suspect(record: &OwnerRecord) -> String {
+    format!("{} {}", record.image, beats::cookie(&record.owner))
+}
+
+/// An owner that seems dead.
+#[derive(Debug)]
+struct Suspect {
+    /// When the first look that saw no sign of life had ended.
+    since: Instant,
+    /// When the last look began.
+    last: Instant,
+}
+
+/// Owners that seem dead, by image.
 #[derive(Debug, Default)]
-pub(super) struct Suspects(Mutex<HashMap<String, (Instant, Instant)>>);
+pub(super) struct Suspects(Mutex<HashMap<String, Suspect>>);
 
 impl Suspects {
-    /// One more look at an owner that shows no sign of life; whether it has been long enough.
-    fn confirm(&self, who: &str) -> bool {
-        let now = Instant::now();
+    /// One more look, begun at `looked`, at an owner that shows no sign of life; whether it has been long enough. Forgets
+    /// whoever was not looked at for too long.
+    fn confirm(&self, who: &str, looked: Instant) -> bool {
         let mut suspects = lock(&self.0);
-        let (since, last) = suspects.entry(who.to_owned()).or_insert((now, now));
-        if last.elapsed() > GAP {
-            *since = now;
-        }
-        *last = now;
-        since.elapsed() >= CONFIRM
+        suspects.retain(|_, suspect| suspect.last.elapsed() < GAP);
+        let suspect =
+            suspects.entry(who.to_owned()).or_insert_with(|| Suspect { since: Instant::now(), last: looked });
+        suspect.last = looked;
+        looked.saturating_duration_since(suspect.since) >= CONFIRM
     }
 
-    fn clear(&self, who: &str) {
+    pub(super) fn clear(&self, who: &str) {
         lock(&self.0).remove(who);
     }
 }
@@ -113,7 +128,8 @@ impl RbdBackend {
         let owner = &record.owner;
         let who = beats::cookie(owner);
         // Whether it is dead is asked for each image: one may be unmapped while another is in use.
-        let suspect = format!("{} {who}", record.image);
+        let suspect = suspect(record);
+        let looked = Instant::now();
         if beats::alive(io)?.contains(&who) {
             self.suspects.clear(&suspect);
             let hint = if owner.same_plugin(&self.identity) {
@@ -125,7 +141,7 @@ impl RbdBackend {
         }
         // Without a machine id, another host of this name cannot be told from this one before its restart.
         if !owner.same_plugin(&self.identity) || owner.machine_id.is_empty() {
-            self.refuse_unless_dead(io, spec, owner, &suspect)?;
+            self.refuse_unless_dead(io, spec, owner, (&suspect, looked))?;
         }
         let addresses = [&record.plugin_addr, &owner.client_addr].into_iter().flatten().cloned().collect();
         shut_out(&session.cluster, &addresses, self.options.fence)?;
@@ -133,7 +149,13 @@ impl RbdBackend {
     }
 
     /// The owner's heart does not beat. Is that all?
-    fn refuse_unless_dead(&self, io: &IoCtx, spec: &ImageSpec, owner: &Owner, who: &str) -> Result<()> {
+    fn refuse_unless_dead(
+        &self,
+        io: &IoCtx,
+        spec: &ImageSpec,
+        owner: &Owner,
+        (who, looked): (&str, Instant),
+    ) -> Result<()> {
         if owner.boot_id == self.identity.boot_id
             && let Some(device) = self.local_mapping(spec)?
         {
@@ -159,7 +181,7 @@ impl RbdBackend {
                 "that host shows no sign of life; with --takeover never it is for you to say so: rbd-docker-plugin lock break {spec}"
             )));
         }
-        if !self.suspects.confirm(who) {
+        if !self.suspects.confirm(who, looked) {
             return Err(in_use(spec, owner).hint(format!(
                 "that host shows no sign of life; it is fenced and followed when that has lasted {} s",
                 CONFIRM.as_secs()
@@ -212,17 +234,37 @@ pub(super) fn watchers(io: &IoCtx, spec: &ImageSpec) -> Result<Vec<String>> {
 mod tests {
     use super::*;
 
+    fn ago(seconds: u64) -> Instant {
+        Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap()
+    }
+
+    /// Suspects of whom one was seen first and last so many seconds ago.
+    fn seen(since: u64, last: u64) -> Suspects {
+        let suspect = Suspect { since: ago(since), last: ago(last) };
+        Suspects(Mutex::new(HashMap::from([("a".to_owned(), suspect)])))
+    }
+
     #[test]
     fn a_suspect_is_confirmed_only_by_looking_all_the_time() {
         let suspects = Suspects::default();
-        assert!(!suspects.confirm("a"), "the first look");
-        let Some(long_ago) = Instant::now().checked_sub(CONFIRM * 2) else { return };
-        lock(&suspects.0).insert("a".to_owned(), (long_ago, Instant::now()));
-        assert!(suspects.confirm("a"));
-        let Some(earlier) = Instant::now().checked_sub(GAP * 2) else { return };
-        lock(&suspects.0).insert("b".to_owned(), (long_ago, earlier));
-        assert!(!suspects.confirm("b"), "nobody looked in between");
+        assert!(!suspects.confirm("a", Instant::now()), "the first look");
+        assert!(seen(11, 1).confirm("a", Instant::now()));
+        assert!(!seen(60, 16).confirm("a", Instant::now()), "it may have lived in between");
+        let suspects = seen(60, 1);
         suspects.clear("a");
-        assert!(!suspects.confirm("a"), "it has lived since");
+        assert!(!suspects.confirm("a", Instant::now()), "it has lived since");
+    }
+
+    #[test]
+    fn a_round_of_slow_requests_does_not_begin_the_confirmation_anew() {
+        assert!(seen(20, 8).confirm("a", ago(6)), "the looks took 6 s each, with 2 s between them");
+        assert!(!seen(12, 10).confirm("a", ago(8)), "the second look began 4 s after the first had ended");
+    }
+
+    #[test]
+    fn suspects_that_nobody_looks_at_are_forgotten() {
+        let suspects = seen(60, 16);
+        suspects.confirm("b", Instant::now());
+        assert_eq!(lock(&suspects.0).keys().collect::<Vec<_>>(), ["b"]);
     }
 }

@@ -40,6 +40,7 @@ use crate::ceph;
 use crate::config;
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::krbd;
+use crate::lock;
 use crate::name::ImageSpec;
 use beats::Beats;
 use fence::Suspects;
@@ -66,7 +67,7 @@ pub struct RbdBackend {
     suspects: Suspects,
     seen: Seen,
     /// Owner records that we hold.
-    held: Mutex<Held>,
+    held: Arc<Mutex<Held>>,
     /// Images of which this life knows whether they need that lock.
     taken: Mutex<HashSet<ImageSpec>>,
     /// Images whose advisory lock we hold, with their ids.
@@ -110,7 +111,9 @@ impl RbdBackend {
             tracing::error!("{e}; going on without it, and trying again");
         }
         let beats = Arc::new(Beats::new(&identity));
-        beats.keep(&link)?;
+        let held: Arc<Mutex<Held>> = Arc::default();
+        let owned = Arc::clone(&held);
+        beats.keep(&link, move |place| lock(&owned).keys().any(|spec| link::place(spec) == *place))?;
         Ok(Self {
             options: options.clone(),
             identity,
@@ -121,7 +124,7 @@ impl RbdBackend {
             beats,
             suspects: Suspects::default(),
             seen: Seen::default(),
-            held: Mutex::default(),
+            held,
             taken: Mutex::default(),
             advisory: Mutex::default(),
             blocklist: blocklist::Kept::default(),

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::advisory::end_lock_of;
-use super::fence::Follow;
+use super::fence::{Follow, suspect};
 use super::link::{Session, place};
 use super::{RbdBackend, header};
 use crate::backend::{Owner, Record};
@@ -157,7 +157,7 @@ impl RbdBackend {
         let keys: Vec<&str> = [Some(new.as_str()), image.as_deref()].into_iter().flatten().collect();
         let found = some(io, &keys)?;
         let mut wanted = Keys::new();
-        let mut follows = false;
+        let mut followed = Vec::new();
         for key in &keys {
             let before = found.get(*key).map(|raw| OwnerRecord::parse(raw)).transpose()?;
             let record = match before {
@@ -169,7 +169,7 @@ impl RbdBackend {
                     Follow::Ours => OwnerRecord { plugin_addr: Some(session.cluster.addresses()?), ..before },
                     Follow::After => {
                         tracing::warn!(image = %spec, owner = %before.owner, "taking over from an owner that is gone");
-                        follows = true;
+                        followed.push(suspect(&before));
                         // Before the record: whoever dies in between, the next one finds the same and ends it.
                         end_lock_of(io, spec.image(), &before.owner.host)?;
                         OwnerRecord { making: before.making, ..self.own(session, spec)? }
@@ -199,9 +199,10 @@ impl RbdBackend {
                 return Ok(false);
             }
         }
-        if follows {
+        if !followed.is_empty() {
             count(Count::Takeover);
         }
+        followed.iter().for_each(|who| self.suspects.clear(who));
         lock(&self.held).entry(spec.clone()).or_default().extend(wanted);
         Ok(true)
     }
