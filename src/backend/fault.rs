@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::{Backend, Device, ImageInfo, ImageOptions, ImageStore, Mapper, Owner, Pulse, Record};
+use super::{Backend, Device, ImageInfo, ImageOptions, ImageStore, Look, Mapper, Owner, Pulse, Record};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::host::{
@@ -18,6 +18,27 @@ use crate::host::{
 };
 use crate::name::ImageSpec;
 use crate::size::Size;
+
+/// What a test does at a place inside of a call, by the place's name.
+type Passing = Arc<dyn Fn() + Send + Sync>;
+static PASSING: Mutex<BTreeMap<&'static str, Passing>> = Mutex::new(BTreeMap::new());
+
+/// Does something each time that a place is passed; nothing more with `None`.
+pub fn at(place: &'static str, passing: Option<Passing>) {
+    let mut all = crate::lock(&PASSING);
+    match passing {
+        Some(passing) => drop(all.insert(place, passing)),
+        None => drop(all.remove(place)),
+    }
+}
+
+/// A place inside of a call, where a test may do something in between.
+pub fn pass(place: &'static str) {
+    let passing = crate::lock(&PASSING).get(place).cloned();
+    if let Some(passing) = passing {
+        passing();
+    }
+}
 
 /// What happens at which point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,7 +185,9 @@ impl ImageStore for Faulty<dyn Backend> {
         may_exist(spec: &ImageSpec) -> bool;
         known_bindings() -> Arc<BTreeMap<String, ImageSpec>>;
         owned() -> Vec<ImageSpec>;
-        lost(mounted: &[ImageSpec]) -> Vec<(ImageSpec, String)>;
+        leftovers() -> Vec<ImageSpec>;
+        look(mounted: &[ImageSpec]) -> Look;
+        mend(spec: &ImageSpec) -> Option<String>;
         bindings() -> Arc<BTreeMap<String, ImageSpec>>;
         bind(name: &str, spec: &ImageSpec) -> ();
         unbind(name: &str, spec: &ImageSpec) -> ();

@@ -85,10 +85,21 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
     /// The images whose owner is this plugin, in this life or an earlier one.
     fn owned(&self) -> Result<Vec<ImageSpec>>;
 
-    /// Of images that this plugin has mounted, those that it may not use any more, and why: another owner has taken them over, or
-    /// their device was fenced. What is not known (the store does not answer) is not lost.
-    fn lost(&self, _mounted: &[ImageSpec]) -> Result<Vec<(ImageSpec, String)>> {
-        Ok(Vec::new())
+    /// The same, as far as this life may have left something: asked now and then, so it has to be cheap.
+    fn leftovers(&self) -> Result<Vec<ImageSpec>> {
+        self.owned()
+    }
+
+    /// A look at images that this plugin has mounted. It changes nothing, and needs no guard: what it finds may be of a moment ago. What is
+    /// not known (the store does not answer) is neither lost nor amiss.
+    fn look(&self, _mounted: &[ImageSpec]) -> Result<Look> {
+        Ok(Look::default())
+    }
+
+    /// Writes down again what a [`look`](Self::look) has found amiss with a mounted image; or why the image is lost. The caller holds the
+    /// volume's guard and has seen that it is mounted still: what was released must not come back.
+    fn mend(&self, _spec: &ImageSpec) -> Result<Option<String>> {
+        Ok(None)
     }
 
     /// Notes the mount IDs that use an image, for the errors of other hosts. Nothing rests on it.
@@ -109,6 +120,15 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
 
     /// Takes the binding of a bare name to this image back.
     fn unbind(&self, name: &str, spec: &ImageSpec) -> Result<()>;
+}
+
+/// What was found of mounted images that are not as they should be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Those that this plugin may not use any more, and why: another owner has taken them over, or their device was fenced.
+    pub lost: Vec<(ImageSpec, String)>,
+    /// Those whose owner record is gone or wrong.
+    pub amiss: Vec<ImageSpec>,
 }
 
 /// Images as block devices.

@@ -99,7 +99,7 @@ pub(super) fn listed(locks: &[Lock]) -> String {
             lock.host.clone(),
             lock.plugin.clone(),
             lock.since.clone(),
-            signs(lock).to_owned(),
+            signs(lock),
             or_none(lock.client_addr.as_deref().unwrap_or_default()),
             or_none(&lock.mount_ids.iter().map(|id| short(id)).collect::<Vec<_>>().join(",")),
         ]
@@ -108,14 +108,18 @@ pub(super) fn listed(locks: &[Lock]) -> String {
     table(&["IMAGE", "HOST", "PLUGIN", "SINCE", "SIGNS OF LIFE", "KERNEL CLIENT", "MOUNT IDS"], &rows)
 }
 
-fn signs(lock: &Lock) -> &'static str {
-    match (lock.alive, lock.watching, lock.making) {
+fn signs(lock: &Lock) -> String {
+    let signs = match (lock.alive, lock.watching, lock.making) {
         (true, _, true) => "plugin, making it",
         (true, true, false) => "plugin, mapped",
         (true, false, false) => "plugin",
         (false, true, _) => "mapped",
         (false, false, true) => "none, half made",
         (false, false, false) => "none",
+    };
+    match &lock.fenced_by {
+        Some(entry) => format!("{signs}; blocklisted ({entry})"),
+        None => signs.to_owned(),
     }
 }
 

@@ -19,18 +19,38 @@ impl Driver {
         if mounted.is_empty() {
             return;
         }
-        let lost = match self.backend.lost(&mounted) {
-            Ok(lost) => lost,
+        let look = match self.backend.look(&mounted) {
+            Ok(look) => look,
             Err(e) => {
                 tracing::debug!(error = %e, "cannot see whether volumes were taken over");
                 return;
             }
         };
-        for (spec, why) in lost {
+        for (spec, why) in look.lost {
             let Some(_guard) = self.guards.try_lock(&spec) else { continue };
-            if let Err(e) = self.give_up(&spec, &why) {
-                tracing::error!(image = %spec, error = %e, "was taken away, and cannot be detached yet");
-            }
+            self.part_from(&spec, &why);
+        }
+        for spec in look.amiss {
+            let Some(_guard) = self.guards.try_lock(&spec) else { continue };
+            self.mend(&spec);
+        }
+    }
+
+    /// Mends the owner record of a volume, unless it was unmounted since it was looked at. The caller holds its guard.
+    fn mend(&self, spec: &ImageSpec) {
+        if self.table.get(spec).is_none() {
+            return;
+        }
+        match self.backend.mend(spec) {
+            Ok(None) => {}
+            Ok(Some(why)) => self.part_from(spec, &why),
+            Err(e) => tracing::warn!(image = %spec, error = %e, "its owner record cannot be mended yet"),
+        }
+    }
+
+    fn part_from(&self, spec: &ImageSpec, why: &str) {
+        if let Err(e) = self.give_up(spec, why) {
+            tracing::error!(image = %spec, error = %e, "was taken away, and cannot be detached yet");
         }
     }
 
@@ -53,13 +73,14 @@ impl Driver {
 
     /// An error when a mounted volume is lost: then it is no mount to hand out.
     pub(super) fn refuse_lost(&self, spec: &ImageSpec) -> Result<()> {
-        let lost = match self.backend.lost(std::slice::from_ref(spec)) {
+        let lost = match self.backend.look(std::slice::from_ref(spec)) {
             // While the store is away its word is not to be had, and the kernel waits for it as well.
             Err(_) => return Ok(()),
-            Ok(lost) => lost,
+            Ok(look) if look.amiss.is_empty() => look.lost.into_iter().next().map(|(_, why)| why),
+            Ok(_) => self.backend.mend(spec).unwrap_or(None),
         };
-        let Some((spec, why)) = lost.into_iter().next() else { return Ok(()) };
-        self.give_up(&spec, &why).map_err(|e| {
+        let Some(why) = lost else { return Ok(()) };
+        self.give_up(spec, &why).map_err(|e| {
             DriverError::new(ErrorKind::InUse, format!("{spec} was taken away from this host: {why}"))
                 .hint("its old mount could not be detached yet; it is tried again")
                 .also(e)

@@ -26,6 +26,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often to look whether mounted volumes were taken over.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// How often to look for images that this plugin owns and does not use.
+const SEARCH: Duration = Duration::from_secs(180);
+
 /// How long a start waits for the volumes to be restored.
 const STARTS: Duration = Duration::from_secs(20);
 
@@ -261,6 +264,7 @@ impl Driver {
         std::thread::Builder::new().name("look-after".to_owned()).spawn(move || {
             let mut tries: BTreeMap<ImageSpec, (Instant, Duration)> = BTreeMap::new();
             let mut last_look = Instant::now();
+            let mut last_search = Instant::now();
             while let Some(driver) = driver.upgrade() {
                 driver.cache.flush();
                 let unsettled = lock(&driver.unsettled).clone();
@@ -278,6 +282,10 @@ impl Driver {
                 }
                 if !driver.knows_own.load(Ordering::SeqCst) {
                     driver.in_background(Self::learn_own);
+                }
+                if last_search.elapsed() >= SEARCH {
+                    last_search = Instant::now();
+                    driver.in_background(Self::look_for_leftovers);
                 }
                 if last_look.elapsed() >= LOOK {
                     last_look = Instant::now();
@@ -325,11 +333,27 @@ impl Driver {
         }
     }
 
+    /// Brings images to rest that this plugin owns on record and has nothing to do with: whatever left such a record, other hosts wait for it.
+    fn look_for_leftovers(&self) {
+        let Ok(_alone) = self.learning.try_lock() else { return };
+        let Ok(owned) = self.backend.leftovers() else { return };
+        for spec in owned {
+            // Whoever holds the guard is at work on it.
+            let Some(_guard) = self.guards.try_lock(&spec) else { continue };
+            let is_owned = || self.backend.owner(&spec, None).is_ok_and(|owner| owner.is_some());
+            if self.table.get(&spec).is_none() && is_owned() {
+                tracing::warn!(image = %spec, "is owned and not used: bringing it to rest");
+                self.mark_unsettled(&spec);
+            }
+        }
+    }
+
     /// Tries unsettled volumes again, and drops the uses of engines that have been gone for the grace period, unless a
     /// container still holds the device. Skips volumes that an operation works on.
     pub fn tick(&self) {
         self.cache.flush();
         self.learn_own();
+        self.look_for_leftovers();
         self.look_for_lost();
         self.note_uses();
         let unsettled = lock(&self.unsettled).clone();

@@ -9,12 +9,14 @@
 
 mod add;
 mod busy;
+mod mark;
 mod remove;
 mod sysfs;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 
@@ -24,6 +26,7 @@ use nix::sys::signal::SigSet;
 use super::keyring::Key;
 use crate::deadline::Deadline;
 use crate::error::{CallError, OrCall};
+pub use mark::{Maker, Mark};
 use sysfs::Sysfs;
 
 /// What to map, for the kernel. Names go into one line of words, so none may hold blanks, and options no commas either: EINVAL.
@@ -63,9 +66,6 @@ pub struct Identity<'a> {
 /// The calls that the kernel's own clients fail in.
 pub const CALLS: [&str; 2] = [add::CALL, remove::CALL];
 
-/// What the last word of a line for the kernel begins with, when it is ours.
-const MARK: &str = "rbd-docker-plugin:";
-
 /// A mapped image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
@@ -93,8 +93,8 @@ pub struct Mapping {
     pub client_addr: String,
     /// In bytes.
     pub size: u64,
-    /// Whether a plugin of this kind has mapped it: it bears our mark.
-    pub marked: bool,
+    /// The mark of the plugin of this kind that has mapped it.
+    pub mark: Option<Mark>,
 }
 
 impl Mapping {
@@ -125,55 +125,86 @@ pub struct Failure {
     pub kernel: Vec<String>,
 }
 
-/// All images that are mapped on this host, by anyone; none without the module.
-pub fn list() -> Result<Vec<Mapping>, CallError> {
-    Sysfs::host().list()
-}
+/// The kernel's side of it. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Kernel(Arc<Sysfs>);
 
-/// The image that is mapped to the device of this number, if there is one.
-pub fn at(number: (u32, u32)) -> Result<Option<Mapping>, CallError> {
-    Sysfs::host().at(number)
-}
+impl Kernel {
+    /// The one that runs here. Tests of whole programs put a tree of their own in its place: `RBD_FAULT_SYS` names it.
+    pub fn host() -> Self {
+        #[cfg(feature = "fault-points")]
+        if let Some(root) = std::env::var_os("RBD_FAULT_SYS") {
+            return Self::of_tree(std::path::Path::new(&root));
+        }
+        Self(Arc::new(Sysfs::host()))
+    }
 
-/// The kernel's clients that have images mapped on this host, by anyone: what fences are put on.
-pub fn addresses() -> Result<Vec<String>, CallError> {
-    let sysfs = Sysfs::host();
-    let address = |id| sysfs.attribute(id, "client_addr").transpose();
-    sysfs.ids()?.into_iter().filter_map(address).collect()
-}
+    /// A tree of files with `bus`, `block` and `dev` that stands for a kernel.
+    #[cfg(any(test, feature = "fault-points"))]
+    pub fn of_tree(root: &std::path::Path) -> Self {
+        Self(Arc::new(Sysfs::new(root.join("bus"), root.join("block"), root.join("dev"))))
+    }
 
-/// Maps an image, and makes sure that it is the one that is meant.
-///
-/// The errno is the kernel's, of `rbd_add`, or of `add_key`; or one of ours: `ETIMEDOUT` when the deadline passed (what comes later is unmapped
-/// again, and the next call for this image waits for that), `ESTALE` when the names led to another image (it was unmapped again), `EINVAL` or
-/// `E2BIG` for names that the kernel would read as something else.
-pub fn map(request: Request<'_>, identity: Identity<'_>, deadline: Deadline) -> Result<Mapping, Failure> {
-    add::map(&Sysfs::host(), request, identity, deadline)
-}
+    /// All images that are mapped on this host, by anyone; none without the module.
+    pub fn list(&self) -> Result<Vec<Mapping>, CallError> {
+        self.0.list()
+    }
 
-/// Unmaps a device and waits until it is gone; one that is gone already is success.
-///
-/// `EBUSY` is tried again until the deadline: udev and libblkid look at every new device and keep it open for a moment. `force` takes it from those who
-/// have it open: they get I/O errors, but writes under way are waited for. `ETIMEDOUT` when the kernel does not come to an end: it may
-/// do so later.
-pub fn unmap(id: u32, force: bool, deadline: Deadline) -> Result<(), CallError> {
-    remove::unmap(&Sysfs::host(), id, force, deadline)
-}
+    /// The mapping of an image itself, by anyone on this host.
+    pub fn find(&self, identity: Identity<'_>) -> Result<Option<Mapping>, CallError> {
+        self.0.find(|mapping| mapping.is(identity))
+    }
 
-/// The image features that this kernel knows, as librbd's bits; `None` without the module.
-pub fn supported_features() -> Result<Option<u64>, CallError> {
-    Sysfs::host().supported_features()
-}
+    /// The image that is mapped to the device of this number, if there is one.
+    pub fn at(&self, number: (u32, u32)) -> Result<Option<Mapping>, CallError> {
+        self.0.find(|mapping| mapping.number == number)
+    }
 
-/// Whether images can be mapped from here: `ENOENT` without the module, `EROFS` where `/sys` is read-only, `EACCES`.
-pub fn is_writable() -> Result<(), CallError> {
-    Sysfs::host().control(sysfs::ADD).map(drop)
-}
+    /// Maps an image, and makes sure that it is the one that is meant.
+    ///
+    /// The errno is the kernel's, of `rbd_add`, or of `add_key`; or one of ours: `ETIMEDOUT` when the deadline passed (what comes later is
+    /// unmapped again, and the next call for this image waits for that), `ESTALE` when the names led to another image (it was unmapped
+    /// again), `EINVAL` or `E2BIG` for names that the kernel would read as something else.
+    pub fn map(
+        &self,
+        request: Request<'_>,
+        identity: Identity<'_>,
+        maker: &Maker,
+        deadline: Deadline,
+    ) -> Result<Mapping, Failure> {
+        add::map(&self.0, request, identity, maker, deadline)
+    }
 
-/// Who keeps a device busy, for people: mounts, in whatever namespace, processes that have it open, devices and swap on top of it. It looks for
-/// three seconds at most, and what it does not find may exist nevertheless.
-pub fn holders(mapping: &Mapping) -> Vec<String> {
-    busy::holders(&Sysfs::host(), mapping)
+    /// Unmaps a device and waits until it is gone; one that is gone already is success.
+    ///
+    /// `EBUSY` is tried again until the deadline: udev and libblkid look at every new device and keep it open for a moment. `force` takes it
+    /// from those who have it open: they get I/O errors, but writes under way are waited for. `ETIMEDOUT` when the kernel does not
+    /// come to an end: it may do so later.
+    pub fn unmap(&self, id: u32, force: bool, deadline: Deadline) -> Result<(), CallError> {
+        remove::unmap(&self.0, id, force, deadline)
+    }
+
+    /// The image features that this kernel knows, as librbd's bits; `None` without the module.
+    pub fn supported_features(&self) -> Result<Option<u64>, CallError> {
+        self.0.supported_features()
+    }
+
+    /// Whether images can be mapped from here: `ENOENT` without the module, `EROFS` where `/sys` is read-only, `EACCES`.
+    pub fn is_writable(&self) -> Result<(), CallError> {
+        self.0.control(sysfs::ADD).map(drop)
+    }
+
+    /// Who keeps a device busy, for people: mounts, in whatever namespace, processes that have it open, devices and swap on top of it. It
+    /// looks for three seconds at most, and what it does not find may exist nevertheless.
+    pub fn holders(&self, mapping: &Mapping) -> Vec<String> {
+        busy::holders(&self.0, mapping)
+    }
+
+    /// How many files of the tree were read so far.
+    #[cfg(any(test, feature = "fault-points"))]
+    pub fn reads(&self) -> u64 {
+        self.0.reads.load(std::sync::atomic::Ordering::Relaxed)
+    }
 }
 
 /// Does `work` on a thread of its own. At the deadline that thread is left to itself, and what it brings about then goes to `late`.

@@ -273,7 +273,7 @@ fn profile_rbd_is_enough(lab: &Lab) {
     assert!(backend.list().unwrap().contains(&a));
     backend.bind("plain-name", &a).unwrap();
     backend.unbind("plain-name", &a).unwrap();
-    assert_eq!(backend.lost(std::slice::from_ref(&a)).unwrap(), []);
+    assert_eq!(backend.look(std::slice::from_ref(&a)).unwrap().lost, []);
     let admin = Admin::connect(&plain).unwrap();
     assert_eq!(admin.locks().unwrap().found.iter().filter(|lock| lock.image == a && lock.alive).count(), 1);
     // What only a takeover needs: to shut somebody out.

@@ -173,7 +173,7 @@ fn a_live_owner_is_parted_by_force_only(lab: &Lab) {
         assert!(broken.out.contains(&part), "{part}: {broken:?}");
     }
     other.claim(&spec).unwrap();
-    assert_eq!(backend.lost(std::slice::from_ref(&spec)).unwrap().len(), 1);
+    assert_eq!(backend.look(std::slice::from_ref(&spec)).unwrap().lost.len(), 1);
     let fences = run(lab, &["fence", "ls"]);
     assert!(fences.out.lines().any(|line| line.starts_with("127.0.0.9:0/101  ")), "{fences:?}");
     done(&other, &spec);

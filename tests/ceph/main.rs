@@ -8,7 +8,10 @@
 
 mod backend;
 mod commands;
+#[path = "../common/fake_kernel.rs"]
+mod fake_kernel;
 mod hosts;
+mod kernel;
 mod layer;
 mod migration;
 mod owners;
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
     let mut trials = layer::trials(&lab);
     trials.extend(backend::trials(&lab));
     trials.extend(owners::trials(&lab));
+    trials.extend(kernel::trials(&lab));
     trials.extend(commands::trials(&lab));
     trials.extend(migration::trials(&lab));
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -124,7 +124,7 @@ fn a_dead_owner_is_followed(lab: &Lab) {
     // The one that was followed comes back.
     let one = host(lab, "h1");
     in_use(one.claim(&a));
-    assert_eq!(one.lost(std::slice::from_ref(&a)).unwrap().len(), 1);
+    assert_eq!(one.look(std::slice::from_ref(&a)).unwrap().lost.len(), 1);
     one.release(&a).unwrap();
     assert_eq!(two.owner(&a, None).unwrap().unwrap().host, "h2", "what is not ours is not released");
     for spec in [a, half] {
@@ -232,7 +232,7 @@ fn administration(lab: &Lab) {
     assert!(e.to_string().contains("--force"), "{e}");
     admin.break_lock(&a, true).unwrap();
     two.claim(&a).unwrap();
-    assert_eq!(one.lost(std::slice::from_ref(&a)).unwrap().len(), 1);
+    assert_eq!(one.look(std::slice::from_ref(&a)).unwrap().lost.len(), 1);
     assert_eq!(admin.fence_host("administered").unwrap().len(), 1);
     wait_until("the plugin's own client to be shut out too", Duration::from_secs(60), || {
         one.info(&b).is_err_and(|e| e.kind == ErrorKind::Unreachable)
@@ -302,7 +302,7 @@ fn a_copy_of_a_host_takes_nothing_from_it(lab: &Lab) {
     copy.release(&a).unwrap();
     copy.note_uses(&a, &[]).unwrap_err();
     assert_eq!(original.owner(&a, None).unwrap().unwrap().boot_id, "boot of cloned");
-    assert_eq!(original.lost(std::slice::from_ref(&a)).unwrap(), []);
+    assert_eq!(original.look(std::slice::from_ref(&a)).unwrap().lost, []);
     original.remove(&a).unwrap();
     original.release(&a).unwrap();
 }

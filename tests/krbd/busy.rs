@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 use nix::errno::Errno;
 use rbd_docker_plugin::deadline::Deadline;
-use rbd_docker_plugin::linux::krbd::{self, Mapping};
+use rbd_docker_plugin::linux::krbd::Mapping;
 
-use crate::rig::{Rig, Running, eventually, trial, within};
+use crate::rig::{Rig, Running, eventually, kernel, trial, within};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -24,7 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn busy(mapping: &Mapping) {
     let begin = Instant::now();
-    let e = krbd::unmap(mapping.id, false, Deadline::after(Duration::from_secs(2))).unwrap_err();
+    let e = kernel().unmap(mapping.id, false, Deadline::after(Duration::from_secs(2))).unwrap_err();
     assert_eq!((e.call, e.errno), ("rbd_remove", Errno::EBUSY), "{e}");
     assert!(begin.elapsed() < Duration::from_millis(2500), "{:?}", begin.elapsed());
 }
@@ -36,10 +36,10 @@ fn a_process_has_it_open(rig: &Rig) {
     let sleeper = Running(Command::new("sleep").arg("600").stdin(device).spawn().unwrap());
     let says = format!("sleep (pid {}, open {})", sleeper.0.id(), mapping.path.display());
     busy(&mapping);
-    let holders = krbd::holders(&mapping);
+    let holders = kernel().holders(&mapping);
     assert!(holders.contains(&says), "{holders:?}");
     drop(sleeper);
-    krbd::unmap(mapping.id, false, within(10)).unwrap();
+    kernel().unmap(mapping.id, false, within(10)).unwrap();
 }
 
 fn mounted_in_another_namespace(rig: &Rig) {
@@ -55,15 +55,15 @@ fn mounted_in_another_namespace(rig: &Rig) {
     BufReader::new(holder.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "mounted\n");
     let says = format!("sleep (pid {}, mounted at /mnt in its namespace)", holder.0.id());
-    eventually("it sleeps", || krbd::holders(&mapping).contains(&says));
+    eventually("it sleeps", || kernel().holders(&mapping).contains(&says));
     busy(&mapping);
 
-    krbd::unmap(mapping.id, true, within(60)).unwrap();
-    assert_eq!(krbd::list().unwrap(), []);
+    kernel().unmap(mapping.id, true, within(60)).unwrap();
+    assert_eq!(kernel().list().unwrap(), []);
     assert_eq!(made.watchers(), Vec::<String>::new());
     drop(holder);
     let again = rig.map(&made);
-    krbd::unmap(again.id, false, within(60)).unwrap();
+    kernel().unmap(again.id, false, within(60)).unwrap();
 }
 
 fn just_closed(rig: &Rig) {
@@ -75,7 +75,7 @@ fn just_closed(rig: &Rig) {
         drop(device);
     });
     let begin = Instant::now();
-    krbd::unmap(mapping.id, false, within(30)).unwrap();
+    kernel().unmap(mapping.id, false, within(30)).unwrap();
     assert!(begin.elapsed() > Duration::from_millis(300));
     closing.join().unwrap();
 }
@@ -85,6 +85,6 @@ fn right_after_mapping(rig: &Rig) {
     let made = rig.image(None);
     for _ in 0..8 {
         let mapping = rig.map(&made);
-        krbd::unmap(mapping.id, false, within(30)).unwrap();
+        kernel().unmap(mapping.id, false, within(30)).unwrap();
     }
 }

@@ -14,9 +14,9 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rbd_docker_plugin::ceph::features;
 use rbd_docker_plugin::linux::blkdev;
 use rbd_docker_plugin::linux::keyring::{self, Key};
-use rbd_docker_plugin::linux::krbd::{self, Failure, Identity, Request};
+use rbd_docker_plugin::linux::krbd::{Failure, Identity, Request};
 
-use crate::rig::{MIB, POOL, Rig, attribute, eventually, keys, trial, within};
+use crate::rig::{MIB, POOL, Rig, attribute, eventually, kernel, keys, maker, trial, within};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -42,25 +42,25 @@ fn found_by_identity_and_unmapped(rig: &Rig) {
     assert_eq!(mapping.path, Path::new("/dev").join(format!("rbd{}", mapping.id)));
     let rdev = fs::metadata(&mapping.path).unwrap().rdev();
     assert_eq!(mapping.number, (libc::major(rdev), libc::minor(rdev)));
-    assert_eq!(krbd::list().unwrap(), std::slice::from_ref(&mapping));
+    assert_eq!(kernel().list().unwrap(), std::slice::from_ref(&mapping));
     assert_eq!(made.watchers(), std::slice::from_ref(&mapping.client_addr), "this is what a fence is put on");
 
     let device = OpenOptions::new().read(true).write(true).open(&mapping.path).unwrap();
     device.write_all_at(b"kept", 4 * MIB).unwrap();
     device.sync_all().unwrap();
     drop(device);
-    krbd::unmap(mapping.id, false, within(60)).unwrap();
-    assert_eq!(krbd::list().unwrap(), []);
+    kernel().unmap(mapping.id, false, within(60)).unwrap();
+    assert_eq!(kernel().list().unwrap(), []);
     assert!(!mapping.path.exists());
     assert_eq!(made.watchers(), Vec::<String>::new());
-    krbd::unmap(mapping.id, false, within(60)).unwrap();
+    kernel().unmap(mapping.id, false, within(60)).unwrap();
 
     let again = rig.map(&made);
     let mut kept = [0; 4];
     File::open(&again.path).unwrap().read_exact_at(&mut kept, 4 * MIB).unwrap();
     assert_eq!(&kept, b"kept");
     assert_ne!(again.client_addr, mapping.client_addr, "noshare: a client for each mapping");
-    krbd::unmap(again.id, false, within(60)).unwrap();
+    kernel().unmap(again.id, false, within(60)).unwrap();
 }
 
 fn the_key_stays_nowhere(rig: &Rig) {
@@ -70,7 +70,7 @@ fn the_key_stays_nowhere(rig: &Rig) {
     assert!(config.contains("key=client.docker,") && config.contains(" rbd-docker-plugin:"), "{config}");
     assert!(!config.contains(&rig.secret) && !config.contains("secret"), "{config}");
     eventually("the key is gone", || keys().is_empty());
-    krbd::unmap(mapping.id, false, within(60)).unwrap();
+    kernel().unmap(mapping.id, false, within(60)).unwrap();
 }
 
 fn a_wrong_key(rig: &Rig) {
@@ -78,13 +78,14 @@ fn a_wrong_key(rig: &Rig) {
     let key = Key::from_base64("AQBmzkBnAAAAABAAAAECAwQFBgcICQoLDA0ODw==").unwrap();
     let options = Rig::options();
     let request = Request { key: Some(&key), ..rig.request(&made, &options) };
-    let failure = krbd::map(request, made.identity(), within(60)).unwrap_err();
+    let failure = kernel().map(request, made.identity(), &maker(), within(60)).unwrap_err();
     assert_eq!((failure.error.call, failure.error.errno), ("rbd_add", Errno::EACCES), "{failure}");
     assert!(failure.kernel.iter().any(|line| line.contains("authentication failed")), "{failure}");
     assert!(!failure.to_string().contains("AQBm"));
     eventually("the key is gone", || keys().is_empty());
 
-    let failure = krbd::map(Request { key: None, ..request }, made.identity(), within(60)).unwrap_err();
+    let failure =
+        kernel().map(Request { key: None, ..request }, made.identity(), &maker(), within(60)).unwrap_err();
     assert!(matches!(failure.error.errno, Errno::EPERM | Errno::EINVAL | Errno::EACCES), "{failure}");
 }
 
@@ -92,8 +93,9 @@ fn what_is_missing_is_named(rig: &Rig) {
     let made = rig.image(None);
     let options = Rig::options();
     let good = rig.request(&made, &options);
-    let failed =
-        |request: Request<'_>| -> Failure { krbd::map(request, made.identity(), within(60)).unwrap_err() };
+    let failed = |request: Request<'_>| -> Failure {
+        kernel().map(request, made.identity(), &maker(), within(60)).unwrap_err()
+    };
     for (request, says) in [
         (Request { image: "nope", ..good }, "image rbd/nope does not exist"),
         (Request { pool: "nopool", ..good }, "pool nopool does not exist"),
@@ -120,10 +122,10 @@ fn another_image_is_unmapped_again(rig: &Rig) {
         (Identity { fsid: nil, ..right }, format!("cluster {}, not {nil}", made.fsid)),
         (Identity { pool_id: 99, ..right }, format!("pool id {}, not 99", right.pool_id)),
     ] {
-        let failure = krbd::map(rig.request(&made, &options), wrong, within(60)).unwrap_err();
+        let failure = kernel().map(rig.request(&made, &options), wrong, &maker(), within(60)).unwrap_err();
         assert_eq!(failure.error.errno, Errno::ESTALE, "{failure}");
         assert!(failure.error.object.contains(&says), "{failure}");
-        assert_eq!(krbd::list().unwrap(), []);
+        assert_eq!(kernel().list().unwrap(), []);
         assert_eq!(made.watchers(), Vec::<String>::new());
     }
 }
@@ -136,7 +138,7 @@ fn a_namespace(rig: &Rig) {
     let mapping = rig.map(&made);
     assert!(mapping.is(made.identity()), "{mapping:?}");
     assert_eq!(mapping.namespace.as_deref(), Some("ns"));
-    krbd::unmap(mapping.id, false, within(60)).unwrap();
+    kernel().unmap(mapping.id, false, within(60)).unwrap();
 }
 
 fn a_snapshot_is_read_only(rig: &Rig) {
@@ -144,14 +146,14 @@ fn a_snapshot_is_read_only(rig: &Rig) {
     rig.rbd(&["snap", "create", &format!("rbd/{}@s1", made.name)]);
     let options = Rig::options();
     let request = Request { snapshot: Some("s1"), ..rig.request(&made, &options) };
-    let mapping = krbd::map(request, made.identity(), within(60)).unwrap();
+    let mapping = kernel().map(request, made.identity(), &maker(), within(60)).unwrap();
     assert_eq!(mapping.snapshot.as_deref(), Some("s1"));
     assert!(!mapping.is(made.identity()), "it is not the image itself");
     assert!(blkdev::is_read_only(&blkdev::open(&mapping.path).unwrap(), &mapping.path).unwrap());
     let written =
         OpenOptions::new().write(true).open(&mapping.path).and_then(|file| file.write_all_at(b"x", 0));
     assert!(written.is_err());
-    krbd::unmap(mapping.id, false, within(60)).unwrap();
+    kernel().unmap(mapping.id, false, within(60)).unwrap();
 }
 
 fn two_at_once(rig: &Rig) {
@@ -166,7 +168,7 @@ fn two_at_once(rig: &Rig) {
     assert_eq!(mappings.iter().map(|mapping| mapping.id).collect::<BTreeSet<_>>().len(), 4);
     thread::scope(|scope| {
         for mapping in &mappings {
-            scope.spawn(|| krbd::unmap(mapping.id, false, within(60)).unwrap());
+            scope.spawn(|| kernel().unmap(mapping.id, false, within(60)).unwrap());
         }
     });
 }
@@ -178,9 +180,9 @@ fn one_image_twice(rig: &Rig) {
         [(); 2].map(|()| scope.spawn(|| rig.map(&made))).map(|worker| worker.join().unwrap())
     });
     assert_ne!(one.id, other.id);
-    krbd::unmap(one.id, false, within(60)).unwrap();
-    assert_eq!(krbd::list().unwrap(), std::slice::from_ref(&other));
-    krbd::unmap(other.id, false, within(60)).unwrap();
+    kernel().unmap(one.id, false, within(60)).unwrap();
+    assert_eq!(kernel().list().unwrap(), std::slice::from_ref(&other));
+    kernel().unmap(other.id, false, within(60)).unwrap();
 }
 
 /// As in a container: a folder of files that somebody made long ago.
@@ -203,16 +205,16 @@ fn a_dev_without_the_kernel(rig: &Rig) {
             let device = blkdev::open(&mapping.path).unwrap();
             assert_eq!(blkdev::size(&device, &mapping.path).unwrap(), 16 * MIB);
             drop(device);
-            krbd::unmap(mapping.id, false, within(60)).unwrap();
+            kernel().unmap(mapping.id, false, within(60)).unwrap();
         }
     };
     thread::scope(|scope| scope.spawn(in_namespace).join().unwrap());
 }
 
 fn what_this_kernel_can(_: &Rig) {
-    krbd::is_writable().unwrap();
+    kernel().is_writable().unwrap();
     keyring::probe().unwrap();
-    let known = krbd::supported_features().unwrap().unwrap();
+    let known = kernel().supported_features().unwrap().unwrap();
     for name in ["layering", "exclusive-lock", "object-map", "fast-diff", "deep-flatten"] {
         let bits = features::parse(name).unwrap();
         assert_eq!(known & bits, bits, "{name}");
@@ -225,7 +227,7 @@ fn what_this_kernel_can(_: &Rig) {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
         mount(none, "/sys", none, flags, none).unwrap();
-        krbd::is_writable().unwrap_err().errno
+        kernel().is_writable().unwrap_err().errno
     };
     assert_eq!(thread::scope(|scope| scope.spawn(read_only).join().unwrap()), Errno::EROFS);
 }

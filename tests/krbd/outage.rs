@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 use nix::errno::Errno;
 use rbd_docker_plugin::deadline::Deadline;
-use rbd_docker_plugin::linux::krbd;
+use rbd_docker_plugin::linux::krbd::Request;
 
-use crate::rig::{Rig, Running, eventually, keys, trial, within};
+use crate::rig::{Rig, Running, eventually, kernel, keys, maker, trial, within};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -60,11 +60,11 @@ fn a_late_mapping_is_taken_away(rig: &Rig) {
 
     rig.resume();
     eventually("the late device is announced", || announced() > before);
-    eventually("and taken away", || krbd::list().unwrap().is_empty() && made.watchers().is_empty());
+    eventually("and taken away", || kernel().list().unwrap().is_empty() && made.watchers().is_empty());
     eventually("with its key", || keys().is_empty());
     assert_eq!(announced(), before + 1, "it was mapped once only");
     let mapping = rig.map(&made);
-    krbd::unmap(mapping.id, false, within(60)).unwrap();
+    kernel().unmap(mapping.id, false, within(60)).unwrap();
 }
 
 /// The kernel gives up, so nothing comes later that nobody waits for.
@@ -82,7 +82,7 @@ fn killed_while_it_maps(rig: &Rig) {
     rig.resume();
     let other = rig.image(None);
     let mapping = rig.map(&other);
-    krbd::unmap(mapping.id, false, within(60)).unwrap();
+    kernel().unmap(mapping.id, false, within(60)).unwrap();
     assert_eq!(made.watchers(), Vec::<String>::new());
     assert_eq!(announced(), before + 1, "only the other one was mapped");
 }
@@ -107,20 +107,24 @@ fn the_next_map_waits_for_the_late_one(rig: &Rig) {
         rig.resume();
         next.join().unwrap()
     });
-    assert_eq!(krbd::list().unwrap(), std::slice::from_ref(&mapping), "the late one is gone, this one stays");
+    assert_eq!(
+        kernel().list().unwrap(),
+        std::slice::from_ref(&mapping),
+        "the late one is gone, this one stays"
+    );
     assert_eq!(made.watchers(), std::slice::from_ref(&mapping.client_addr));
-    krbd::unmap(mapping.id, false, within(60)).unwrap();
+    kernel().unmap(mapping.id, false, within(60)).unwrap();
 }
 
 fn unmapping_comes_to_its_end_later(rig: &Rig) {
     let made = rig.image(None);
     let mapping = rig.map(&made);
     // udev still looks at it, and could not go on below.
-    eventually("nobody has it open", || krbd::holders(&mapping).is_empty());
+    eventually("nobody has it open", || kernel().holders(&mapping).is_empty());
     rig.pause();
     for force in [false, true] {
         let begin = Instant::now();
-        match krbd::unmap(mapping.id, force, Deadline::after(PATIENCE)) {
+        match kernel().unmap(mapping.id, force, Deadline::after(PATIENCE)) {
             Err(e) => timed_out(&e, begin),
             Ok(()) => assert!(
                 force,
@@ -129,23 +133,23 @@ fn unmapping_comes_to_its_end_later(rig: &Rig) {
         }
     }
     rig.resume();
-    eventually("it is gone", || krbd::list().unwrap().is_empty() && made.watchers().is_empty());
-    krbd::unmap(mapping.id, false, within(60)).unwrap();
+    eventually("it is gone", || kernel().list().unwrap().is_empty() && made.watchers().is_empty());
+    kernel().unmap(mapping.id, false, within(60)).unwrap();
 }
 
 fn monitors_that_are_not_there(rig: &Rig) {
     let made = rig.image(None);
     let nowhere = ["192.0.2.1:3300".to_owned()];
     let options = Rig::options();
-    let request = krbd::Request { monitors: &nowhere, ..rig.request(&made, &options) };
+    let request = Request { monitors: &nowhere, ..rig.request(&made, &options) };
     let begin = Instant::now();
-    let failure = krbd::map(request, made.identity(), Deadline::after(PATIENCE)).unwrap_err();
+    let failure = kernel().map(request, made.identity(), &maker(), Deadline::after(PATIENCE)).unwrap_err();
     timed_out(&failure.error, begin);
 
     // The kernel's own end of it comes before our deadline. The former call still hangs: another image.
     let made = rig.image(None);
     let options = [Rig::options(), vec!["mount_timeout=2".to_owned()]].concat();
-    let request = krbd::Request { monitors: &nowhere, ..rig.request(&made, &options) };
-    let failure = krbd::map(request, made.identity(), within(30)).unwrap_err();
+    let request = Request { monitors: &nowhere, ..rig.request(&made, &options) };
+    let failure = kernel().map(request, made.identity(), &maker(), within(30)).unwrap_err();
     assert_eq!(failure.error.errno, Errno::ETIMEDOUT, "{failure}");
 }

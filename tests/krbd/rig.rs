@@ -14,7 +14,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 use rbd_docker_plugin::ceph::{Cluster, Connect, CreateOptions, Image, IoCtx};
 use rbd_docker_plugin::deadline::Deadline;
 use rbd_docker_plugin::linux::keyring::Key;
-use rbd_docker_plugin::linux::krbd::{self, Failure, Identity, Mapping, Request};
+use rbd_docker_plugin::linux::krbd::{Failure, Identity, Kernel, Maker, Mapping, Request};
 use serde_json::{Value, json};
 
 pub(crate) const POOL: &str = "rbd";
@@ -42,7 +42,7 @@ pub(crate) fn trial(name: &str, test: fn(&Rig)) -> Trial {
         }
         let rig = RIG.get_or_init(Rig::new);
         let result = catch_unwind(AssertUnwindSafe(|| test(rig)));
-        let left: Vec<_> = krbd::list().unwrap().into_iter().map(|mapping| mapping.path).collect();
+        let left: Vec<_> = kernel().list().unwrap().into_iter().map(|mapping| mapping.path).collect();
         rig.clean();
         if let Err(panic) = result {
             let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -166,7 +166,7 @@ impl Rig {
     }
 
     pub(crate) fn try_map(&self, made: &Made, deadline: Deadline) -> Result<Mapping, Failure> {
-        krbd::map(self.request(made, &Self::options()), made.identity(), deadline)
+        kernel().map(self.request(made, &Self::options()), made.identity(), &maker(), deadline)
     }
 
     pub(crate) fn map(&self, made: &Made) -> Mapping {
@@ -184,8 +184,8 @@ impl Rig {
 
     fn clean(&self) {
         self.resume();
-        for mapping in krbd::list().unwrap() {
-            if let Err(e) = krbd::unmap(mapping.id, true, within(60)) {
+        for mapping in kernel().list().unwrap() {
+            if let Err(e) = kernel().unmap(mapping.id, true, within(60)) {
                 println!("cannot clean up: {e}");
             }
         }
@@ -208,6 +208,15 @@ pub(crate) fn keys() -> Vec<String> {
     let keys = fs::read_to_string("/proc/keys").unwrap();
     let is_ceph = |line: &&str| line.split_ascii_whitespace().nth(7) == Some("ceph");
     keys.lines().filter(is_ceph).map(str::to_owned).collect()
+}
+
+pub(crate) fn kernel() -> Kernel {
+    Kernel::host()
+}
+
+/// Who maps in these tests.
+pub(crate) fn maker() -> Maker {
+    Maker { boot_id: "b".to_owned(), plugin: "rbd".to_owned() }
 }
 
 /// An attribute as sysfs has it.

@@ -5,9 +5,8 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
-use rbd_docker_plugin::linux::krbd;
 
-use crate::rig::{Rig, trial, within};
+use crate::rig::{Rig, kernel, trial, within};
 
 const ROUNDS: usize = 15;
 
@@ -36,12 +35,12 @@ fn nothing_beside_the_write(rig: &Rig) {
     let (mut floor, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         floor.push(bare(rig, &made.name));
-        let id = krbd::list().unwrap()[0].id;
-        krbd::unmap(id, false, within(60)).unwrap();
+        let id = kernel().list().unwrap()[0].id;
+        kernel().unmap(id, false, within(60)).unwrap();
         let begin = Instant::now();
         let mapping = rig.map(&made);
         ours.push(begin.elapsed());
-        krbd::unmap(mapping.id, false, within(60)).unwrap();
+        kernel().unmap(mapping.id, false, within(60)).unwrap();
     }
     let (floor, ours) = (median(floor), median(ours));
     println!("map: {ours:?}, the write alone: {floor:?} (medians of {ROUNDS})");

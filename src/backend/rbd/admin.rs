@@ -61,6 +61,9 @@ pub struct Lock {
     pub watching: bool,
     /// Whether the image is only being made.
     pub making: bool,
+    /// The entry of the blocklist that shuts the recorded client out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fenced_by: Option<String>,
     /// All that is known of the owner.
     #[serde(skip)]
     pub owner: Owner,
@@ -122,6 +125,12 @@ impl Admin {
             self.look(&place, &mut locks)?;
         }
         locks.found.sort_by(|a, b| a.image.cmp(&b.image));
+        // Whoever may not read it still sees who owns what.
+        let fences = Blocklist::read(&self.session.cluster).unwrap_or_default();
+        for lock in &mut locks.found {
+            let fence = lock.client_addr.as_ref().and_then(|address| fences.covers(address));
+            lock.fenced_by = fence.map(|fence| fence.address.clone());
+        }
         Ok(locks)
     }
 
@@ -254,6 +263,7 @@ fn seen(
         alive,
         watching,
         making,
+        fenced_by: None,
         image,
         host: owner.host.clone(),
         plugin: owner.plugin.clone(),

@@ -54,6 +54,8 @@ pub(super) struct Beats {
     places: Mutex<BTreeMap<Place, Beat>>,
     /// Where a beat is on its way.
     under_way: Mutex<BTreeSet<Place>>,
+    /// Where it ever did.
+    ever: Mutex<BTreeSet<Place>>,
 }
 
 impl Beats {
@@ -63,6 +65,7 @@ impl Beats {
             host: identity.host.clone(),
             places: Mutex::default(),
             under_way: Mutex::default(),
+            ever: Mutex::default(),
         }
     }
 
@@ -75,6 +78,11 @@ impl Beats {
         if fresh { Ok(()) } else { self.beat(io, place) }
     }
 
+    /// The places where this plugin ever had something to own, in this life.
+    pub(super) fn ever(&self) -> Vec<Place> {
+        lock(&self.ever).iter().cloned().collect()
+    }
+
     /// How long ago it last beat in each place.
     pub(super) fn ages(&self) -> Vec<(Place, Duration)> {
         lock(&self.places).iter().map(|(place, beat)| (place.clone(), beat.last.elapsed())).collect()
@@ -82,6 +90,7 @@ impl Beats {
 
     fn beat(&self, io: &IoCtx, place: &Place) -> Result<()> {
         // The lock counts from some moment after this one.
+        lock(&self.ever).insert(place.clone());
         let now = Instant::now();
         io.lock_shared(OBJECT, LOCK, &self.cookie, TAG, &self.host, LASTS)?;
         lock(&self.places).entry(place.clone()).or_insert(Beat { last: now, needed: now }).last = now;
@@ -176,6 +185,7 @@ mod tests {
             host: String::new(),
             places: Mutex::default(),
             under_way: Mutex::default(),
+            ever: Mutex::default(),
         };
         let long_ago = Instant::now().checked_sub(IDLE).unwrap();
         let place = |pool: &str| (pool.to_owned(), None);

@@ -18,7 +18,6 @@ use super::owner::{OwnerRecord, in_use};
 use crate::backend::Owner;
 use crate::ceph::{Cluster, Image, IoCtx};
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
-use crate::linux::krbd;
 use crate::lock;
 use crate::name::ImageSpec;
 use crate::telemetry::count::{Count, count};
@@ -208,7 +207,7 @@ impl RbdBackend {
         if watchers.is_empty() {
             return Ok(());
         }
-        let here = krbd::addresses()?;
+        let here = self.addresses(session)?;
         let own = session.cluster.addresses()?;
         match watchers.iter().find(|address| !here.contains(address) && !own.contains(address.as_str())) {
             Some(address) => Err(DriverError::new(

@@ -13,7 +13,8 @@ use crate::ceph::{Image, IoCtx, features};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::linux::blkdev;
-use crate::linux::krbd::{self, Failure, Identity, Mapping, Request};
+use crate::linux::krbd::{Failure, Identity, Mapping, Mark, Request};
+use crate::lock;
 use crate::name::ImageSpec;
 
 /// How long the kernel may take to map: an exclusive lock is waited for as long as `lock_timeout`, and then some.
@@ -48,7 +49,7 @@ impl RbdBackend {
             Some(header) => header,
             None => header::read(&io, &id)?.ok_or_else(missing)?,
         };
-        let Some(kernel) = krbd::supported_features()? else {
+        let Some(kernel) = self.kernel.supported_features()? else {
             return Err(DriverError::new(ErrorKind::MissingTool, "the kernel module rbd is not loaded")
                 .hint("modprobe rbd; to load it at every start: echo rbd > /etc/modules-load.d/rbd.conf"));
         };
@@ -74,8 +75,10 @@ impl RbdBackend {
             namespace: spec.namespace(),
             image_id: &id,
         };
-        let mapping =
-            krbd::map(request, identity, Deadline::after(MAPS)).map_err(|e| refused(&io, spec, e))?;
+        let mapping = self
+            .kernel
+            .map(request, identity, &self.maker, Deadline::after(MAPS))
+            .map_err(|e| refused(&io, spec, e))?;
         let hold = blkdev::open(&mapping.path).ok().map(Arc::new);
         if let Some(hold) = &hold {
             blkdev::read_ahead(hold);
@@ -84,26 +87,17 @@ impl RbdBackend {
             // Somebody has followed us meanwhile: nothing was written through it yet.
             // The last one to close a device waits for what is being read of it, as long as the cluster does not answer.
             drop(std::thread::Builder::new().name("rbd_close".to_owned()).spawn(move || drop(hold)));
-            return Err(match krbd::unmap(mapping.id, false, Deadline::after(SETTLES)) {
+            return Err(match self.kernel.unmap(mapping.id, false, Deadline::after(SETTLES)) {
                 Ok(()) => e,
                 Err(failure) => e.also(failure.into()),
             });
         }
-        Ok(Device { hold, ..device(&mapping) })
+        Ok(Device { hold, ..self.device(&mapping) })
     }
 
-    /// The mapping of an image on this host, by its identity; while the cluster is away, or when the image is gone, by its name.
+    /// The mapping of an image on this host, by its identity; while the cluster is away, or when the image is gone, what this plugin has
+    /// mapped under its name.
     pub(super) fn find_mapping(&self, spec: &ImageSpec) -> Result<Option<Mapping>> {
-        let heads = |mapping: &Mapping| {
-            mapping.snapshot.is_none() && mapping.namespace.as_deref() == spec.namespace()
-        };
-        let mut mappings: Vec<Mapping> = krbd::list()?.into_iter().filter(heads).collect();
-        if mappings.is_empty() {
-            return Ok(None);
-        }
-        let named = |mapping: &Mapping| {
-            (mapping.pool.as_str(), mapping.image.as_str()) == (spec.pool(), spec.image())
-        };
         let identity = self.link.session().and_then(|session| {
             let io = session.of(spec)?;
             let id = match self.seen.of(spec) {
@@ -112,62 +106,115 @@ impl RbdBackend {
             };
             Ok((session.cluster.fsid().to_owned(), io.pool_id(), id))
         });
-        let at = match identity {
-            Ok((fsid, pool, Some(id))) => mappings.iter().position(|mapping| {
-                mapping.fsid == fsid && mapping.pool_id == pool && mapping.image_id == id
-            }),
-            Ok((fsid, _, None)) => mappings.iter().position(|mapping| mapping.fsid == fsid && named(mapping)),
-            Err(e) if e.kind == ErrorKind::NotFound => mappings.iter().position(named),
-            Err(e) if e.kind == ErrorKind::Unreachable => {
-                // Any cluster's: told apart again when ours answers.
-                mappings.iter().position(named)
+        match identity {
+            Ok((fsid, pool_id, Some(id))) => {
+                let identity = Identity { fsid: &fsid, pool_id, namespace: spec.namespace(), image_id: &id };
+                Ok(self.kernel.find(identity)?)
             }
-            Err(e) => return Err(e),
-        };
-        Ok(at.map(|at| mappings.swap_remove(at)))
-    }
-
-    /// The mapping of an image on this host that some plugin of this kind has made.
-    pub(super) fn own_mapping(&self, io: &IoCtx, id: &str) -> Result<Option<Mapping>> {
-        Ok(mapping_of(io, id)?.filter(|mapping| mapping.marked))
-    }
-
-    /// `InUse` when a free image is mapped on this host, by nobody's plugin: perhaps by the old one, which has it mounted and locked.
-    pub(super) fn refuse_if_mapped_by_hand(&self, io: &IoCtx, spec: &ImageSpec, id: &str) -> Result<()> {
-        match mapping_of(io, id)?.filter(|mapping| !mapping.marked) {
-            Some(mapping) => Err(DriverError::new(
-                ErrorKind::InUse,
-                format!("{spec} is mapped to {}, not by this plugin", mapping.path.display()),
-            )
-            .hint("unmap it")),
-            None => Ok(()),
+            Ok((fsid, _, None)) => self.mapped_under(spec, Some(&fsid)),
+            Err(e) if matches!(e.kind, ErrorKind::NotFound | ErrorKind::Unreachable) => {
+                self.mapped_under(spec, self.fsid().as_deref())
+            }
+            Err(e) => Err(e),
         }
     }
 
+    /// What this plugin has mapped under a name. Another cluster may have an image of that name, which another plugin of this host has
+    /// mapped: with two that may be meant, neither is.
+    fn mapped_under(&self, spec: &ImageSpec, fsid: Option<&str>) -> Result<Option<Mapping>> {
+        let mut found = self.kernel.list()?;
+        found.retain(|mapping| self.may_be_ours(mapping, spec, fsid));
+        if found.len() > 1 {
+            let paths: Vec<String> = found.iter().map(|mapping| mapping.path.display().to_string()).collect();
+            return Err(DriverError::new(
+                ErrorKind::Unreachable,
+                format!(
+                    "cannot tell which of {} is {spec}: the cluster cannot be asked",
+                    paths.join(" and ")
+                ),
+            )
+            .hint("it is looked at again when the cluster answers"));
+        }
+        Ok(found.pop())
+    }
+
+    /// Whether this plugin may have mapped it under this name.
+    pub(super) fn may_be_ours(&self, mapping: &Mapping, spec: &ImageSpec, fsid: Option<&str>) -> bool {
+        mapping.snapshot.is_none()
+            && is_named(mapping, spec)
+            && fsid.is_none_or(|fsid| fsid == mapping.fsid)
+            && self.has_made(mapping)
+    }
+
+    /// Whether a mapping bears this plugin's mark.
+    pub(super) fn has_made(&self, mapping: &Mapping) -> bool {
+        mapping.mark.as_ref().is_some_and(|mark| mark.may_be_of(&self.maker))
+    }
+
+    /// The id of our cluster, as far as it is known.
+    fn fsid(&self) -> Option<String> {
+        let answered = self.link.session().ok().map(|session| session.cluster.fsid().to_owned());
+        answered.or_else(|| lock(&self.known_fsid).clone())
+    }
+
+    /// The mapping of an image on this host that this plugin has made.
+    pub(super) fn own_mapping(&self, io: &IoCtx, id: &str) -> Result<Option<Mapping>> {
+        Ok(self.mapping_of(io, id)?.filter(|mapping| self.has_made(mapping)))
+    }
+
+    /// `InUse` when a free image is mapped on this host, and not by this plugin: perhaps by the old one, which has it mounted and locked.
+    pub(super) fn refuse_if_mapped_by_hand(&self, io: &IoCtx, spec: &ImageSpec, id: &str) -> Result<()> {
+        let Some(mapping) = self.mapping_of(io, id)?.filter(|mapping| !self.has_made(mapping)) else {
+            return Ok(());
+        };
+        let by = match mapping.mark.as_ref().and_then(Mark::plugin) {
+            Some(plugin) => format!("by the plugin {plugin:?} of this host"),
+            None => "not by this plugin".to_owned(),
+        };
+        let message = format!("{spec} is mapped to {}, {by}", mapping.path.display());
+        Err(DriverError::new(ErrorKind::InUse, message).hint("unmap it"))
+    }
+
     pub(super) fn local_mapping(&self, spec: &ImageSpec) -> Result<Option<Device>> {
-        Ok(self.find_mapping(spec)?.as_ref().map(device))
+        Ok(self.find_mapping(spec)?.map(|mapping| self.device(&mapping)))
+    }
+
+    /// The mapping of an image on this host, by its id.
+    fn mapping_of(&self, io: &IoCtx, id: &str) -> Result<Option<Mapping>> {
+        Ok(self.kernel.find(Identity {
+            fsid: io.cluster().fsid(),
+            pool_id: io.pool_id(),
+            namespace: io.namespace(),
+            image_id: id,
+        })?)
+    }
+
+    /// A mapping for the driver, which gives it back as a device by its number.
+    fn device(&self, mapping: &Mapping) -> Device {
+        lock(&self.devices).insert(mapping.number, mapping.clone());
+        *lock(&self.known_fsid) = Some(mapping.fsid.clone());
+        Device { path: mapping.path.clone(), number: mapping.number, hold: None }
+    }
+
+    /// The mapping behind a device of an image, if it is there still: device numbers are used again.
+    fn behind(&self, spec: &ImageSpec, device: &Device) -> Result<Option<Mapping>> {
+        let Some(mapping) = self.kernel.at(device.number)? else { return Ok(None) };
+        let known = lock(&self.devices).get(&device.number).cloned();
+        let same = match known {
+            Some(known) => {
+                (known.identity(), &known.client_addr) == (mapping.identity(), &mapping.client_addr)
+            }
+            // Found as a mount while the cluster was away.
+            None => self.may_be_ours(&mapping, spec, self.fsid().as_deref()),
+        };
+        Ok(same.then_some(mapping))
     }
 }
 
-/// The mapping of an image on this host, by its id.
-fn mapping_of(io: &IoCtx, id: &str) -> Result<Option<Mapping>> {
-    let identity = Identity {
-        fsid: io.cluster().fsid(),
-        pool_id: io.pool_id(),
-        namespace: io.namespace(),
-        image_id: id,
-    };
-    Ok(krbd::list()?.into_iter().find(|mapping| mapping.is(identity)))
-}
-
-/// Whether it was mapped under this name. Device numbers are used again.
-pub(super) fn is_named(mapping: &Mapping, spec: &ImageSpec) -> bool {
+/// Whether it was mapped under this name.
+fn is_named(mapping: &Mapping, spec: &ImageSpec) -> bool {
     (mapping.pool.as_str(), mapping.namespace.as_deref(), mapping.image.as_str())
         == (spec.pool(), spec.namespace(), spec.image())
-}
-
-fn device(mapping: &Mapping) -> Device {
-    Device { path: mapping.path.clone(), number: mapping.number, hold: None }
 }
 
 /// An error for features that the kernel lacks, with the command that ends it.
@@ -231,13 +278,11 @@ impl Mapper for RbdBackend {
     }
 
     fn unmap(&self, spec: &ImageSpec, device: Device) -> Result<()> {
-        // Otherwise the device is gone, and its number is another image's.
-        let mapping = krbd::at(device.number)?.filter(|mapping| is_named(mapping, spec));
-        let Some(mapping) = mapping else { return Ok(()) };
+        let Some(mapping) = self.behind(spec, &device)? else { return Ok(()) };
         drop(device);
-        krbd::unmap(mapping.id, false, Deadline::after(SETTLES)).map_err(|e| match e.errno {
+        self.kernel.unmap(mapping.id, false, Deadline::after(SETTLES)).map_err(|e| match e.errno {
             Errno::EBUSY => {
-                let holders = krbd::holders(&mapping);
+                let holders = self.kernel.holders(&mapping);
                 let by =
                     if holders.is_empty() { String::new() } else { format!(" by {}", holders.join(", ")) };
                 let message = format!("{spec}: its device {} is still open{by}", mapping.path.display());
@@ -246,16 +291,19 @@ impl Mapper for RbdBackend {
                     .caused_by(e)
             }
             _ => e.into(),
-        })
+        })?;
+        lock(&self.devices).remove(&mapping.number);
+        Ok(())
     }
 
     fn abandon(&self, spec: &ImageSpec, device: Device) -> Result<()> {
-        let mapping = krbd::at(device.number)?.filter(|mapping| is_named(mapping, spec));
-        let Some(mapping) = mapping else { return Ok(()) };
-        Ok(krbd::unmap(mapping.id, true, Deadline::after(FORCED))?)
+        let Some(mapping) = self.behind(spec, &device)? else { return Ok(()) };
+        self.kernel.unmap(mapping.id, true, Deadline::after(FORCED))?;
+        lock(&self.devices).remove(&mapping.number);
+        Ok(())
     }
 
     fn mapping(&self, spec: &ImageSpec) -> Result<Option<Device>> {
-        Ok(self.link.heed(self.find_mapping(spec))?.as_ref().map(device))
+        self.link.heed(self.local_mapping(spec))
     }
 }

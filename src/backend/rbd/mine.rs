@@ -1,6 +1,6 @@
 //! Which images are this plugin's, and which have ceased to be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,12 @@ use nix::errno::Errno;
 
 use super::blocklist::{Blocklist, Reach};
 use super::link::{Place, Session, place};
-use super::map::is_named;
-use super::owner::{self, OwnerRecord, image_key};
+use super::owner::{self, Keys, OwnerRecord, image_key};
 use super::{RbdBackend, header};
-use crate::backend::Owner;
+use crate::backend::{Look, Owner};
 use crate::ceph::{IoCtx, Swap};
 use crate::error::{DriverError, ErrorKind, Result};
-use crate::linux::krbd;
+use crate::linux::krbd::{Identity, Mapping};
 use crate::lock;
 use crate::name::ImageSpec;
 
@@ -50,93 +49,163 @@ impl RbdBackend {
         Ok(specs.into_iter().collect())
     }
 
-    /// See [`ImageStore::lost`](crate::backend::ImageStore::lost).
-    pub(super) fn find_lost(&self, mounted: &[ImageSpec]) -> Result<Vec<(ImageSpec, String)>> {
+    /// See [`ImageStore::look`](crate::backend::ImageStore::look). One reading of the kernel's devices, of the blocklist, and of the owner
+    /// records of each place, for all volumes; nothing is changed.
+    pub(super) fn look_at(&self, mounted: &[ImageSpec]) -> Result<Look> {
         let session = self.link.session()?;
         // Without it, a fence by a plugin still shows in the owner records.
         let fenced = self.blocklist.of(&session.cluster, BLOCKLIST).unwrap_or_else(|e| {
             tracing::warn!(error = %e, "cannot see the cluster's blocklist");
             Arc::default()
         });
-        let mut lost = Vec::new();
-        let mut failed = None;
-        // What cannot be seen of one volume does not keep the others from being looked at.
+        let mappings = self.kernel.list()?;
+        #[cfg(feature = "fault-points")]
+        crate::backend::fault::pass("look");
+        let mut places: BTreeMap<Place, Vec<&ImageSpec>> = BTreeMap::new();
         for spec in mounted {
-            match self.link.heed(self.why_lost(&session, spec, &fenced)) {
-                Ok(None) => {}
-                Ok(Some(why)) => lost.push((spec.clone(), why)),
-                Err(e) => {
-                    tracing::warn!(image = %spec, error = %e, "cannot see whether it was taken over");
-                    failed = Some(e);
-                }
+            places.entry(place(spec)).or_default().push(spec);
+        }
+        let mut look = Look::default();
+        let mut failed = None;
+        // What cannot be seen of one place does not keep the others from being looked at.
+        for (place, specs) in places {
+            let seen = self.look_in(&session, &place, &specs, (&mappings, &fenced), &mut look);
+            if let Err(e) = self.link.heed(seen) {
+                tracing::warn!(pool = place.0, error = %e, "cannot see whether its volumes were taken over");
+                failed = Some(e);
             }
         }
         match failed {
-            Some(e) if lost.is_empty() => Err(e),
-            _ => Ok(lost),
+            Some(e) if look.lost.is_empty() && look.amiss.is_empty() => Err(e),
+            _ => Ok(look),
         }
     }
 
-    /// Why a mounted image is not ours any more. What this plugin alone knows is written down again on the way: its heartbeat, a
-    /// record that is gone, the address of its mapping.
-    fn why_lost(&self, session: &Session, spec: &ImageSpec, fenced: &Blocklist) -> Result<Option<String>> {
+    fn look_in(
+        &self,
+        session: &Session,
+        place: &Place,
+        specs: &[&ImageSpec],
+        (mappings, fenced): (&[Mapping], &Blocklist),
+        look: &mut Look,
+    ) -> Result<()> {
+        let io = session.open(place)?;
+        self.beats.cover(&io, place)?;
+        let mut sights = Vec::new();
+        for &spec in specs {
+            match self.sight(&io, spec, mappings) {
+                Some(sight) => sights.push((spec, sight)),
+                None => look.lost.extend(self.whose(&io, spec)?.map(|why| (spec.clone(), why))),
+            }
+        }
+        let keys: Vec<&str> = sights.iter().map(|(_, sight)| sight.key.as_str()).collect();
+        let found = if keys.is_empty() { Keys::new() } else { owner::some(&io, &keys)? };
+        for (spec, sight) in sights {
+            match self.judge(spec, &sight, found.get(&sight.key), fenced) {
+                Ok(State::Well) => {}
+                Ok(State::Lost(why)) => look.lost.push((spec.clone(), why)),
+                Ok(State::Amiss) => look.amiss.push(spec.clone()),
+                Err(e) => tracing::error!(image = %spec, error = %e, "cannot see whether it was taken over"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The key of a mounted image's record, and its mapping. Nothing when neither is known here.
+    fn sight<'a>(&self, io: &IoCtx, spec: &ImageSpec, mappings: &'a [Mapping]) -> Option<Sight<'a>> {
+        let held = lock(&self.held).get(spec).cloned().unwrap_or_default();
+        // With two mappings of one image, the one that is on record is meant.
+        let here = |id: &str, recorded: Option<&str>| {
+            let identity = Identity {
+                fsid: io.cluster().fsid(),
+                pool_id: io.pool_id(),
+                namespace: io.namespace(),
+                image_id: id,
+            };
+            let of_it = mappings.iter().filter(|mapping| mapping.is(identity) && self.has_made(mapping));
+            of_it.min_by_key(|mapping| recorded != Some(mapping.client_addr.as_str()))
+        };
+        let mut keys =
+            held.into_iter().filter_map(|(key, raw)| Some((key.strip_prefix("image.")?.to_owned(), raw)));
+        if let Some((id, raw)) = keys.next() {
+            let recorded = OwnerRecord::parse(&raw).ok().and_then(|record| record.owner.client_addr);
+            let mapping = here(&id, recorded.as_deref());
+            return Some(Sight { key: image_key(&id), held: Some(raw), mapping });
+        }
+        // Adopted while the cluster was away.
+        let fsid = Some(io.cluster().fsid());
+        let mapping = mappings
+            .iter()
+            .find(|mapping| mapping.pool_id == io.pool_id() && self.may_be_ours(mapping, spec, fsid))?;
+        Some(Sight { key: image_key(&mapping.image_id), held: None, mapping: Some(mapping) })
+    }
+
+    /// What a reading means. Nothing is asked and nothing is changed.
+    fn judge(
+        &self,
+        spec: &ImageSpec,
+        sight: &Sight<'_>,
+        found: Option<&Vec<u8>>,
+        fenced: &Blocklist,
+    ) -> Result<State> {
+        if let Some(why) = sight.mapping.and_then(|mapping| shut_out(fenced, &mapping.client_addr)) {
+            return Ok(State::Lost(why));
+        }
+        let Some(raw) = found else { return Ok(State::Amiss) };
+        let record = OwnerRecord::parse(raw)?;
+        if !self.is_own(&record) {
+            return Ok(State::Lost(format!("taken over by {}", record.owner)));
+        }
+        let address = sight.mapping.map(|mapping| &mapping.client_addr);
+        let told = address.is_none() || record.owner.client_addr.as_ref() == address;
+        let known = sight.held.as_ref() == Some(raw) && lock(&self.taken).contains(spec);
+        Ok(if told && known { State::Well } else { State::Amiss })
+    }
+
+    /// See [`ImageStore::mend`](crate::backend::ImageStore::mend). What this plugin alone knows is written down again: a record that is
+    /// gone, the address of its mapping, the old plugins' lock.
+    pub(super) fn mend_record(&self, spec: &ImageSpec) -> Result<Option<String>> {
+        let session = self.link.session()?;
         let io = session.of(spec)?;
         self.beats.cover(&io, &place(spec))?;
-        let shut_out = |list: &Blocklist, address: &str| {
-            let fence = list.covers(address)?;
-            let by = if fence.reach == Reach::Client {
-                String::new()
-            } else {
-                format!(", by the entry {}", fence.address)
-            };
-            Some(format!("its kernel client {address} is on the cluster's blocklist{by}"))
-        };
-        let mapping = krbd::list()?.into_iter().find(|mapping| mapping.marked && is_named(mapping, spec));
-        if let Some(why) = mapping.as_ref().and_then(|mapping| shut_out(fenced, &mapping.client_addr)) {
-            return Ok(Some(why));
-        }
-        let held = lock(&self.held).get(spec).cloned().unwrap_or_default();
-        let held = held.into_keys().find(|key| key.starts_with("image."));
-        let key = match (held, &mapping) {
-            (Some(key), _) => key,
-            // Adopted while the cluster was away.
-            (None, Some(mapping)) => image_key(&mapping.image_id),
-            (None, None) => return self.whose(&io, spec),
-        };
-        let found = owner::some(&io, &[&key])?;
-        let before = found.get(&key).map(|raw| OwnerRecord::parse(raw)).transpose()?;
+        let mappings = self.kernel.list()?;
+        let Some(sight) = self.sight(&io, spec, &mappings) else { return self.whose(&io, spec) };
+        let found = owner::some(&io, &[&sight.key])?;
+        let before = found.get(&sight.key).map(|raw| OwnerRecord::parse(raw)).transpose()?;
         let record = match before {
             Some(record) if self.is_own(&record) => record,
             Some(record) => return Ok(Some(format!("taken over by {}", record.owner))),
             None => {
                 // Perhaps an administrator has fenced this host, which is newer than what is known of the blocklist.
                 let fenced = self.blocklist.of(&session.cluster, Duration::ZERO)?;
-                if let Some(why) =
-                    mapping.as_ref().and_then(|mapping| shut_out(&fenced, &mapping.client_addr))
-                {
+                if let Some(why) = sight.mapping.and_then(|mapping| shut_out(&fenced, &mapping.client_addr)) {
                     return Ok(Some(why));
                 }
                 tracing::warn!(image = %spec, "its owner record is gone, writing it again");
-                self.own(session, spec)?
+                self.own(&session, spec)?
             }
         };
-        let client_addr =
-            mapping.map_or_else(|| record.owner.client_addr.clone(), |mapping| Some(mapping.client_addr));
+        // An address on record that a client of this host still has stays there: it can write to the image.
+        let lives = |address: &String| mappings.iter().any(|mapping| mapping.client_addr == *address);
+        let recorded = record.owner.client_addr.clone();
+        let client_addr = match sight.mapping {
+            Some(mapping) if !recorded.as_ref().is_some_and(lives) => Some(mapping.client_addr.clone()),
+            _ => recorded,
+        };
         let owner = Owner { client_addr, ..record.owner.clone() };
         let raw = OwnerRecord { owner, ..record }.store();
-        let expected = found.get(&key).map(Vec::as_slice);
-        if expected != Some(&raw)
-            && !io.omap_swap(owner::OBJECT, &[Swap { key: &key, expected, new: Some(&raw) }])?
-        {
+        let expected = found.get(&sight.key).map(Vec::as_slice);
+        let swap = Swap { key: &sight.key, expected, new: Some(&raw) };
+        if expected != Some(&raw) && !io.omap_swap(owner::OBJECT, &[swap])? {
             return Err(DriverError::new(
                 ErrorKind::Busy,
                 format!("the owner record of {spec} keeps changing"),
             ));
         }
-        lock(&self.held).entry(spec.clone()).or_default().insert(key.clone(), raw);
+        lock(&self.held).entry(spec.clone()).or_default().insert(sight.key.clone(), raw);
         // A volume that was adopted without a claim: an earlier life may have its lock, or nobody.
         if !lock(&self.taken).contains(spec)
-            && let Some(id) = key.strip_prefix("image.")
+            && let Some(id) = sight.key.strip_prefix("image.")
         {
             if let Some(header) = header::read(&io, id)? {
                 self.lock_like_the_old(&io, spec, id, &header)?;
@@ -144,6 +213,22 @@ impl RbdBackend {
             lock(&self.taken).insert(spec.clone());
         }
         Ok(None)
+    }
+
+    /// See [`ImageStore::leftovers`](crate::backend::ImageStore::leftovers).
+    pub(super) fn find_leftovers(&self) -> Result<Vec<ImageSpec>> {
+        let session = self.link.session()?;
+        let mut specs = BTreeSet::new();
+        for place in self.beats.ever() {
+            for raw in owner::all(&session.open(&place)?)?.values() {
+                // Damaged ones are told of at the start.
+                let Ok(record) = OwnerRecord::parse(raw) else { continue };
+                if record.owner.same_plugin(&self.identity) {
+                    specs.insert(record.image);
+                }
+            }
+        }
+        Ok(specs.into_iter().collect())
     }
 
     /// Who owns an image that is not mapped here, if it is not this plugin.
@@ -156,6 +241,34 @@ impl RbdBackend {
             .filter(|record| !self.is_own(record))
             .map(|record| format!("taken over by {}", record.owner)))
     }
+}
+
+/// What is known of a mounted image before its record is read.
+#[derive(Debug)]
+struct Sight<'a> {
+    key: String,
+    /// Its record as this plugin has written it last.
+    held: Option<Vec<u8>>,
+    mapping: Option<&'a Mapping>,
+}
+
+/// How a mounted image is.
+#[derive(Debug)]
+enum State {
+    Well,
+    Lost(String),
+    /// Its record is gone or is not as it should be.
+    Amiss,
+}
+
+/// Why a kernel client of ours cannot write any more.
+fn shut_out(list: &Blocklist, address: &str) -> Option<String> {
+    let fence = list.covers(address)?;
+    let by = match fence.reach {
+        Reach::Client => String::new(),
+        Reach::Host | Reach::Range => format!(", by the entry {}", fence.address),
+    };
+    Some(format!("its kernel client {address} is on the cluster's blocklist{by} until {}", fence.until))
 }
 
 /// All pools and namespaces that this user may look at. Of pools that are not among the plugin's own, those that cannot be looked at

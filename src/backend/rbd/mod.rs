@@ -39,7 +39,7 @@ use super::{Backend, ImageStore, Owner, Pulse};
 use crate::ceph;
 use crate::config;
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
-use crate::linux::krbd;
+use crate::linux::krbd::{Kernel, Maker, Mapping};
 use crate::lock;
 use crate::name::ImageSpec;
 use beats::Beats;
@@ -62,6 +62,13 @@ pub struct RbdBackend {
     _stop: beats::Stop,
     link: Arc<Link>,
     names: Names,
+    kernel: Kernel,
+    /// Who this plugin is in the marks of its mappings.
+    maker: Maker,
+    /// What is behind the devices that the driver has, by number.
+    devices: Mutex<HashMap<(u32, u32), Mapping>>,
+    /// The cluster that they are of.
+    known_fsid: Mutex<Option<String>>,
     opened: Opened,
     beats: Arc<Beats>,
     suspects: Suspects,
@@ -103,6 +110,11 @@ impl RbdBackend {
 
     /// Checks the settings and begins to connect. A cluster that does not answer is no error: it may come later.
     pub fn open(options: &config::Ceph, identity: Owner) -> Result<Self> {
+        Self::open_on(Kernel::host(), options, identity)
+    }
+
+    /// The same, with what stands for the kernel.
+    pub fn open_on(kernel: Kernel, options: &config::Ceph, identity: Owner) -> Result<Self> {
         Self::check(options)?;
         tracing::info!("{}", ceph::versions());
         let pool = options.pools.first().cloned().unwrap_or_default();
@@ -114,9 +126,14 @@ impl RbdBackend {
         let held: Arc<Mutex<Held>> = Arc::default();
         let owned = Arc::clone(&held);
         beats.keep(&link, move |place| lock(&owned).keys().any(|spec| link::place(spec) == *place))?;
+        let maker = Maker { boot_id: identity.boot_id.clone(), plugin: identity.plugin.clone() };
         Ok(Self {
             options: options.clone(),
             identity,
+            kernel,
+            maker,
+            devices: Mutex::default(),
+            known_fsid: Mutex::default(),
             _stop: beats::Stop(Arc::clone(&beats), Arc::clone(&link)),
             names: Names::new((pool, options.namespace.clone())),
             opened: Opened::default(),
@@ -132,6 +149,14 @@ impl RbdBackend {
     }
 }
 
+#[cfg(feature = "fault-points")]
+impl RbdBackend {
+    /// How many files of the kernel's tree this backend has read.
+    pub fn kernel_reads(&self) -> u64 {
+        self.kernel.reads()
+    }
+}
+
 impl Backend for RbdBackend {
     fn name(&self) -> &'static str {
         "rbd"
@@ -139,7 +164,9 @@ impl Backend for RbdBackend {
 
     fn pulse(&self) -> Result<Pulse> {
         self.reachable()?;
-        let devices = krbd::list()?.iter().filter(|mapping| mapping.marked).count();
+        let session = self.link.session()?;
+        let is_ours = |mapping: &&Mapping| mapping.fsid == session.cluster.fsid() && self.has_made(mapping);
+        let devices = self.kernel.list()?.iter().filter(is_ours).count();
         Ok(Pulse { devices, bindings: self.known_bindings()? })
     }
 

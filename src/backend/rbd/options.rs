@@ -4,7 +4,6 @@ use super::RbdBackend;
 use crate::backend::{ImageOptions, LockMode};
 use crate::ceph::{Cluster, CreateOptions, features};
 use crate::error::{DriverError, ErrorKind, Result};
-use crate::linux::krbd;
 use crate::name::ImageSpec;
 use crate::size::Size;
 
@@ -159,7 +158,7 @@ impl RbdBackend {
     /// How a new image is to be made.
     pub(super) fn create_options(&self, cluster: &Cluster, options: &ImageOptions) -> Result<CreateOptions> {
         let (order, stripe_unit, stripe_count) = layout(&self.with_object_size(options))?;
-        let kernel = krbd::supported_features()?;
+        let kernel = self.kernel.supported_features()?;
         let wanted = match options.features.as_ref().or(self.options.features.as_ref()) {
             Some(list) => {
                 let bits = parse_features(list)?;

@@ -21,9 +21,8 @@ use super::fence::{Follow, suspect};
 use super::link::{Session, place};
 use super::{RbdBackend, header};
 use crate::backend::{Owner, Record};
-use crate::ceph::{IoCtx, Swap};
+use crate::ceph::{Cluster, IoCtx, Swap};
 use crate::error::{DriverError, ErrorKind, Result};
-use crate::linux::krbd;
 use crate::lock;
 use crate::name::ImageSpec;
 use crate::telemetry::count::{Count, count};
@@ -212,7 +211,9 @@ impl RbdBackend {
         // What was read before the claim may have been changed by somebody else.
         let header = header::read(io, id)?;
         // Left by an earlier life: before anything is mounted from it, its address has to be on record.
-        if let Some(mapping) = self.own_mapping(io, id)? {
+        if let Some(mapping) = self.own_mapping(io, id)?
+            && self.recorded_and_live(io, spec, id, &mapping.client_addr)?.is_none()
+        {
             self.note_address(io, spec, id, &mapping.client_addr)?;
         }
         if let Some(header) = header {
@@ -229,8 +230,41 @@ impl RbdBackend {
         Ok(OwnerRecord { owner, image: spec.clone(), making: None, plugin_addr })
     }
 
+    /// The address on record, when it is another one and a kernel client of this host has it: what can write to the image stays on
+    /// record, or a fence would shut out the wrong client.
+    pub(super) fn recorded_and_live(
+        &self,
+        io: &IoCtx,
+        spec: &ImageSpec,
+        id: &str,
+        address: &str,
+    ) -> Result<Option<String>> {
+        let raw = lock(&self.held).get(spec).and_then(|keys| keys.get(&image_key(id))).cloned();
+        let record = raw.map(|raw| OwnerRecord::parse(&raw)).transpose()?;
+        let recorded = record.and_then(|record| record.owner.client_addr);
+        let Some(recorded) = recorded.filter(|recorded| recorded != address) else { return Ok(None) };
+        Ok(self.addresses_of(io.cluster())?.contains(&recorded).then_some(recorded))
+    }
+
+    /// The kernel's clients of our cluster that have images mapped on this host, by anyone: what fences are put on.
+    pub(super) fn addresses(&self, session: &Session) -> Result<Vec<String>> {
+        self.addresses_of(&session.cluster)
+    }
+
+    fn addresses_of(&self, cluster: &Cluster) -> Result<Vec<String>> {
+        let ours = self.kernel.list()?.into_iter().filter(|mapping| mapping.fsid == cluster.fsid());
+        Ok(ours.map(|mapping| mapping.client_addr).collect())
+    }
+
     /// Writes down which kernel client has an image of ours mapped.
     pub(super) fn note_address(&self, io: &IoCtx, spec: &ImageSpec, id: &str, address: &str) -> Result<()> {
+        if let Some(recorded) = self.recorded_and_live(io, spec, id, address)? {
+            return Err(DriverError::new(
+                ErrorKind::InUse,
+                format!("{spec} is mapped on this host already, by the kernel client {recorded}"),
+            )
+            .hint("cat /sys/bus/rbd/devices/*/client_addr shows its device; unmap that"));
+        }
         self.change_held(io, spec, image_key(id), |mut record| {
             record.owner.client_addr = Some(address.to_owned());
             record
@@ -289,7 +323,8 @@ impl RbdBackend {
     pub(super) fn give_back(&self, spec: &ImageSpec) -> Result<()> {
         self.seen.forget(spec);
         let held = lock(&self.held).get(spec).cloned();
-        let io = match self.link.session()?.of(spec) {
+        let session = self.link.session()?;
+        let io = match session.of(spec) {
             // In a pool that is not there, nothing is left to give back.
             Err(e) if e.kind == ErrorKind::NotFound && held.is_none() => return Ok(()),
             io => io?,
@@ -305,7 +340,7 @@ impl RbdBackend {
             }
         };
         // A record that names a mapping is not given back before the mapping.
-        let mapped = krbd::addresses()?;
+        let mapped = self.addresses(&session)?;
         for raw in keys.values() {
             let record = OwnerRecord::parse(raw)?;
             if self.is_own(&record)

@@ -10,7 +10,7 @@ use super::header::{self, Stored};
 use super::link::{Place, Session, place};
 use super::owner::{self, Changed, OwnerRecord, image_key, new_key};
 use super::{RbdBackend, fence, options};
-use crate::backend::{ImageInfo, ImageOptions, ImageStore, Owner, Record, Stage};
+use crate::backend::{ImageInfo, ImageOptions, ImageStore, Look, Owner, Record, Stage};
 use crate::ceph::{Image, IoCtx, Swap, features};
 use crate::error::{CallError, DriverError, ErrorKind, Result};
 use crate::lock;
@@ -436,8 +436,16 @@ impl ImageStore for RbdBackend {
         self.link.heed(self.find_own())
     }
 
-    fn lost(&self, mounted: &[ImageSpec]) -> Result<Vec<(ImageSpec, String)>> {
-        self.link.heed(self.find_lost(mounted))
+    fn leftovers(&self) -> Result<Vec<ImageSpec>> {
+        self.link.heed(self.find_leftovers())
+    }
+
+    fn look(&self, mounted: &[ImageSpec]) -> Result<Look> {
+        self.look_at(mounted)
+    }
+
+    fn mend(&self, spec: &ImageSpec) -> Result<Option<String>> {
+        self.link.heed(self.mend_record(spec))
     }
 
     fn note_uses(&self, spec: &ImageSpec, ids: &[String]) -> Result<()> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::{Data, Image, Sim, State};
-use crate::backend::{Backend, Device, ImageInfo, ImageStore, Mapper, Owner, Pulse, Record};
+use crate::backend::{Backend, Device, ImageInfo, ImageStore, Look, Mapper, Owner, Pulse, Record};
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::name::ImageSpec;
 use crate::size::Size;
@@ -132,11 +132,23 @@ impl ImageStore for Sim {
         Ok(state.owners.iter().filter(|(_, o)| self.same_instance(o)).map(|(spec, _)| spec.clone()).collect())
     }
 
-    fn lost(&self, mounted: &[ImageSpec]) -> Result<Vec<(ImageSpec, String)>> {
+    fn look(&self, mounted: &[ImageSpec]) -> Result<Look> {
         let state = self.store()?;
-        let taken =
-            |spec: &&ImageSpec| state.owners.get(spec).is_some_and(|owner| !self.same_instance(owner));
-        Ok(mounted.iter().filter(taken).map(|spec| (spec.clone(), "taken over".to_owned())).collect())
+        let mut look = Look::default();
+        for spec in mounted {
+            match state.owners.get(spec) {
+                Some(owner) if self.same_instance(owner) => {}
+                Some(_) => look.lost.push((spec.clone(), "taken over".to_owned())),
+                None => look.amiss.push(spec.clone()),
+            }
+        }
+        Ok(look)
+    }
+
+    fn mend(&self, spec: &ImageSpec) -> Result<Option<String>> {
+        let mut state = self.store()?;
+        let owner = state.owners.entry(spec.clone()).or_insert_with(|| self.identity.clone());
+        Ok((!self.same_instance(owner)).then(|| "taken over".to_owned()))
     }
 
     fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {

@@ -8,15 +8,16 @@ use super::geteuid;
 use super::report::Finding;
 use crate::config::Config;
 use crate::error::CallError;
-use crate::linux::{keyring, krbd};
+use crate::linux::keyring;
+use crate::linux::krbd::Kernel;
 
 pub(super) fn examine(_: &Config) -> Vec<Finding> {
     let release = release().unwrap_or_default();
-    let mut findings = vec![module(krbd::supported_features(), &release)];
+    let mut findings = vec![module(Kernel::host().supported_features(), &release)];
     if findings.iter().all(|finding| finding.fix.is_none()) {
         findings
             .extend(numbers(fs::read_to_string("/sys/module/rbd/parameters/single_major").ok().as_deref()));
-        findings.push(sysfs(krbd::is_writable()));
+        findings.push(sysfs(Kernel::host().is_writable()));
     }
     findings.push(keys(keyring::probe()));
     findings

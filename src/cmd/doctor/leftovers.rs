@@ -8,7 +8,7 @@ use super::{HERE, docker, late, within};
 use crate::backend::rbd::admin::{Admin, Lock};
 use crate::config::Config;
 use crate::error::Result;
-use crate::linux::krbd::{self, Mapping};
+use crate::linux::krbd::{Kernel, Mapping};
 use crate::linux::{boot, mountinfo};
 
 /// How many of a kind are named.
@@ -35,7 +35,7 @@ fn look(config: &Config, admin: &Admin) -> Vec<Finding> {
             findings.extend(records(&earlier));
             findings.extend(staging(config)?);
         }
-        findings.extend(devices(&krbd::list()?, admin.cluster().fsid(), &locks));
+        findings.extend(devices(&Kernel::host().list()?, admin.cluster().fsid(), &locks));
         Ok(findings)
     };
     match seen() {
@@ -123,7 +123,7 @@ mod tests {
             snapshot: None,
             client_addr: String::new(),
             size: 0,
-            marked: false,
+            mark: None,
         }
     }
 

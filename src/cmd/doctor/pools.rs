@@ -12,7 +12,8 @@ use crate::backend::rbd::inspect::Images;
 use crate::cmd::output::count;
 use crate::config::Config;
 use crate::error::{DriverError, ErrorKind, Result};
-use crate::linux::{boot, krbd};
+use crate::linux::boot;
+use crate::linux::krbd::Kernel;
 use crate::name::ImageSpec;
 
 /// How long images are looked at.
@@ -106,7 +107,7 @@ fn fencing(may: Result<bool>, user: &str) -> Finding {
 }
 
 fn images(admin: &Admin, pools: &[String]) -> Vec<Finding> {
-    let kernel = krbd::supported_features().ok().flatten();
+    let kernel = Kernel::host().supported_features().ok().flatten();
     let host = boot::hostname().unwrap_or_default();
     let looked = admin.look_at_images(pools, kernel, &host, Instant::now() + LOOKS);
     // The lock of an image that this host's plugin has claimed is as it should be.

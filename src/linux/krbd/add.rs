@@ -2,17 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::sysfs::{self, HEAD, Sysfs};
-use super::{Failure, Identity, Mapping, Request, by_deadline, remove};
+use super::{Failure, Identity, Maker, Mapping, Request, by_deadline, remove};
 use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::linux::keyring::{self, Key};
-use crate::linux::{boot, kmsg};
+use crate::linux::kmsg;
 
 pub(super) const CALL: &str = "rbd_add";
 
@@ -27,28 +27,30 @@ static UNDER_WAY: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 static ENDED: Condvar = Condvar::new();
 
 pub(super) fn map(
-    sysfs: &Sysfs,
+    sysfs: &Arc<Sysfs>,
     request: Request<'_>,
     identity: Identity<'_>,
+    maker: &Maker,
     deadline: Deadline,
 ) -> Result<Mapping, Failure> {
     let log = kmsg::Mark::now();
-    try_map(sysfs, request, identity, deadline).map_err(|error| Failure { error, kernel: log.since() })
+    try_map(sysfs, request, identity, maker, deadline).map_err(|error| Failure { error, kernel: log.since() })
 }
 
 fn try_map(
-    sysfs: &Sysfs,
+    sysfs: &Arc<Sysfs>,
     request: Request<'_>,
     identity: Identity<'_>,
+    maker: &Maker,
     deadline: Deadline,
 ) -> Result<Mapping, CallError> {
     let object = request.to_string();
-    let mark = format!("{}{}", super::MARK, boot::random_uuid()?);
+    let mark = maker.fresh_mark()?;
     let line = line(&request, &mark).map_err(|errno| CallError::new(CALL, &object, errno))?;
     let turn = Turn::take(format!("{}/{object}", identity.fsid), deadline)
         .ok_or_else(|| CallError::new(CALL, &object, Errno::ETIMEDOUT))?;
     let adding = Adding {
-        sysfs: sysfs.clone(),
+        sysfs: Arc::clone(sysfs),
         object: object.clone(),
         line,
         mark,
@@ -76,7 +78,7 @@ fn try_map(
 /// All that the thread needs.
 #[derive(Debug, Clone)]
 struct Adding {
-    sysfs: Sysfs,
+    sysfs: Arc<Sysfs>,
     object: String,
     line: String,
     mark: String,
@@ -86,7 +88,9 @@ struct Adding {
 
 impl Adding {
     fn run(&self) -> Result<Mapping, CallError> {
-        if let Some((name, key)) = &self.key {
+        if let Some((name, key)) = &self.key
+            && self.sysfs.takes_keys()
+        {
             keyring::give(name, key)?;
         }
         let control = self.sysfs.control(sysfs::ADD)?;

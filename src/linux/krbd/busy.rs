@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -16,10 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const ENOUGH: usize = 8;
 
 /// On a thread of its own: the mount table of a namespace that is being torn down can be locked for long.
-pub(super) fn holders(sysfs: &Sysfs, mapping: &Mapping) -> Vec<String> {
+pub(super) fn holders(sysfs: &Arc<Sysfs>, mapping: &Mapping) -> Vec<String> {
     let (found, holders) = channel();
     let deadline = Deadline::after(PATIENCE);
-    let (sysfs, mapping) = (sysfs.clone(), mapping.clone());
+    let (sysfs, mapping) = (Arc::clone(sysfs), mapping.clone());
     let _ =
         thread::Builder::new().name("rbd_holders".to_owned()).spawn(move || look(&sysfs, &mapping, &found));
     let next = || holders.recv_timeout(deadline.left()).ok();

@@ -1,5 +1,6 @@
 //! Unmapping.
 
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -20,9 +21,9 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5
 const REPORT: Duration = Duration::from_millis(250);
 
 /// On a thread of its own: with a cluster that does not answer, the kernel waits in the write for the lock to be given back.
-pub(super) fn unmap(sysfs: &Sysfs, id: u32, force: bool, deadline: Deadline) -> Result<(), CallError> {
+pub(super) fn unmap(sysfs: &Arc<Sysfs>, id: u32, force: bool, deadline: Deadline) -> Result<(), CallError> {
     let object = sysfs.node(id).display().to_string();
-    let sysfs = sysfs.clone();
+    let sysfs = Arc::clone(sysfs);
     let sooner = deadline.at_most(deadline.left().saturating_sub(REPORT.min(deadline.left() / 4)));
     by_deadline(CALL, &object, deadline, move || remove(&sysfs, id, force, sooner), |()| {})
 }

@@ -1,17 +1,18 @@
 //! What `/sys/bus/rbd` shows, and its control files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Mutex;
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
-use super::Mapping;
+use super::{Mapping, Mark};
 use crate::error::{CallError, OrCall};
 
 /// A control file by its name of today and by the one of kernels (or a `rbd.single_major=N`) without the first.
@@ -24,16 +25,39 @@ pub(super) const REMOVE: Control = ["remove_single_major", "remove"];
 pub(super) const HEAD: &str = "-";
 
 /// The trees that the kernel shows devices in.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Sysfs {
     pub(super) bus: PathBuf,
     pub(super) block: PathBuf,
     pub(super) dev: PathBuf,
+    /// What was read of each device, and of which: most of it does not change as long as the device is the same.
+    seen: Mutex<BTreeMap<u32, (Instance, Mapping)>>,
+    #[cfg(any(test, feature = "fault-points"))]
+    pub(super) reads: std::sync::atomic::AtomicU64,
 }
+
+/// Tells a device from a later one of its number: the folder's inode, and when that was made.
+type Instance = (u64, i64, i64);
 
 impl Sysfs {
     pub(super) fn host() -> Self {
-        Self { bus: "/sys/bus/rbd".into(), block: "/sys/block".into(), dev: "/dev".into() }
+        Self::new("/sys/bus/rbd".into(), "/sys/block".into(), "/dev".into())
+    }
+
+    pub(super) fn new(bus: PathBuf, block: PathBuf, dev: PathBuf) -> Self {
+        Self {
+            bus,
+            block,
+            dev,
+            seen: Mutex::default(),
+            #[cfg(any(test, feature = "fault-points"))]
+            reads: std::sync::atomic::AtomicU64::default(),
+        }
+    }
+
+    /// What stands for the kernel in tests has no keyring.
+    pub(super) fn takes_keys(&self) -> bool {
+        cfg!(not(feature = "fault-points")) || self.bus == Path::new("/sys/bus/rbd")
     }
 
     pub(super) fn device(&self, id: u32) -> PathBuf {
@@ -57,16 +81,22 @@ impl Sysfs {
 
     pub(super) fn list(&self) -> Result<Vec<Mapping>, CallError> {
         let ids = self.ids()?;
+        crate::lock(&self.seen).retain(|id, _| ids.contains(id));
         ids.into_iter().filter_map(|id| self.mapping(id).transpose()).collect()
     }
 
-    /// The device of a number.
-    pub(super) fn at(&self, number: (u32, u32)) -> Result<Option<Mapping>, CallError> {
+    /// The first device of which it is so, by what does not change of a device: number, names and ids.
+    pub(super) fn find(&self, is_it: impl Fn(&Mapping) -> bool) -> Result<Option<Mapping>, CallError> {
         for id in self.ids()? {
-            match self.number_of(id) {
-                Ok(found) if found == number => return self.mapping(id),
-                Ok(_) | Err(None) => {}
-                Err(Some(e)) => return Err(e),
+            let known = crate::lock(&self.seen).get(&id).cloned();
+            if let Some((instance, mapping)) = known
+                && !is_it(&mapping)
+                && self.instance_of(id)? == Some(instance)
+            {
+                continue;
+            }
+            if let Some(mapping) = self.mapping(id)?.filter(&is_it) {
+                return Ok(Some(mapping));
             }
         }
         Ok(None)
@@ -79,9 +109,32 @@ impl Sysfs {
         Ok((self.number(id, "major", &major)?, self.number(id, "minor", &minor)?))
     }
 
-    /// A device, unless it goes away meanwhile.
+    /// A device, unless it goes away meanwhile. Of one that was seen before, only what may have changed is read: a plugin with hundreds
+    /// of volumes looks at all of its devices every few seconds, and each has a dozen files.
     pub(super) fn mapping(&self, id: u32) -> Result<Option<Mapping>, CallError> {
-        self.read(id).map_or_else(|gone| gone.map_or(Ok(None), Err), |mapping| Ok(Some(mapping)))
+        let Some(instance) = self.instance_of(id)? else { return Ok(None) };
+        let known = crate::lock(&self.seen).get(&id).filter(|(seen, _)| *seen == instance).cloned();
+        let found = match known {
+            Some((_, mapping)) => self.look_again(mapping),
+            None => self.read(id),
+        };
+        let Some(mapping) =
+            found.map_or_else(|gone| gone.map_or(Ok(None), Err), |mapping| Ok(Some(mapping)))?
+        else {
+            return Ok(None);
+        };
+        // It may have been exchanged for another one while it was read.
+        if self.instance_of(id)? == Some(instance) {
+            crate::lock(&self.seen).insert(id, (instance, mapping.clone()));
+        }
+        Ok(Some(mapping))
+    }
+
+    /// The image may have been resized; the address is what fences are put on, and is never taken from memory.
+    fn look_again(&self, known: Mapping) -> Result<Mapping, Option<CallError>> {
+        let text = |name: &str| self.attribute(known.id, name)?.ok_or(None);
+        let (client_addr, size) = (text("client_addr")?, self.number(known.id, "size", &text("size")?)?);
+        Ok(Mapping { client_addr, size, ..known })
     }
 
     fn read(&self, id: u32) -> Result<Mapping, Option<CallError>> {
@@ -101,11 +154,7 @@ impl Sysfs {
             snapshot: some(text("current_snap")?, HEAD),
             client_addr: text("client_addr")?,
             size: self.number(id, "size", &text("size")?)?,
-            // The mark is the last word of what was written to map it.
-            marked: optional("config_info")?
-                .rsplit(' ')
-                .next()
-                .is_some_and(|word| word.starts_with(super::MARK)),
+            mark: Mark::of(&optional("config_info")?),
         })
     }
 
@@ -115,14 +164,20 @@ impl Sysfs {
 
     /// An attribute of a device; nothing when it, or the device, is not there.
     pub(super) fn attribute(&self, id: u32, name: &str) -> Result<Option<String>, CallError> {
+        #[cfg(any(test, feature = "fault-points"))]
+        self.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         read(&self.device(id).join(name))
     }
 
     /// Tells a device from a later one of the same number.
     pub(super) fn instance(&self, id: u32) -> Result<Option<u64>, CallError> {
+        Ok(self.instance_of(id)?.map(|(inode, ..)| inode))
+    }
+
+    fn instance_of(&self, id: u32) -> Result<Option<Instance>, CallError> {
         let device = self.device(id);
         match fs::metadata(&device) {
-            Ok(folder) => Ok(Some(folder.ino())),
+            Ok(folder) => Ok(Some((folder.ino(), folder.mtime(), folder.mtime_nsec()))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).or_call("stat", device.display()),
         }
@@ -141,9 +196,9 @@ impl Sysfs {
     }
 
     /// Opens a control file for its one write.
-    pub(super) fn control(&self, names: Control) -> Result<File, CallError> {
+    pub(super) fn control(&self, names: Control) -> Result<Opened, CallError> {
         let [today, before] = names.map(|name| self.bus.join(name));
-        let open = |path: &Path| OpenOptions::new().write(true).open(path).or_call("open", path.display());
+        let open = |path: &Path| Opened::open(path).or_call("open", path.display());
         match open(&today) {
             Err(e) if e.errno == Errno::ENOENT => {
                 // Without the module neither is there, and the first is the one to tell.
@@ -167,14 +222,58 @@ impl Sysfs {
     }
 }
 
+/// A control file that is open.
+#[derive(Debug)]
+pub(super) enum Opened {
+    File(File),
+    /// What stands for the kernel in tests listens on a socket of that name, and answers with an errno.
+    #[cfg(any(test, feature = "fault-points"))]
+    Stand(std::os::unix::net::UnixStream),
+}
+
+impl Opened {
+    fn open(path: &Path) -> io::Result<Self> {
+        #[cfg(any(test, feature = "fault-points"))]
+        if fs::metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+            return std::os::unix::net::UnixStream::connect(path).map(Self::Stand);
+        }
+        OpenOptions::new().write(true).open(path).map(Self::File)
+    }
+}
+
+/// A write to what stands for the kernel.
+#[cfg(any(test, feature = "fault-points"))]
+mod stand {
+    use std::io::{self, Read, Write};
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+
+    pub(super) fn ask(mut socket: UnixStream, text: &str) -> io::Result<()> {
+        socket.write_all(text.as_bytes())?;
+        socket.shutdown(Shutdown::Write)?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        match answer.trim().parse() {
+            Ok(0) => Ok(()),
+            Ok(errno) => Err(io::Error::from_raw_os_error(errno)),
+            Err(_) => Err(io::Error::from_raw_os_error(libc::EIO)),
+        }
+    }
+}
+
 /// One write with all of it: sysfs takes each write for a request of its own.
 pub(super) fn write(
-    mut control: File,
+    control: Opened,
     text: &str,
     call: &'static str,
     object: impl Display,
 ) -> Result<(), CallError> {
-    match control.write(text.as_bytes()).or_call(call, &object)? {
+    let mut file = match control {
+        Opened::File(file) => file,
+        #[cfg(any(test, feature = "fault-points"))]
+        Opened::Stand(socket) => return stand::ask(socket, text).or_call(call, object),
+    };
+    match file.write(text.as_bytes()).or_call(call, &object)? {
         written if written == text.len() => Ok(()),
         _ => Err(CallError::new(call, object, Errno::EIO)),
     }

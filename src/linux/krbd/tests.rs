@@ -16,7 +16,7 @@ const FSID: &str = "3f7a8c1e-8b5a-4d1b-9a31-57c0e2f61d55";
 
 struct Tree {
     dir: TempDir,
-    sysfs: Sysfs,
+    sysfs: Arc<Sysfs>,
 }
 
 impl Tree {
@@ -31,7 +31,7 @@ impl Tree {
         for control in ["add_single_major", "remove_single_major"] {
             fs::write(dir.path().join("bus").join(control), "").unwrap();
         }
-        let sysfs = Sysfs { bus: at("bus"), block: at("block"), dev: at("dev") };
+        let sysfs = Arc::new(Sysfs::new(at("bus"), at("block"), at("dev")));
         Self { dir, sysfs }
     }
 
@@ -111,7 +111,7 @@ fn the_devices_of_a_host() {
             snapshot: None,
             client_addr: "192.0.2.7:0/3589491565".to_owned(),
             size: 10 << 20,
-            marked: false,
+            mark: None,
         }
     );
     assert!(head.is(identity()));
