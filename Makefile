@@ -49,12 +49,7 @@ demo-ceph: ## a real Ceph on this machine and, where virtual machines can run, t
 
 test: ## everything: format, lints, unit, protocol, model, loop devices, a real Docker engine, a real Ceph, packages, a real kernel with rbd, two hosts
 	@tools/setup --tier all
-	@$(MAKE) --no-print-directory check
-	@$(MAKE) --no-print-directory test-unit
-	@$(MAKE) --no-print-directory test-local
-	+@tools/beside test-package test-docker test-ceph
-	@$(MAKE) --no-print-directory test-krbd
-	@$(MAKE) --no-print-directory test-vm
+	+@tools/test-all
 
 check: ## format and lints
 	@tools/headline "Format and lints"

@@ -16,13 +16,21 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts one. It ends with this process, whatever ends that.
-    pub(crate) fn start(dir: &Path, netns: &str) -> Result<Self, Missing> {
-        let cluster = Self { dir: dir.to_owned(), netns: netns.to_owned() };
+    /// Not started yet.
+    pub(crate) fn new(dir: &Path, netns: &str) -> Self {
+        Self { dir: dir.to_owned(), netns: netns.to_owned() }
+    }
+
+    /// Starts it. It ends with this process, whatever ends that.
+    pub(crate) fn start(&self) -> Result<(), Missing> {
         let watch = std::process::id().to_string();
-        let flags = ["--netns", netns, "--address", ADDRESS, "--watch", &watch];
-        tool("ceph-cluster", "start", dir, &flags)?;
-        Ok(cluster)
+        let flags = ["--netns", &self.netns, "--address", ADDRESS, "--watch", &watch];
+        tool("ceph-cluster", "start", &self.dir, &flags)
+    }
+
+    /// Whether there is its namespace, which comes long before it answers.
+    pub(crate) fn has_netns(&self) -> bool {
+        self.dir.join("run/netns").exists()
     }
 
     /// The namespace to reach it from.

@@ -9,8 +9,8 @@ use libtest_mimic::Trial;
 
 use crate::console::{Step, missing, steps};
 use crate::daemon::wait;
-use crate::host::{Host, Init};
-use crate::rig::{Lab, with_cluster};
+use crate::host::Host;
+use crate::rig::{self, Lab};
 
 /// The pages, in the order in which a reader meets them.
 const PAGES: [&str; 5] =
@@ -19,7 +19,7 @@ const PAGES: [&str; 5] =
 const DEADLINE: Duration = Duration::from_secs(400);
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![with_cluster("the_guide_does_what_it_says", guide)]
+    vec![rig::guide("the_guide_does_what_it_says", guide)]
 }
 
 fn guide(lab: &Lab) {
@@ -49,7 +49,6 @@ fn repository() -> &'static Path {
 /// Who does what the guide says.
 struct Reader<'a> {
     lab: &'a Lab,
-    hosts: Vec<Host>,
     /// The settings that were shown last.
     conf: String,
     /// Where the administrator works.
@@ -58,28 +57,18 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(lab: &'a Lab) -> Self {
-        let hosts = lab.boot(&["host1", "host2"], Init::Systemd).unwrap_or_else(|why| panic!("{why:?}"));
         let admin = lab.folder().join("admin");
         fs::create_dir_all(&admin).unwrap();
-        let reader = Self { lab, hosts, conf: String::new(), admin };
+        let reader = Self { lab, conf: String::new(), admin };
         std::thread::scope(|scope| {
-            let hosts: Vec<_> = reader
-                .hosts
-                .iter()
-                .map(|host| {
-                    scope.spawn(|| {
-                        install(host, &reader.lab.cluster.conf());
-                        start_docker(host);
-                    })
-                })
-                .collect();
-            hosts.into_iter().for_each(|host| host.join().unwrap());
+            for host in lab.hosts() {
+                scope.spawn(|| {
+                    install(host, &lab.cluster.conf());
+                    start_docker(host);
+                });
+            }
         });
         reader
-    }
-
-    fn host(&self, name: &str) -> &Host {
-        self.hosts.iter().find(|host| host.name == name).unwrap_or_else(|| panic!("no host {name}"))
     }
 
     fn command(&mut self, place: &str, host: &str, command: &str, shown: &[String]) {
@@ -89,7 +78,7 @@ impl<'a> Reader<'a> {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             (output.status.code(), text(&output.stdout) + &text(&output.stderr))
         } else {
-            let output = self.host(host).spawn(&format!("unset CEPH_CONF\n{command}"), DEADLINE).wait();
+            let output = self.lab.host(host).spawn(&format!("unset CEPH_CONF\n{command}"), DEADLINE).wait();
             (Some(output.status), output.stdout + &output.stderr)
         };
         let failed = |why: &str| format!("{place}: {host}: {command}: {why}; it printed:\n{printed}");
@@ -106,21 +95,21 @@ impl<'a> Reader<'a> {
             );
             format!("\n--- {}\n{}{}", host.name, said.stdout, said.stderr)
         };
-        self.hosts.iter().filter(|host| host.runs()).map(log).collect()
+        self.lab.hosts().iter().filter(|host| host.runs()).map(log).collect()
     }
 
     fn event(&mut self, event: &str) {
         match event.split_once(' ') {
             Some(("copy", "keyring")) => {
                 let key = fs::read_to_string(self.admin.join("ceph.client.volumes.keyring")).unwrap();
-                for host in &self.hosts {
+                for host in self.lab.hosts() {
                     let kept = host.share().join("keyring");
                     fs::write(&kept, &key).unwrap();
                     put_keyring(host);
                 }
             }
             Some(("write", "conf")) => {
-                for host in &self.hosts {
+                for host in self.lab.hosts() {
                     fs::write(host.share().join("conf"), &self.conf).unwrap();
                     put_conf(host);
                 }
@@ -133,11 +122,11 @@ impl<'a> Reader<'a> {
                     .output()
                     .unwrap();
                 assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-                self.host("host1").ok(&format!("docker plugin create ceph {}", out.display()));
+                self.lab.host("host1").ok(&format!("docker plugin create ceph {}", out.display()));
             }
-            Some(("power-off", name)) => self.host(name).power_off(),
+            Some(("power-off", name)) => self.lab.host(name).power_off(),
             Some(("boot", name)) => {
-                let host = self.host(name);
+                let host = self.lab.host(name);
                 host.boot();
                 install(host, &self.lab.cluster.conf());
                 put_keyring(host);
@@ -149,17 +138,20 @@ impl<'a> Reader<'a> {
                 start_docker(host);
             }
             Some(("see", "fenced")) => wait("the host to see that it is fenced", || {
-                self.host("host1").ok("rbd-docker-plugin inspect orders --format json").contains("\"fenced\"")
+                self.lab
+                    .host("host1")
+                    .ok("rbd-docker-plugin inspect orders --format json")
+                    .contains("\"fenced\"")
             }),
-            Some(("cut", name)) => self.host(name).cut_network(),
-            Some(("restore", name)) => self.host(name).restore_network(),
+            Some(("cut", name)) => self.lab.host(name).cut_network(),
+            Some(("restore", name)) => self.lab.host(name).restore_network(),
             Some(("shutdown", name)) => {
-                let host = self.host(name);
+                let host = self.lab.host(name);
                 host.ok("docker run -d --name db3 -v orders:/data alpine sleep 100000");
                 // It takes the agent with it.
                 host.spawn("systemctl poweroff", DEADLINE);
                 wait("the host to go down", || !host.runs());
-                let lock = self.host("host2").ok("rbd-docker-plugin lock ls --format json");
+                let lock = self.lab.host("host2").ok("rbd-docker-plugin lock ls --format json");
                 assert!(!lock.contains("host1"), "not given back: {lock}");
             }
             _ => panic!("{event}: what is that?"),
@@ -188,13 +180,19 @@ fn install(host: &Host, conf: &Path) {
             mount --bind /disk/$folder /var/lib/$folder
         done
         rm -rf /etc/ceph /etc/docker
-        mkdir -p /etc/ceph /etc/docker
+        mkdir -p /etc/ceph /etc/docker /etc/containerd
+        echo '{containerd}' >/etc/containerd/config.toml
         grep -E '^(\\[global\\]|fsid|mon host)' {conf} >/etc/ceph/ceph.conf
         echo '{engine}' >/etc/docker/daemon.json
         systemctl daemon-reload",
         units = units.display(),
         program = env!("CARGO_BIN_EXE_rbd-docker-plugin"),
         conf = conf.display(),
+        // What an emulated processor would set up in vain: Kubernetes' part, other snapshotters than the engine's.
+        containerd = r#"version = 2
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+    "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.tracing.processor.v1.otlp",
+    "io.containerd.internal.v1.tracing"]"#,
         engine = r#"{"bridge":"none","iptables":false,"ip6tables":false}"#,
     ));
 }

@@ -1,16 +1,15 @@
-//! A host: a virtual machine of `tools/vm`, with a kernel that has rbd loaded, a Docker engine when asked for, and plugins.
+//! A host: a virtual machine of `tools/vm`, with a kernel that has rbd loaded, and plugins.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::daemon::wait;
 use crate::plugin::Plugin;
-use crate::rig::{Missing, tool};
+use crate::rig::{Missing, root, tool};
 
 /// What a command may take if its caller does not say: ten times what the slowest takes.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -22,8 +21,6 @@ pub(crate) struct Output {
     pub(crate) status: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
-    /// Between sending the command and seeing its end.
-    pub(crate) took: Duration,
 }
 
 /// The first process of a host.
@@ -44,8 +41,6 @@ pub(crate) struct Host {
     netns: String,
     conf: PathBuf,
     init: Init,
-    /// Whether this boot's engine runs.
-    engine: Mutex<bool>,
 }
 
 impl Host {
@@ -57,9 +52,8 @@ impl Host {
         conf: &Path,
         init: Init,
     ) -> Result<Self, Missing> {
-        let engine = Mutex::new(false);
         let (dir, netns, conf) = (dir.to_owned(), netns.to_owned(), conf.to_owned());
-        let host = Self { name: name.to_owned(), dir, netns, conf, init, engine };
+        let host = Self { name: name.to_owned(), dir, netns, conf, init };
         host.start()?;
         Ok(host)
     }
@@ -70,7 +64,24 @@ impl Host {
             Init::Busybox => "busybox",
             Init::Systemd => "systemd",
         };
-        let flags = ["--name", &self.name, "--netns", &self.netns, "--init", init, "--watch", &watch];
+        // Where cargo builds and where labs lie may be outside of the clone.
+        let program =
+            Path::new(env!("CARGO_BIN_EXE_rbd-docker-plugin")).parent().unwrap_or_else(|| Path::new("/"));
+        let (program, lab) = (program.display().to_string(), root().display().to_string());
+        let flags = [
+            "--name",
+            &self.name,
+            "--netns",
+            &self.netns,
+            "--init",
+            init,
+            "--watch",
+            &watch,
+            "--see",
+            &program,
+            "--see",
+            &lab,
+        ];
         tool("vm", "start", &self.dir, &flags)?;
         self.ok("modprobe -a rbd loop");
         Ok(())
@@ -146,7 +157,6 @@ impl Host {
     /// A power loss: nothing is written any more, nobody is told.
     pub(crate) fn power_off(&self) {
         self.tool("kill");
-        *self.engine.lock().unwrap() = false;
     }
 
     /// Power is back: the same name and machine-id, its disk and [`Self::share`] as they were; nothing runs, nothing is mapped.
@@ -182,44 +192,9 @@ impl Host {
         tool("vm", command, &self.dir, &[]).unwrap_or_else(|why| panic!("{why:?}"));
     }
 
-    /// Runs `docker ARGS` against this host's engine, which is started if need be. It has the image `bb`, a busybox. The engine's
-    /// data are on the disk.
-    #[track_caller]
-    pub(crate) fn docker(&self, args: &[&str]) -> Output {
-        let mut runs = self.engine.lock().unwrap();
-        if !*runs {
-            self.start_engine();
-            *runs = true;
-        }
-        drop(runs);
-        self.run(&shell_words::join([&["docker"], args].concat()))
-    }
-
-    /// The same, which must succeed; what it wrote to stdout.
-    #[track_caller]
-    pub(crate) fn docker_ok(&self, args: &[&str]) -> String {
-        let output = self.docker(args);
-        assert_eq!(output.status, 0, "{}: docker {args:?}\n{}", self.name, output.stderr);
-        output.stdout.trim_end().to_owned()
-    }
-
-    /// `docker run --rm` of a shell script in a busybox, with further flags; what it wrote to stdout.
-    #[track_caller]
-    pub(crate) fn container(&self, flags: &[&str], script: &str) -> String {
-        let run = ["run", "--rm", "--network", "none"];
-        self.docker_ok(&[&run, flags, &["bb", "sh", "-c", script]].concat())
-    }
-
-    fn start_engine(&self) {
-        self.ok(include_str!("engine.sh"));
-    }
-
-    /// What is on it that a test must not leave: mappings, mounts of devices, plugins, containers, volumes, kernel faults.
+    /// What is on it that a test must not leave: mappings, mounts of devices, plugins, kernel faults.
     pub(crate) fn leaks(&self) -> Vec<String> {
-        let engine = *self.engine.lock().unwrap();
-        let docker = "docker ps -aq | sed 's/^/container /'; docker volume ls -q | sed 's/^/volume /'";
-        let script = format!("{}\n{}", include_str!("leaks.sh"), if engine { docker } else { "" });
-        let left = self.ok(&script);
+        let left = self.ok(include_str!("leaks.sh"));
         left.lines().map(|line| format!("{}: {line}", self.name)).collect()
     }
 }
@@ -275,9 +250,7 @@ impl Job<'_> {
         let took = self.begin.elapsed();
         let (stdout, stderr, status) = (self.text("out"), self.text("err"), self.text("status"));
         match status.trim().parse() {
-            Ok(status) if status != 137 || took < self.deadline => {
-                Ok(Output { status, stdout, stderr, took })
-            }
+            Ok(status) if status != 137 || took < self.deadline => Ok(Output { status, stdout, stderr }),
             _ => Err(format!("{stdout}{stderr}")),
         }
     }

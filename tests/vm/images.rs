@@ -5,17 +5,17 @@ use serde_json::{Value, json};
 
 use crate::host::Host;
 use crate::plugin::Plugin;
-use crate::rig::{Lab, one_host};
+use crate::rig::{Lab, test};
 use crate::volumes::start;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        one_host("images_locked_by_the_old_plugin", old_lock),
-        one_host("images_made_by_hand", by_hand),
-        one_host("images_in_other_places", elsewhere),
-        one_host("images_of_every_layout_and_filesystem", layouts),
-        one_host("images_are_snapshot_and_grown_while_mounted", while_mounted),
-        one_host("images_are_renamed_on_removal", renamed),
+        test("images_locked_by_the_old_plugin", old_lock),
+        test("images_made_by_hand", by_hand),
+        test("images_in_other_places", elsewhere),
+        test("images_of_every_layout_and_filesystem", layouts),
+        test("images_are_snapshot_and_grown_while_mounted", while_mounted),
+        test("images_are_renamed_on_removal", renamed),
     ]
 }
 
@@ -201,6 +201,9 @@ fn while_mounted(lab: &Lab) {
     let mut plugin = start(lab, host, &[]);
     plugin.ok("Create", &json!({"Name": "live"}));
     let mountpoint = plugin.mount("live", "a").display().to_string();
+    let status = &plugin.ok("Get", &json!({"Name": "live"}))["Volume"]["Status"];
+    assert_eq!((&status["device"], &status["health"]), (&json!("/dev/rbd0"), &json!("ok")), "{status}");
+    assert!(status["owner"].as_str().unwrap().contains("alpha"), "{status}");
     host.ok(&format!("echo before >{mountpoint}/file && sync"));
     lab.cluster.rbd(&["snap", "create", "--no-progress", "live@then"]);
     lab.cluster.rbd(&["resize", "--no-progress", "--size", "96", "live"]);

@@ -1,51 +1,32 @@
-//! The kernel's own rbd: what the plugin stands on, and that the lab behaves as hosts and a cluster do.
+//! That the lab behaves as hosts do, and that they are none of this machine.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 
 use crate::daemon::wait;
-use crate::rig::{Lab, one_host, two_hosts};
+use crate::rig::{Lab, test};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        one_host("the_kernel_has_rbd", has_rbd),
-        one_host("a_mapped_image_keeps_data", mapped_image),
-        one_host("commands_run_at_once_and_end_at_their_deadline", commands),
-        two_hosts("hosts_are_two", two),
-        two_hosts("an_exclusive_mapping_keeps_the_other_host_out", exclusive),
+        test("hosts_are_two_and_do_what_they_are_told", hosts),
+        test("a_guest_of_a_tree_below_tmp_leaves_the_machine_alone", apart),
     ]
 }
 
-fn has_rbd(lab: &Lab) {
+fn hosts(lab: &Lab) {
+    for what in ["hostname", "cat /etc/machine-id", "cat /proc/sys/kernel/random/boot_id"] {
+        assert_ne!(lab.alpha().ok(what), lab.beta().ok(what), "{what}");
+    }
     let host = lab.alpha();
-    host.ok("test -w /sys/bus/rbd/add_single_major");
-    let features = host.ok("cat /sys/bus/rbd/supported_features");
-    let features = u64::from_str_radix(features.trim_start_matches("0x"), 16).unwrap();
-    // Layering, exclusive lock, object map, fast diff, deep flatten: the features of a new image.
-    assert_eq!(features & 61, 61, "{features:#x}");
-    // The other modules that volumes need.
-    host.ok("modprobe -a xfs btrfs dm-crypt overlay");
-}
-
-fn mapped_image(lab: &Lab) {
-    let host = lab.alpha();
-    lab.cluster.rbd(&["create", "--size", "64", "--id", "docker", "mapped"]);
-    let device = host.ok("rbd --id docker map mapped");
-    assert!(lab.cluster.rbd(&["status", "mapped"]).contains("watcher=10.99.0.1:0/"));
-    host.ok(&format!("mkfs.ext4 -q {device} && mount {device} /mnt && echo data >/mnt/file && umount /mnt"));
-    host.ok(&format!("rbd unmap {device}"));
-    let device = host.ok("rbd --id docker map --read-only mapped");
-    assert_eq!(host.ok(&format!("mount -o ro,noload {device} /mnt && cat /mnt/file && umount /mnt")), "data");
-    host.ok(&format!("rbd unmap {device}"));
-    lab.cluster.rbd(&["rm", "--no-progress", "mapped"]);
-}
-
-fn commands(lab: &Lab) {
-    let host = lab.alpha();
+    host.ok("modprobe -a xfs btrfs overlay");
     let output = host.run("echo out; echo err >&2; exit 7");
     assert_eq!((output.status, &*output.stdout, &*output.stderr), (7, "out\n", "err\n"));
-    let long = std::time::Duration::from_secs(60);
-    let slow = host.spawn("while [ ! -e /run/go ]; do sleep .05; done", long);
-    let stuck = host.spawn("echo begun; sleep 600", std::time::Duration::from_secs(1));
+    let slow = host.spawn("while [ ! -e /run/go ]; do sleep .05; done", Duration::from_secs(60));
+    let stuck = host.spawn("echo begun; sleep 600", Duration::from_secs(1));
     host.ok("touch /run/go");
     assert_eq!(slow.wait().status, 0);
     wait("the first line", || stuck.so_far() == "begun\n");
@@ -53,19 +34,52 @@ fn commands(lab: &Lab) {
     assert_ne!(host.run("pgrep -x sleep").status, 0, "it was not ended");
 }
 
-fn two(lab: &Lab) {
-    for what in ["hostname", "cat /etc/machine-id", "cat /proc/sys/kernel/random/boot_id"] {
-        assert_ne!(lab.alpha().ok(what), lab.beta().ok(what), "{what}");
-    }
-}
+/// What a machine may hold, and what a boot there would read, start or empty. A guest with systemd boots from a tree in the midst
+/// of it, in a mount namespace where these are the machine's folders.
+const FULL: &str = "set -e
+    base=$1 tools=$2
+    mkdir -p $base/tmp/clone/target $base/etc/docker $base/etc/systemd $base/docker
+    seq -f $base/tmp/file-%g 3000 | xargs touch
+    echo '{ broken' >$base/etc/docker/daemon.json
+    for folder in modules-load.d tmpfiles.d ceph; do mkdir -p $base/etc/$folder; done
+    echo nothing >$base/etc/modules-load.d/x.conf
+    echo '/dev/nothing /nothing ext4 defaults 0 1' >$base/etc/fstab
+    cp -r $tools $base/tmp/clone/tools
+    cp -rl $tools/../target/vm $base/tmp/clone/target/vm 2>/dev/null || cp -r $tools/../target/vm $base/tmp/clone/target/vm
+    mount --bind $base/tmp /tmp
+    for name in docker modules-load.d tmpfiles.d ceph; do
+        [ ! -d /etc/$name ] || mount --bind $base/etc/$name /etc/$name
+    done
+    mount --bind $base/etc/fstab /etc/fstab
+    cd /tmp/clone
+    trap 'tools/vm kill guest' EXIT
+    tools/vm start guest --init systemd --watch $$
+    tools/vm run guest 'systemctl is-system-running
+        systemctl list-units --no-legend --plain --state=active --type=service,timer,automount,swap | cut -d\" \" -f1
+        ls -A /tmp /etc/docker /etc/ceph /etc/modules-load.d /var/lib /var/tmp 2>/dev/null
+        wc -c </etc/fstab; touch /tmp/clone/changed 2>/dev/null && echo changed
+        touch /tmp/mine /usr/bin/mine'
+    ls /tmp | wc -l
+    ls /tmp/mine /usr/bin/mine 2>/dev/null || true";
 
-fn exclusive(lab: &Lab) {
-    lab.cluster.rbd(&["create", "--size", "64", "shut"]);
-    let device = lab.alpha().ok("rbd map --exclusive shut");
-    let refused = lab.beta().fails("rbd map shut");
-    assert!(refused.contains("Read-only file system"), "{refused}");
-    lab.alpha().ok(&format!("rbd unmap {device}"));
-    let device = lab.beta().ok("rbd map shut");
-    lab.beta().ok(&format!("rbd unmap {device}"));
-    lab.cluster.rbd(&["rm", "--no-progress", "shut"]);
+fn apart(lab: &Lab) {
+    let base = lab.folder().join("machine");
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools");
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "bash", "-c", FULL, "bash"])
+        .args([&base, &tools])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    fs::remove_dir_all(&base).unwrap();
+    let lines: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
+    let [started, shown @ .., files] = &lines[..] else { panic!("{said}") };
+    assert_eq!((*started, *files), ("running", "3001"), "{said}");
+    let ours = ["dbus.service", "systemd-journald.service", "systemd-udevd.service", "vm-agent.service"];
+    for unit in shown.iter().filter(|line| line.contains(".service") || line.contains(".timer")) {
+        assert!(ours.contains(unit), "{unit} runs: {said}");
+    }
+    assert!(!said.contains("file-") && !said.contains("daemon.json") && !said.contains("x.conf"), "{said}");
+    assert!(shown.contains(&"0") && !shown.contains(&"changed"), "{said}");
 }

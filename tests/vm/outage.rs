@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 use crate::daemon::wait;
 use crate::images::{delete_pool, used};
 use crate::plugin::Plugin;
-use crate::rig::{Lab, one_host};
+use crate::rig::{Lab, test};
 use crate::volumes::start;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        one_host("outage_of_the_storage", storage),
-        one_host("outage_of_the_monitor", monitor),
-        one_host("outage_behind_its_back", behind_its_back),
-        one_host("outage_of_a_full_pool", full),
-        one_host("outage_of_the_kernel", kernel),
-        one_host("outage_of_the_key", key),
+        test("outage_of_the_storage", storage),
+        test("outage_of_the_monitor", monitor),
+        test("outage_behind_its_back", behind_its_back),
+        test("outage_of_a_full_pool", full),
+        test("outage_of_the_kernel", kernel),
+        test("outage_of_the_key", key),
     ]
 }
 
@@ -56,8 +56,7 @@ fn answers_from_the_cache(plugin: &Plugin<'_>, mounted: &str, other: &str) {
         found_out.as_secs_f32(),
         took.as_secs_f32()
     );
-    assert!(found_out < Duration::from_secs(25), "{found_out:?}");
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert!(found_out + took < DOCKER, "{found_out:?} {took:?}");
 }
 
 fn recovers(plugin: &Plugin<'_>, volume: &str) {
@@ -100,14 +99,17 @@ fn storage(lab: &Lab) {
         assert!(took < DOCKER, "{endpoint}: {took:?}");
         assert!(why.contains("does not answer") || why.contains("is away"), "{endpoint}: {why}");
     }
+    let write = host.spawn(&format!("echo more >>{mountpoint}/file && sync"), Duration::from_secs(600));
     // One more use of what is mounted needs nobody, and it can be given back.
     plugin.mount("mounted", "second");
     plugin.unmount("mounted", "second");
+    assert!(!write.is_done(), "written during an outage");
     lab.cluster.resume_osd();
+    assert_eq!(write.wait().status, 0);
 
     recovers(&plugin, "other");
     assert!(plugin.mounts("mounted"));
-    assert_eq!(host.ok(&format!("cat {mountpoint}/file")), "data");
+    assert_eq!(host.ok(&format!("cat {mountpoint}/file")), "data\nmore");
     plugin.unmount("mounted", "a");
     used(host, &plugin, "other", "echo >$m/file");
     wait("what was begun to be undone", || owners(lab).is_empty());
@@ -134,7 +136,7 @@ fn monitor(lab: &Lab) {
     // A start without the cluster.
     let ((), took) = timed(|| plugin.start());
     println!("listens {:.1} s after a start without a cluster", took.as_secs_f32());
-    assert!(took < Duration::from_secs(40), "{took:?}");
+    assert!(took < DOCKER, "{took:?}");
     answers_from_the_cache(&plugin, "mounted", "other");
     assert!(plugin.mounts("mounted"), "it was unmounted");
     let (why, took) = timed(|| plugin.error("Mount", &json!({"Name": "other", "ID": "b"})));

@@ -7,20 +7,20 @@ use serde_json::{Value, json};
 
 use crate::daemon::wait;
 use crate::plugin::Plugin;
-use crate::rig::{Lab, one_host, two_hosts};
+use crate::rig::{Lab, test};
 use crate::volumes::start;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        two_hosts("ownership_handed_over_when_the_other_unmounts", handed_over),
-        two_hosts("ownership_of_fifteen_volumes_in_a_race", race),
-        two_hosts("ownership_after_a_power_loss", power_loss),
-        two_hosts("ownership_of_a_frozen_host_that_wakes_up", frozen),
-        two_hosts("ownership_of_a_host_without_network", cut),
-        two_hosts("ownership_is_kept_by_a_host_whose_plugin_is_gone", plugin_gone),
-        one_host("ownership_own_leftovers_after_a_power_loss", own_leftovers),
-        two_hosts("ownership_broken_by_an_administrator", administrator),
-        two_hosts("ownership_with_an_exclusive_lock", exclusive),
+        test("ownership_handed_over_when_the_other_unmounts", handed_over),
+        test("ownership_of_fifteen_volumes_in_a_race", race),
+        test("ownership_after_a_power_loss", power_loss),
+        test("ownership_of_a_frozen_host_that_wakes_up", frozen),
+        test("ownership_of_a_host_without_network", cut),
+        test("ownership_is_kept_by_a_host_whose_plugin_is_gone", plugin_gone),
+        test("ownership_own_leftovers_after_a_power_loss", own_leftovers),
+        test("ownership_broken_by_an_administrator", administrator),
+        test("ownership_with_an_exclusive_lock", exclusive),
     ]
 }
 
@@ -172,6 +172,9 @@ fn cut(lab: &Lab) {
     one.mount("cut-off", "a");
     write(lab, &one, "cut-off", "kept");
     lab.alpha().cut_network();
+    let hangs =
+        format!("dd if=/dev/zero of={}/zeros bs=1M count=4 conv=fsync", one.mountpoint("cut-off").display());
+    let hangs = lab.alpha().spawn(&hangs, Duration::from_secs(600));
     assert_eq!(read_on_beta(lab, &two, "cut-off").0, "kept");
     let get = one.ok("Get", &json!({"Name": "cut-off"}));
     assert_eq!(
@@ -179,7 +182,9 @@ fn cut(lab: &Lab) {
         json!(one.mountpoint("cut-off")),
         "answered without a network: {get}"
     );
+    assert!(!hangs.is_done(), "written without a network");
     lab.alpha().restore_network();
+    assert_ne!(hangs.wait().status, 0, "written after it was fenced");
     wait("the fenced host to give the volume up", || !one.mounts("cut-off"));
     one.unmount("cut-off", "a");
     two.unmount("cut-off", "b");
@@ -210,8 +215,15 @@ fn own_leftovers(lab: &Lab) {
     one.ok("Create", &json!({"Name": "mine"}));
     one.mount("mine", "a");
     write(lab, &one, "mine", "kept");
+    let (machine, boot) = ("cat /etc/machine-id", "cat /proc/sys/kernel/random/boot_id");
+    let before = (lab.alpha().ok(machine), lab.alpha().ok(boot));
+    lab.alpha().ok("touch /root/changed; echo kept >/disk/kept; sync; echo lost >/disk/lost");
     lab.alpha().power_off();
     lab.alpha().boot();
+    assert_eq!(lab.alpha().ok(machine), before.0);
+    assert_ne!(lab.alpha().ok(boot), before.1);
+    let there = "ls /root/changed /disk/kept /disk/lost 2>/dev/null; rm -f /disk/kept; true";
+    assert_eq!(lab.alpha().ok(there), "/disk/kept", "what was not synced is lost");
     let mut one = start(lab, lab.alpha(), &[]);
     let begin = Instant::now();
     one.mount("mine", "a");

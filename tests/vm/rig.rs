@@ -1,11 +1,12 @@
-//! What every test of this tier stands on: one lab for all, renewed after a failure, and a check of what each test left.
+//! What every test of this tier stands on: labs that tests use one after the other, renewed after a failure, and a check of what
+//! each test left.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Condvar, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -50,7 +51,8 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    fn start() -> Result<Self, Missing> {
+    /// Starts a cluster and boots hosts, all at once.
+    fn start(kind: Kind) -> Result<Self, Missing> {
         static LABS: AtomicU32 = AtomicU32::new(0);
         if !nix::unistd::geteuid().is_root() {
             return Err(Missing::Here("it needs root".to_owned()));
@@ -58,20 +60,26 @@ impl Lab {
         let number = LABS.fetch_add(1, Ordering::Relaxed);
         let dir = root().join(format!("{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        let cluster = Cluster::start(&dir.join("ceph"), &format!("{}-{number}", namespace()))?;
-        Ok(Self { hosts: Vec::new(), cluster, dir })
+        let cluster = Cluster::new(&dir.join("ceph"), &format!("{}-{number}", namespace()));
+        let mut lab = Self { hosts: Vec::new(), cluster, dir };
+        let (cluster, hosts) = thread::scope(|scope| {
+            let cluster = scope.spawn(|| lab.cluster.start());
+            while !lab.cluster.has_netns() {
+                if cluster.is_finished() {
+                    return (cluster.join().unwrap(), Ok(Vec::new()));
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+            let hosts = lab.boot(kind.hosts(), kind.init());
+            (cluster.join().unwrap(), hosts)
+        });
+        cluster?;
+        lab.hosts = hosts?;
+        Ok(lab)
     }
 
-    /// Boots what is missing to so many hosts.
-    fn with_hosts(mut self, count: usize) -> Result<Self, Missing> {
-        let missing = HOSTS.get(self.hosts.len()..count).unwrap_or_default();
-        let booted = self.boot(missing, Init::Busybox)?;
-        self.hosts.extend(booted);
-        Ok(self)
-    }
-
-    /// Boots hosts, all at once.
-    pub(crate) fn boot(&self, names: &[&str], init: Init) -> Result<Vec<Host>, Missing> {
+    /// Boots hosts, all at once. The cluster need not answer yet.
+    fn boot(&self, names: &[&str], init: Init) -> Result<Vec<Host>, Missing> {
         thread::scope(|scope| {
             let boot = |name: &&str| {
                 let (name, dir, cluster) = ((*name).to_owned(), self.dir.join(name), &self.cluster);
@@ -87,12 +95,21 @@ impl Lab {
         &self.dir
     }
 
+    /// A host by its name.
+    pub(crate) fn host(&self, name: &str) -> &Host {
+        self.hosts.iter().find(|host| host.name == name).unwrap_or_else(|| panic!("no host {name}"))
+    }
+
+    pub(crate) fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
     /// The first host.
     pub(crate) fn alpha(&self) -> &Host {
         &self.hosts[0]
     }
 
-    /// The second one, in tests of [`two_hosts`].
+    /// The second one.
     pub(crate) fn beta(&self) -> &Host {
         &self.hosts[1]
     }
@@ -122,40 +139,88 @@ impl Lab {
     }
 }
 
-static LAB: Mutex<Option<Lab>> = Mutex::new(None);
-
-/// A test that boots its hosts itself.
-pub(crate) fn with_cluster(name: &str, test: fn(&Lab)) -> Trial {
-    trial(name, 0, test)
+/// What a lab has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Two hosts with next to nothing on them.
+    Plain,
+    /// Two hosts as the guide sets them up, with systemd. Their test alone uses them.
+    Guide,
 }
 
-/// A test with one host.
-pub(crate) fn one_host(name: &str, test: fn(&Lab)) -> Trial {
-    trial(name, 1, test)
+impl Kind {
+    fn hosts(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain => &HOSTS[..2],
+            Self::Guide => &HOSTS[2..],
+        }
+    }
+
+    fn init(self) -> Init {
+        match self {
+            Self::Plain => Init::Busybox,
+            Self::Guide => Init::Systemd,
+        }
+    }
 }
 
-/// A test with two hosts.
-pub(crate) fn two_hosts(name: &str, test: fn(&Lab)) -> Trial {
-    trial(name, 2, test)
+/// Of each test: all of it, the part that started a lab, its name.
+static TIMES: Mutex<Vec<(Duration, Duration, String)>> = Mutex::new(Vec::new());
+/// The labs that no test uses at the moment.
+static LABS: Mutex<Vec<Lab>> = Mutex::new(Vec::new());
+/// How many tests have not ended.
+static RUNNING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// How many tests run at once, each in a lab of its own. They wait more than they work, but a lab takes memory.
+pub(crate) fn at_once() -> usize {
+    const NEEDED: u64 = 8 << 20;
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let available = available.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    if available.is_some_and(|kib| kib >= NEEDED) { 2 } else { 1 }
 }
 
-/// The lab of the test before, or a new one.
-fn lab(hosts: usize) -> Result<Lab, Missing> {
+/// A test with the two hosts of a lab.
+pub(crate) fn test(name: &str, test: fn(&Lab)) -> Trial {
+    trial(name, Kind::Plain, test)
+}
+
+/// A test with the two hosts of the guide.
+pub(crate) fn guide(name: &str, test: fn(&Lab)) -> Trial {
+    trial(name, Kind::Guide, test)
+}
+
+/// The lab of a test before, or a new one.
+fn lab(kind: Kind) -> Result<Lab, Missing> {
     static LACKING: OnceLock<String> = OnceLock::new();
     if let Some(why) = LACKING.get() {
         return Err(Missing::Here(why.clone()));
     }
-    let lab = LAB.lock().unwrap().take();
-    let lab = lab.map_or_else(Lab::start, Ok).and_then(|lab| lab.with_hosts(hosts));
+    let lab = if kind == Kind::Plain { LABS.lock().unwrap().pop() } else { None };
+    let lab = lab.map_or_else(|| Lab::start(kind), Ok);
     if let Err(Missing::Here(why)) = &lab {
         LACKING.get_or_init(|| why.clone());
     }
     lab
 }
 
-fn trial(name: &str, hosts: usize, test: fn(&Lab)) -> Trial {
+/// Counts down however a test ends.
+struct Ends;
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        *RUNNING.0.lock().unwrap() -= 1;
+        RUNNING.1.notify_all();
+    }
+}
+
+fn trial(name: &str, kind: Kind, test: fn(&Lab)) -> Trial {
+    let (called, ends) = (name.to_owned(), Ends);
+    *RUNNING.0.lock().unwrap() += 1;
     Trial::ignorable_test(name, move || {
-        let lab = match lab(hosts) {
+        let _ends = ends;
+        let begin = Instant::now();
+        let lab = match lab(kind) {
             Ok(lab) => lab,
             Err(Missing::Here(why)) => {
                 println!("skipped: {why}");
@@ -163,13 +228,17 @@ fn trial(name: &str, hosts: usize, test: fn(&Lab)) -> Trial {
             }
             Err(Missing::Broken(why)) => return Err(why.into()),
         };
+        let started = begin.elapsed();
         let result = catch_unwind(AssertUnwindSafe(|| {
             test(&lab);
             lab.leaks()
         }));
+        TIMES.lock().unwrap().push((begin.elapsed(), started, called));
         match result {
             Ok(left) if left.is_empty() => {
-                *LAB.lock().unwrap() = Some(lab);
+                if kind == Kind::Plain {
+                    LABS.lock().unwrap().push(lab);
+                }
                 Ok(Completion::Completed)
             }
             Ok(left) => {
@@ -194,6 +263,8 @@ pub(crate) fn last() -> Trial {
         if !root().exists() {
             return Ok(Completion::ignored_with("there was no lab"));
         }
+        let others = RUNNING.1.wait_while(RUNNING.0.lock().unwrap(), |running| *running > 0).unwrap();
+        drop(others);
         end();
         let left = [processes(), namespaces(), mounts()].concat();
         if left.is_empty() { Ok(Completion::Completed) } else { Err(format!("left: {left:#?}").into()) }
@@ -202,11 +273,26 @@ pub(crate) fn last() -> Trial {
 
 /// Takes the lab down. The folders stay for who wants to read logs, until the next run.
 pub(crate) fn end() {
-    drop(LAB.lock().unwrap().take());
+    let labs = std::mem::take(&mut *LABS.lock().unwrap());
+    thread::scope(|scope| labs.into_iter().for_each(|lab| drop(scope.spawn(move || drop(lab)))));
+}
+
+/// How long tests took, the longest first.
+pub(crate) fn print_times() {
+    let mut times = std::mem::take(&mut *TIMES.lock().unwrap());
+    times.sort_unstable_by(|one, other| other.cmp(one));
+    for (took, started, name) in times {
+        let lab = if started.as_secs() > 0 {
+            format!(" ({:.0} s of it to start a lab)", started.as_secs_f32())
+        } else {
+            String::new()
+        };
+        println!("{:7.1} s  {name}{lab}", took.as_secs_f32());
+    }
 }
 
 /// The folder of this run's labs; the first call removes what runs before this one have left.
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
     ROOT.get_or_init(|| {
         let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm");

@@ -7,14 +7,11 @@ use libtest_mimic::Trial;
 use serde_json::json;
 
 use crate::plugin::Plugin;
-use crate::rig::{Lab, one_host};
+use crate::rig::{Lab, test};
 use crate::volumes::start;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![
-        one_host("secrets_are_nowhere", nowhere),
-        one_host("secrets_no_program_but_mkfs_and_checkers", programs),
-    ]
+    vec![test("secrets_are_nowhere", nowhere), test("secrets_no_program_but_mkfs_and_checkers", programs)]
 }
 
 /// A key in the forms in which it could show: as it is in the keyring, decoded in hex, and the secret in it alone.
