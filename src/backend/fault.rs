@@ -184,6 +184,7 @@ impl ImageStore for Faulty<dyn Backend> {
         owner(spec: &ImageSpec, id: Option<&str>) -> Option<Owner>;
         may_exist(spec: &ImageSpec) -> bool;
         known_bindings() -> Arc<BTreeMap<String, ImageSpec>>;
+        is_copy(spec: &ImageSpec, of: &Device) -> bool;
         owned() -> Vec<ImageSpec>;
         leftovers() -> Vec<ImageSpec>;
         look(mounted: &[ImageSpec]) -> Look;
@@ -238,6 +239,7 @@ impl Host for Faulty<dyn Host> {
         format(device: &Device, plan: &Format, deadline: Deadline) -> ();
         check(device: &Device, fs: &Filesystem, deadline: Deadline) -> Checked;
         mount(device: &Device, fs: &Filesystem, target: &Path, flags: &MountFlags) -> ();
+        twin(device: &Device, fs: &Filesystem) -> Option<Mounted>;
         settle(root: &Path, settle: &Settle) -> ();
         is_empty(root: &Path) -> bool;
         unmount(target: &Path) -> ();

@@ -82,6 +82,12 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
     /// Who owns the image, whose id may be known from [`info`](Self::info).
     fn owner(&self, spec: &ImageSpec, id: Option<&str>) -> Result<Option<Owner>>;
 
+    /// Whether the image is known to be another one than the image behind a device of this host, and a clone of it, its origin, or a
+    /// clone of the same origin: then their filesystems are copies of each other.
+    fn is_copy(&self, _spec: &ImageSpec, _of: &Device) -> Result<bool> {
+        Ok(false)
+    }
+
     /// The images whose owner is this plugin, in this life or an earlier one.
     fn owned(&self) -> Result<Vec<ImageSpec>>;
 

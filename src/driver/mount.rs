@@ -13,7 +13,7 @@ use super::{Driver, LONG};
 use crate::backend::{Device, ImageInfo, ImageOptions, Record, Stage};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::{Content, Filesystem, MountFlags};
+use crate::host::{Content, Filesystem, FsKind, MountFlags};
 use crate::linux::mount;
 use crate::lock;
 use crate::name::{ImageSpec, VolumeName};
@@ -237,8 +237,43 @@ impl Driver {
         undo.push("remove the mountpoint", || self.host.remove_dir(mountpoint));
         self.host.make_dir(mountpoint)?;
         undo.push("unmount the volume", || self.host.unmount(mountpoint));
-        self.host.mount(&device, &filesystem, mountpoint, &flags)?;
+        self.mount_filesystem(spec, &device, &filesystem, mountpoint, flags)?;
         Ok((device.unheld(), filesystem, read_only))
+    }
+
+    /// Mounts what is on a volume's device. Of XFS the kernel mounts no second filesystem with one UUID, unless it is told `nouuid`: that is
+    /// done for images that are known to be copies, and for no others, because one image under two devices looks the same.
+    pub(super) fn mount_filesystem(
+        &self,
+        spec: &ImageSpec,
+        device: &Device,
+        filesystem: &Filesystem,
+        target: &Path,
+        mut flags: MountFlags,
+    ) -> Result<()> {
+        let failed = match self.host.mount(device, filesystem, target, &flags) {
+            Err(e) if e.kind == ErrorKind::InUse && filesystem.kind != FsKind::Ext4 => e,
+            done => return done,
+        };
+        let Some(twin) = self.host.twin(device, filesystem)? else { return Err(failed) };
+        let volumes = self.table.all();
+        let of = volumes.iter().find(|volume| volume.refs.mountpoint == twin.target);
+        let of = of.map_or_else(|| twin.source.clone(), |volume| volume.refs.spec.to_string());
+        let failed = DriverError {
+            message: format!("{of}, mounted at {}, has the same UUID as {spec}", twin.target.display()),
+            ..failed
+        };
+        if filesystem.kind != FsKind::Xfs {
+            return Err(failed);
+        }
+        match self.backend.is_copy(spec, &twin.device()) {
+            Ok(true) => {}
+            Ok(false) => return Err(failed),
+            Err(e) => return Err(failed.also(e.context("whether it is a copy cannot be seen"))),
+        }
+        tracing::info!(image = %spec, %of, "is a copy with the same UUID: mounted with nouuid");
+        flags.options = [flags.options.as_str(), "nouuid"].join(",").trim_start_matches(',').to_owned();
+        self.host.mount(device, filesystem, target, &flags)
     }
 
     /// The filesystem of an image that may be used; makes one on an image of somebody else that was never written to, if this

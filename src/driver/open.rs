@@ -113,11 +113,23 @@ fn assemble(config: &Config) -> Result<Parts> {
 }
 
 fn kernel_host() -> KernelHost {
-    let programs = Programs::find();
+    let programs = programs();
     for program in programs.missing() {
         tracing::debug!(program = program.name(), package = program.package(), "is not installed");
     }
     KernelHost::new(programs)
+}
+
+#[cfg(not(feature = "fault-points"))]
+fn programs() -> Programs {
+    Programs::find()
+}
+
+/// The tests put programs of their own before those of this host, in the folder that `RBD_FAULT_PROGRAMS` names.
+#[cfg(feature = "fault-points")]
+fn programs() -> Programs {
+    std::env::var_os("RBD_FAULT_PROGRAMS")
+        .map_or_else(Programs::find, |folder| Programs::find_first_in(&folder))
 }
 
 /// Why the default backend cannot be opened.

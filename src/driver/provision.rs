@@ -155,8 +155,12 @@ impl Driver {
         self.host.make_dir(&staging)?;
         let empty = match self.host.mount(device, &filesystem, &staging, &flags) {
             Ok(()) => self.host.is_empty(&staging),
-            // mkfs did not get far enough for anybody to have used it.
-            Err(e) if matches!(e.kind, ErrorKind::NeedsRepair | ErrorKind::Failed) => Ok(true),
+            // mkfs did not get far enough for anybody to have used it, or made what this kernel does not know.
+            Err(e)
+                if matches!(e.kind, ErrorKind::NeedsRepair | ErrorKind::Failed | ErrorKind::MissingTool) =>
+            {
+                Ok(true)
+            }
             Err(e) => Err(e),
         };
         self.host.unmount(&staging)?;

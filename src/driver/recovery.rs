@@ -207,7 +207,7 @@ impl Driver {
         // Before the mount: whoever finds that believes these.
         self.save_refs(&refs)?;
         self.host.make_dir(&mountpoint)?;
-        self.host.mount(&device, &found, &mountpoint, &flags)?;
+        self.mount_filesystem(spec, &device, &found, &mountpoint, flags)?;
         let Some(here) = self.host.mounted_at(&mountpoint)? else { return Ok(false) };
         tracing::warn!(image = %spec, "was unmounted under running containers, mounted again");
         self.adopt(refs, device, &here);

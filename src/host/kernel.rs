@@ -20,7 +20,7 @@ use crate::backend::Device;
 use crate::deadline::Deadline;
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 use crate::linux::exec::Programs;
-use crate::linux::{blkdev, files, fs as filesystem, holders, mount, mountinfo, probe, process};
+use crate::linux::{blkdev, files, fs as filesystem, holders, kmsg, mount, mountinfo, probe, process};
 use crate::telemetry::count::{Count, count};
 
 /// How long an unmount is tried again on EBUSY. The kernel answers it also while another mount namespace that has received a copy
@@ -68,19 +68,23 @@ impl Host for KernelHost {
         if flags.read_only {
             options = options.make_read_only();
         }
+        let log = kmsg::Mark::now();
         let Err(cause) = mount::mount(&device.path, &fs.type_name, target, &options) else { return Ok(()) };
-        let blames_filesystem = match cause.errno {
-            Errno::EUCLEAN | Errno::EIO | Errno::EBADMSG => true,
-            // With options of the user's the first suspect is an option.
-            Errno::EINVAL => options.data.is_empty(),
-            _ => false,
+        let name = device.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let refused = filesystem::Refused {
+            path: &device.path,
+            number: device.number,
+            fs,
+            flags,
+            data: &options.data,
+            cause,
+            said: log.of_mount(&name),
         };
-        let diagnosis = if blames_filesystem {
-            filesystem::diagnose(&self.programs, &device.path, fs, &cause)
-        } else {
-            None
-        };
-        Err(diagnosis.unwrap_or_else(|| filesystem::explain(&device.path, cause.into())))
+        Err(refused.explain(&self.programs))
+    }
+
+    fn twin(&self, device: &Device, fs: &Filesystem) -> Result<Option<Mounted>> {
+        Ok(filesystem::twin_of(&device.path, device.number, fs).map(Mounted::from))
     }
 
     fn settle(&self, root: &Path, settle: &Settle) -> Result<()> {
@@ -142,14 +146,7 @@ impl Host for KernelHost {
 
     fn mounts(&self) -> Result<Vec<Mounted>> {
         let entries = mountinfo::read(Path::new(mountinfo::OWN))?;
-        let mounts = entries.into_iter().map(|entry| Mounted {
-            target: entry.target,
-            number: entry.number,
-            source: entry.source,
-            fstype: entry.fstype,
-            read_only: entry.read_only,
-        });
-        Ok(mounts.collect())
+        Ok(entries.into_iter().map(Mounted::from).collect())
     }
 
     fn make_dir(&self, dir: &Path) -> Result<()> {
@@ -212,6 +209,18 @@ impl Host for KernelHost {
 
     fn forget(&self, path: &Path) -> Result<()> {
         Ok(files::remove(path)?)
+    }
+}
+
+impl From<mountinfo::Entry> for Mounted {
+    fn from(entry: mountinfo::Entry) -> Self {
+        Self {
+            target: entry.target,
+            number: entry.number,
+            source: entry.source,
+            fstype: entry.fstype,
+            read_only: entry.read_only,
+        }
     }
 }
 

@@ -33,6 +33,9 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Mounts the device at the directory.
     fn mount(&self, device: &Device, fs: &Filesystem, target: &Path, options: &MountFlags) -> Result<()>;
 
+    /// The other mounted filesystem that has this one's UUID, which the kernel takes for this one: a copy, or what it was copied from.
+    fn twin(&self, device: &Device, fs: &Filesystem) -> Result<Option<Mounted>>;
+
     /// Sets a fresh filesystem up: removes an empty `lost+found`, then applies owner and mode to the root.
     fn settle(&self, root: &Path, settle: &Settle) -> Result<()>;
 

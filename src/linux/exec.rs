@@ -3,7 +3,7 @@
 //! By absolute path, found once in fixed folders and never through `$PATH`; with an argv, never a shell; with no standard
 //! input, a clean environment and `/` as working directory. The program leads a process group of its own, which is killed
 //! as a whole at the deadline. It dies with the thread that started it, and that thread waits here until it is over: if the
-//! plugin is killed, so is the program.
+//! plugin is killed, so is the program. Only one that mends a filesystem is [never killed](run_to_its_end), and outlives the plugin.
 #![allow(unsafe_code)]
 
 mod capture;
@@ -15,7 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
@@ -39,6 +39,8 @@ pub struct Output {
     pub stderr_tail: String,
     /// The same of its standard output.
     pub stdout_tail: String,
+    /// The first 4 KiB of its standard output, and of its standard error.
+    pub beginning: String,
 }
 
 impl Output {
@@ -120,27 +122,55 @@ pub fn run<S: AsRef<OsStr>>(
     argv: &[S],
     deadline: Deadline,
 ) -> Result<Output, ExecError> {
-    let start = |call| {
-        move |e: io::Error| {
-            let source = Err::<(), _>(e).or_call(call, path.display()).err();
-            ExecError::Start {
-                program,
-                source: source.unwrap_or_else(|| CallError::new(call, program, Errno::EIO)),
-            }
-        }
-    };
-    let mut child = command(path, argv).spawn().map_err(start("execve"))?;
-    match capture::until_end(&mut child, deadline) {
-        Ok(Some((status, stdout_tail, stderr_tail))) => Ok(Output { status, stderr_tail, stdout_tail }),
+    let not_run = |call| move |e| not_run(path, program, call, e);
+    let mut child = command(path, argv, Life::Ours).spawn().map_err(not_run("execve"))?;
+    match capture::until_end(&mut child, deadline, || None) {
+        Ok(Some(output)) => Ok(output),
         Ok(None) => Err(ExecError::Timeout { program, reaped: kill(child, program) }),
         Err(e) => {
             kill(child, program);
-            Err(start("poll")(e))
+            Err(not_run("poll")(e))
         }
     }
 }
 
-fn command<S: AsRef<OsStr>>(path: &Path, argv: &[S]) -> Command {
+/// The same for a program that must not be killed while it writes: it is waited for as long as it takes, which is told each time that
+/// `patience` has passed, and goes on when this process dies.
+pub fn run_to_its_end<S: AsRef<OsStr>>(
+    path: &Path,
+    program: Program,
+    argv: &[S],
+    patience: Duration,
+) -> Result<Output, ExecError> {
+    let not_run = |call| move |e| not_run(path, program, call, e);
+    let mut child = command(path, argv, Life::ItsOwn).spawn().map_err(not_run("execve"))?;
+    let (pid, begun) = (child.id(), Instant::now());
+    let tell = || {
+        let hours = begun.elapsed().as_secs() / 3600;
+        tracing::error!(%program, pid, hours, "a program has not ended yet; it is not killed, because it writes");
+        Some(Deadline::after(patience))
+    };
+    match capture::until_end(&mut child, Deadline::after(patience), tell) {
+        Ok(Some(output)) => Ok(output),
+        // It is never given up.
+        Ok(None) => Err(ExecError::Timeout { program, reaped: false }),
+        Err(e) => Err(not_run("poll")(e)),
+    }
+}
+
+fn not_run(path: &Path, program: Program, call: &'static str, error: io::Error) -> ExecError {
+    let source = Err::<(), _>(error).or_call(call, path.display()).err();
+    ExecError::Start { program, source: source.unwrap_or_else(|| CallError::new(call, program, Errno::EIO)) }
+}
+
+/// Whether a program ends with the thread that started it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Ours,
+    ItsOwn,
+}
+
+fn command<S: AsRef<OsStr>>(path: &Path, argv: &[S], life: Life) -> Command {
     let parent = Pid::this();
     let mut command = Command::new(path);
     command
@@ -153,9 +183,23 @@ fn command<S: AsRef<OsStr>>(path: &Path, argv: &[S]) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    let prepare = move || {
+        keep_no_descriptors()?;
+        match life {
+            Life::Ours => die_with(parent),
+            Life::ItsOwn => ignore_closed_pipes(),
+        }
+    };
     // SAFETY: between fork and exec the closure makes three system calls, allocates nothing and takes no lock.
-    unsafe { command.pre_exec(move || keep_no_descriptors().and_then(|()| die_with(parent))) };
+    unsafe { command.pre_exec(prepare) };
     command
+}
+
+/// Its output is a pipe to this process: when that is gone, what it writes there is lost, and it goes on.
+fn ignore_closed_pipes() -> io::Result<()> {
+    // SAFETY: to ignore a signal installs no handler; exec keeps it ignored.
+    let before = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Whatever whoever started us left open without close-on-exec is none of the program's business.

@@ -23,4 +23,5 @@ pub mod mountinfo;
 pub mod passed;
 pub mod probe;
 pub mod process;
+pub mod stacked;
 mod uapi;

@@ -42,7 +42,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
     ]
 }
 
-fn later() -> Deadline {
+pub(crate) fn later() -> Deadline {
     Deadline::after(Duration::from_secs(60))
 }
 
@@ -61,7 +61,7 @@ fn found(host: &KernelHost, device: &Device) -> Filesystem {
     }
 }
 
-fn make(rig: &Rig, name: &str, kind: FsKind, mib: u64) -> (Device, Filesystem) {
+pub(crate) fn make(rig: &Rig, name: &str, kind: FsKind, mib: u64) -> (Device, Filesystem) {
     let host = rig.host();
     let device = rig.device(name, mib);
     let plan = plan(kind);
@@ -89,7 +89,7 @@ fn damage(device: &Device, offset: u64) {
     write_at(&device.path, &[!byte[0]], offset);
 }
 
-fn debugfs(device: &Device, request: &str) {
+pub(crate) fn debugfs(device: &Device, request: &str) {
     let output =
         Command::new("/usr/sbin/debugfs").args(["-w", "-R", request]).arg(&device.path).output().unwrap();
     assert!(output.status.success(), "{output:?}");

@@ -14,6 +14,7 @@ mod images;
 mod kernel;
 mod options;
 mod races;
+mod refused;
 mod release;
 mod rig;
 mod seeing;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         images::trials,
         sharing::trials,
         races::trials,
+        refused::trials,
         trouble::trials,
         release::trials,
         systemd::trials,

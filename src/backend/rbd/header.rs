@@ -141,6 +141,39 @@ pub(super) fn write_record(io: &IoCtx, id: &str, stored: &Stored) -> Result<(), 
     io.exec(&object(id), "rbd", "metadata_set", &input).map(drop)
 }
 
+/// The image of a snapshot that an image was cloned from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Parent {
+    pub(super) pool: i64,
+    pub(super) namespace: String,
+    pub(super) image: String,
+}
+
+/// What an image was cloned from; nothing when it is no clone.
+pub(super) fn parent(io: &IoCtx, id: &str) -> Result<Option<Parent>, CallError> {
+    let answer = io.exec(&object(id), "rbd", "parent_get", &[])?;
+    let parent = understand_parent(&answer).ok_or_else(|| damaged(id, "parent_get"))?;
+    Ok(Some(parent).filter(|parent| parent.pool >= 0 && !parent.image.is_empty()))
+}
+
+/// Version, oldest reader, length; then pool, namespace, image, snapshot.
+fn understand_parent(answer: &[u8]) -> Option<Parent> {
+    let mut fields = Decoder(answer);
+    fields.take::<6>()?;
+    let pool = i64::from_le_bytes(fields.take()?);
+    Some(Parent { pool, namespace: fields.string()?, image: fields.string()? })
+}
+
+/// The image that the record in an image's metadata was written for: its own id, or that of what it was cloned from.
+pub(super) fn record_names(io: &IoCtx, id: &str) -> Result<Option<String>, CallError> {
+    let answer = match io.exec(&object(id), "rbd", "metadata_get", &string(RECORD.as_bytes())) {
+        Err(e) if e.errno == Errno::ENOENT => return Ok(None),
+        answer => answer?,
+    };
+    let stored = Decoder(&answer).string().and_then(|text| serde_json::from_str::<Stored>(&text).ok());
+    Ok(stored.map(|stored| stored.image))
+}
+
 fn failed(id: &str, method: &'static str, errno: Errno) -> CallError {
     CallError::new(method, object(id), errno)
 }
@@ -198,6 +231,18 @@ mod tests {
         assert_eq!(decoder.u8(), None);
         assert_eq!(Decoder(&string(b"abc")).string().as_deref(), Some("abc"));
         assert_eq!(Decoder(&[200, 0, 0, 0, 1]).string(), None);
+    }
+
+    #[test]
+    fn a_parent_is_a_pool_a_namespace_and_an_id() {
+        let mut answer = vec![1, 1, 0, 0, 0, 0];
+        answer.extend(7_i64.to_le_bytes());
+        answer.extend(string(b"ns"));
+        answer.extend(string(b"10ab"));
+        answer.extend(3_u64.to_le_bytes());
+        let parent = Parent { pool: 7, namespace: "ns".to_owned(), image: "10ab".to_owned() };
+        assert_eq!(understand_parent(&answer), Some(parent));
+        assert_eq!(understand_parent(&answer[..20]), None);
     }
 
     fn stored(text: &str, id: &str) -> Option<Stored> {

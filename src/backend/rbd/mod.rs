@@ -19,6 +19,7 @@ mod fence;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod header;
+mod kin;
 mod link;
 mod map;
 mod mine;

@@ -10,7 +10,7 @@ use super::header::{self, Stored};
 use super::link::{Place, Session, place};
 use super::owner::{self, Changed, OwnerRecord, image_key, new_key};
 use super::{RbdBackend, fence, options};
-use crate::backend::{ImageInfo, ImageOptions, ImageStore, Look, Owner, Record, Stage};
+use crate::backend::{Device, ImageInfo, ImageOptions, ImageStore, Look, Owner, Record, Stage};
 use crate::ceph::{Image, IoCtx, Swap, features};
 use crate::error::{CallError, DriverError, ErrorKind, Result};
 use crate::lock;
@@ -430,6 +430,10 @@ impl ImageStore for RbdBackend {
             Ok(found.get(&key).map(|raw| OwnerRecord::parse(raw)).transpose()?.map(|record| record.owner))
         };
         self.link.heed(owner())
+    }
+
+    fn is_copy(&self, spec: &ImageSpec, of: &Device) -> Result<bool> {
+        self.link.heed(self.is_kin(spec, of))
     }
 
     fn owned(&self) -> Result<Vec<ImageSpec>> {

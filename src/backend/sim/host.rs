@@ -76,6 +76,10 @@ impl Host for Sim {
         Ok(())
     }
 
+    fn twin(&self, _device: &Device, _fs: &Filesystem) -> Result<Option<Mounted>> {
+        Ok(None)
+    }
+
     fn settle(&self, _root: &Path, _settle: &Settle) -> Result<()> {
         Ok(())
     }

@@ -4,13 +4,14 @@
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
-use std::process::{Child, ExitStatus};
+use std::process::Child;
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+use super::Output;
 use crate::deadline::Deadline;
 
 /// How much of a stream is kept: a complaint must survive the usage text (1.6 KiB of mkfs.xfs) that follows it.
@@ -19,11 +20,13 @@ const KEPT: usize = 4096;
 /// How often we look whether the program has ended although something else (a child of its own) keeps its output open.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Status, standard output and standard error; nothing when the deadline passes first, and then the program still runs.
+/// What it said until it ended. At the deadline `late` says whether it is waited for further; if not, the answer is nothing, and the
+/// program still runs.
 pub(super) fn until_end(
     child: &mut Child,
-    deadline: Deadline,
-) -> io::Result<Option<(ExitStatus, String, String)>> {
+    mut deadline: Deadline,
+    mut late: impl FnMut() -> Option<Deadline>,
+) -> io::Result<Option<Output>> {
     let mut out = Stream::new(child.stdout.take())?;
     let mut err = Stream::new(child.stderr.take())?;
     let mut step = Duration::from_micros(200);
@@ -33,10 +36,14 @@ pub(super) fn until_end(
         out.drain()?;
         err.drain()?;
         if let Some(status) = ended {
-            return Ok(Some((status, out.text(), err.text())));
+            let beginning = out.beginning() + &err.beginning();
+            return Ok(Some(Output { status, stderr_tail: err.text(), stdout_tail: out.text(), beginning }));
         }
         if deadline.left().is_zero() {
-            return Ok(None);
+            match late() {
+                Some(later) => deadline = later,
+                None => return Ok(None),
+            }
         }
         if out.pipe.is_some() || err.pipe.is_some() {
             wait_readable(&out, &err, deadline.left().min(LOOK))?;
@@ -48,9 +55,10 @@ pub(super) fn until_end(
     }
 }
 
-/// One output of the program: the pipe while it is open, and the last bytes of it.
+/// One output of the program: the pipe while it is open, and the first and the last bytes of it.
 struct Stream<P> {
     pipe: Option<P>,
+    head: Vec<u8>,
     tail: VecDeque<u8>,
 }
 
@@ -59,7 +67,7 @@ impl<P: Read + AsFd> Stream<P> {
         if let Some(pipe) = &pipe {
             fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         }
-        Ok(Self { pipe, tail: VecDeque::with_capacity(KEPT) })
+        Ok(Self { pipe, head: Vec::new(), tail: VecDeque::with_capacity(KEPT) })
     }
 
     /// Takes what is there, at most some of it: a program that never stops writing must not keep us past the deadline.
@@ -79,10 +87,16 @@ impl<P: Read + AsFd> Stream<P> {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
+        let room = KEPT.saturating_sub(self.head.len()).min(bytes.len());
+        self.head.extend(&bytes[..room]);
         let new = &bytes[bytes.len().saturating_sub(KEPT)..];
         let surplus = (self.tail.len() + new.len()).saturating_sub(KEPT);
         self.tail.drain(..surplus);
         self.tail.extend(new);
+    }
+
+    fn beginning(&self) -> String {
+        String::from_utf8_lossy(&self.head).into_owned()
     }
 
     fn text(&mut self) -> String {

@@ -5,13 +5,17 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{ExecError, Output, run};
+use super::{ExecError, Output, run, run_to_its_end};
 use crate::deadline::Deadline;
 
 /// Where programs are looked for, in this order.
 pub(super) const FOLDERS: [&str; 6] =
     ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
+
+/// How long a program may take to say which one it is.
+const VERSION: Duration = Duration::from_secs(2);
 
 /// A program we know how to call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,6 +77,13 @@ impl Programs {
         Self::find_in(&FOLDERS.map(PathBuf::from))
     }
 
+    /// Looks for all of them in this folder, then in the fixed ones.
+    #[cfg(feature = "fault-points")]
+    pub fn find_first_in(folder: &OsStr) -> Self {
+        let folders = std::iter::once(PathBuf::from(folder)).chain(FOLDERS.map(PathBuf::from));
+        Self::find_in(&folders.collect::<Vec<_>>())
+    }
+
     /// Looks for all of them in these folders.
     pub fn find_in(folders: &[PathBuf]) -> Self {
         let find = |program: Program| {
@@ -99,6 +110,31 @@ impl Programs {
         deadline: Deadline,
     ) -> Result<Output, ExecError> {
         run(self.path(program)?, program, argv, deadline)
+    }
+
+    /// The same for a program that mends: it is not killed, however long it takes.
+    pub fn run_to_its_end<S: AsRef<OsStr>>(
+        &self,
+        program: Program,
+        argv: &[S],
+        patience: Duration,
+    ) -> Result<Output, ExecError> {
+        run_to_its_end(self.path(program)?, program, argv, patience)
+    }
+
+    /// The program's own name for itself, with its version: `e2fsck 1.47.0`.
+    pub fn version(&self, program: Program) -> String {
+        let flag = if program == Program::Btrfs { "--version" } else { "-V" };
+        let said = self.run(program, &[flag], Deadline::after(VERSION)).map_or_else(
+            |_| String::new(),
+            |output| format!("{} {}", output.stdout_tail, output.stderr_tail),
+        );
+        let is_version = |word: &&str| {
+            let word = word.trim_start_matches('v');
+            word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.')
+        };
+        let version = said.split_ascii_whitespace().find(is_version);
+        version.map_or_else(|| program.name().to_owned(), |version| format!("{program} {version}"))
     }
 }
 

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::options::Given;
-use super::{State, bytes_at, crc32c, damaged};
+use super::{State, bytes_at, crc32c, damaged, features, refused, unknown_to, unreadable};
 use crate::deadline::Deadline;
-use crate::error::{DriverError, ErrorKind, Result};
+use crate::error::Result;
 use crate::host::{Checked, FsKind};
 use crate::linux::exec::{ExecError, Program, Programs};
 use crate::linux::uapi;
@@ -17,8 +17,8 @@ pub(super) const SIZE: usize = 1024;
 const MAGIC: usize = 0x38;
 const STATE: usize = 0x3a;
 const COMPAT: usize = 0x5c;
-const INCOMPAT: usize = 0x60;
-const RO_COMPAT: usize = 0x64;
+pub(super) const INCOMPAT: usize = 0x60;
+pub(super) const RO_COMPAT: usize = 0x64;
 const CHECKSUM: usize = 0x3fc;
 
 const STATE_VALID: u16 = 1;
@@ -42,13 +42,15 @@ pub(super) fn mkfs(uuid: &str, options: Vec<Given>) -> Vec<String> {
     ours.into_iter().chain(rest).collect()
 }
 
-pub(super) fn state(sb: &[u8; SIZE]) -> State {
+pub(super) fn state(sb: &[u8]) -> State {
     let u16_at = |at| u16::from_le_bytes(bytes_at(sb, at));
     let u32_at = |at| u32::from_le_bytes(bytes_at(sb, at));
     if u32::from(u16_at(MAGIC)) != uapi::EXT4_SUPER_MAGIC {
         return State::Broken("the superblock is gone");
     }
-    if u32_at(RO_COMPAT) & RO_COMPAT_METADATA_CSUM != 0 && u32_at(CHECKSUM) != crc32c(!0, &sb[..CHECKSUM]) {
+    if u32_at(RO_COMPAT) & RO_COMPAT_METADATA_CSUM != 0
+        && u32_at(CHECKSUM) != crc32c(!0, sb.get(..CHECKSUM).unwrap_or_default())
+    {
         return State::Broken("the superblock's checksum is wrong");
     }
     let journal = u32_at(COMPAT) & COMPAT_HAS_JOURNAL != 0;
@@ -78,12 +80,14 @@ pub(super) fn check(
         // 1: repaired; 2: repaired, and would want a reboot if it were mounted.
         Some(0..=3) => Ok(Checked::Clean),
         Some(8..16) if said().contains(" in use") || said().contains("is mounted") => {
-            Err(DriverError::new(ErrorKind::InUse, format!("e2fsck: {}", said())))
+            Err(refused::kept(path).context(format_args!("e2fsck: {}", said())))
         }
-        Some(4..16) if said().contains("Input/output error") => Err(DriverError::new(
-            ErrorKind::Unreachable,
-            format!("the storage does not answer: e2fsck: {}", said()),
-        )),
+        Some(4..16) if said().contains("Input/output error") => {
+            Err(unreadable(path, Program::E2fsck, &said()))
+        }
+        Some(8..16) if let Some(features) = features::unchecked(FsKind::Ext4, &said()) => {
+            Err(unknown_to(programs, Program::E2fsck, path, FsKind::Ext4, &features))
+        }
         Some(4..16) => Err(damaged(path, FsKind::Ext4, &said())),
         _ => {
             Err(ExecError::Failed { program: Program::E2fsck, status: output.status, stderr: said() }.into())
@@ -126,7 +130,7 @@ mod tests {
         let mut sb = superblock(1, 4, 0);
         sb[RO_COMPAT..][..4].copy_from_slice(&RO_COMPAT_METADATA_CSUM.to_le_bytes());
         assert!(matches!(state(&sb), State::Broken(_)));
-        let sum = crc32c(!0, &sb[..CHECKSUM]);
+        let sum = crc32c(!0, sb.get(..CHECKSUM).unwrap_or_default());
         sb[CHECKSUM..].copy_from_slice(&sum.to_le_bytes());
         assert_eq!(state(&sb), State::Fine { replay: false });
     }

@@ -7,6 +7,8 @@ pub mod options;
 
 mod btrfs;
 mod ext4;
+mod features;
+mod refused;
 mod xfs;
 
 use std::ffi::OsString;
@@ -23,6 +25,7 @@ use crate::host::{Checked, Filesystem, Format, FsKind};
 use crate::size::Size;
 
 pub use options::check_options;
+pub use refused::{Refused, twin_of};
 
 /// What the old plugin said of a filesystem that only a person can repair; operators search their logs for it.
 const DAMAGED: &str = "Image filesystem has errors, requires manual repairs";
@@ -70,7 +73,12 @@ pub fn format(programs: &Programs, path: &Path, plan: &Format, deadline: Deadlin
     argv.push(path.into());
     // On a full store mkfs.ext4 tells of an I/O error, mkfs.xfs of no space, and mkfs.btrfs of a missing permission.
     let done = programs.run(program, &argv, deadline)?.success(program);
-    done.map(drop).map_err(|e| blame_full_store(path, e.into()))
+    done.map(drop).map_err(|e| match e.to_string() {
+        said if said.contains("in use by the system") || said.contains("is busy") => {
+            refused::kept(path).context(format_args!("{program} cannot use the device"))
+        }
+        _ => blame_full_store(path, e.into()),
+    })
 }
 
 /// An I/O error of the device is a full disk when the store of its image is full.
@@ -120,9 +128,10 @@ pub fn check(programs: &Programs, path: &Path, fs: &Filesystem, deadline: Deadli
             };
             ext4::check(programs, path, read_only, deadline)
         }
-        (State::Suspect | State::Broken(_), kind) => match complaint(programs, path, kind, deadline)? {
-            None => Ok(Checked::Clean),
-            Some(said) => Err(damaged(path, kind, &said)),
+        (State::Suspect | State::Broken(_), kind) => match verdict(programs, path, kind, deadline)? {
+            Verdict::Content => Ok(Checked::Clean),
+            Verdict::Damaged(said) => Err(damaged(path, kind, &said)),
+            Verdict::None(why) => Err(why),
         },
     }
 }
@@ -141,8 +150,13 @@ pub fn diagnose(programs: &Programs, path: &Path, fs: &Filesystem, cause: &CallE
             return None;
         }
     }
-    match complaint(programs, path, fs.kind, Deadline::after(DIAGNOSIS)) {
-        Ok(said) => said.map(|said| blame(&said)),
+    match verdict(programs, path, fs.kind, Deadline::after(DIAGNOSIS)) {
+        Ok(Verdict::Damaged(said)) => Some(blame(&said)),
+        Ok(Verdict::Content) => None,
+        Ok(Verdict::None(e)) => {
+            tracing::warn!(device = %path.display(), error = %e, "the checker cannot judge the filesystem");
+            None
+        }
         Err(e) => {
             tracing::warn!(device = %path.display(), error = %e, "no diagnosis of the failed mount");
             None
@@ -150,22 +164,43 @@ pub fn diagnose(programs: &Programs, path: &Path, fs: &Filesystem, cause: &CallE
     }
 }
 
-fn state(path: &Path, kind: FsKind) -> Result<State> {
-    let state = match kind {
-        FsKind::Ext4 => blkdev::read_at::<{ ext4::SIZE }>(path, ext4::OFFSET)?.map(|sb| ext4::state(&sb)),
-        FsKind::Xfs => blkdev::read_at::<{ xfs::SIZE }>(path, xfs::OFFSET)?.map(|sb| xfs::state(&sb)),
-        FsKind::Btrfs => blkdev::read_at::<{ btrfs::SIZE }>(path, btrfs::OFFSET)?.map(|sb| btrfs::state(&sb)),
-    };
-    Ok(state.unwrap_or(State::Broken("the device ends before the superblock does")))
+/// The block that begins a filesystem; nothing when the device ends before.
+fn superblock(path: &Path, kind: FsKind) -> Result<Option<Vec<u8>>> {
+    Ok(match kind {
+        FsKind::Ext4 => blkdev::read_at::<{ ext4::SIZE }>(path, ext4::OFFSET)?.map(|sb| sb.to_vec()),
+        FsKind::Xfs => blkdev::read_at::<{ xfs::SIZE }>(path, xfs::OFFSET)?.map(|sb| sb.to_vec()),
+        FsKind::Btrfs => blkdev::read_at::<{ btrfs::SIZE }>(path, btrfs::OFFSET)?.map(|sb| sb.to_vec()),
+    })
 }
 
-/// What the read-only checker complains about; `None` when it is content.
-fn complaint(
+fn state(path: &Path, kind: FsKind) -> Result<State> {
+    let Some(sb) = superblock(path, kind)? else {
+        return Ok(State::Broken("the device ends before the superblock does"));
+    };
+    Ok(match kind {
+        FsKind::Ext4 => ext4::state(&sb),
+        FsKind::Xfs => xfs::state(&sb),
+        FsKind::Btrfs => btrfs::state(&sb),
+    })
+}
+
+/// What the read-only checker says.
+#[derive(Debug)]
+enum Verdict {
+    /// It is content.
+    Content,
+    /// What it complains about.
+    Damaged(String),
+    /// It did not, or cannot, judge this filesystem; why.
+    None(DriverError),
+}
+
+fn verdict(
     programs: &Programs,
     path: &Path,
     kind: FsKind,
     deadline: Deadline,
-) -> std::result::Result<Option<String>, ExecError> {
+) -> std::result::Result<Verdict, ExecError> {
     let (program, words): (_, &[&str]) = match kind {
         FsKind::Ext4 => (Program::E2fsck, &["-n", "-f"]),
         FsKind::Xfs => (Program::XfsRepair, &["-n"]),
@@ -174,10 +209,54 @@ fn complaint(
     let argv: Vec<OsString> = words.iter().map(OsString::from).chain([path.into()]).collect();
     let output = programs.run(program, &argv, deadline)?;
     if output.status.success() {
-        return Ok(None);
+        return Ok(Verdict::Content);
+    }
+    let everything =
+        [&output.beginning, &output.stdout_tail, &output.stderr_tail].map(String::as_str).join("\n");
+    if let Some(features) = features::unchecked(kind, &everything) {
+        return Ok(Verdict::None(unknown_to(programs, program, path, kind, &features)));
+    }
+    // Before the kernel has replayed the log, a sound filesystem looks damaged.
+    if everything.contains("valuable metadata changes in a log") {
+        let what = format!(
+            "the log of the {kind} on {} is not replayed yet: its checker cannot judge it",
+            path.display()
+        );
+        return Ok(Verdict::None(DriverError::new(ErrorKind::Failed, what)));
+    }
+    if everything.contains("Input/output error") {
+        return Ok(Verdict::None(unreadable(path, program, &output.said())));
+    }
+    if everything.contains("is mounted") || everything.contains(" in use") {
+        return Ok(Verdict::None(refused::kept(path)));
     }
     let said = output.said();
-    Ok(Some(format!("{program} ({}) {said}", output.status)))
+    Ok(Verdict::Damaged(format!("{program} ({}) {said}", output.status)))
+}
+
+/// The checker of this host is older than the filesystem.
+fn unknown_to(
+    programs: &Programs,
+    program: Program,
+    path: &Path,
+    kind: FsKind,
+    features: &str,
+) -> DriverError {
+    let named = if features.is_empty() { String::new() } else { format!(": {features}") };
+    let message = format!(
+        "{} does not know a feature of the {kind} on {}{named}; nothing was checked",
+        programs.version(program),
+        path.display()
+    );
+    DriverError::new(ErrorKind::MissingTool, message)
+        .hint(format!("no damage is known: use a newer {} here, or a host that has one", program.package()))
+}
+
+/// The checker could not read the device.
+fn unreadable(path: &Path, program: Program, said: &str) -> DriverError {
+    let device = path.display();
+    DriverError::new(ErrorKind::Unreachable, format!("{device} cannot be read in whole: {program}: {said}"))
+        .hint("the storage does not answer, or has lost data; of the filesystem nothing is known")
 }
 
 fn damaged(path: &Path, kind: FsKind, detail: &str) -> DriverError {

@@ -11,7 +11,9 @@ pub(super) const SIZE: usize = 32 << 10;
 const VERSION: usize = 100;
 const SECTOR_SIZE: usize = 102;
 const IN_PROGRESS: usize = 126;
-const INCOMPAT: usize = 216;
+pub(super) const RO_COMPAT: usize = 212;
+pub(super) const INCOMPAT: usize = 216;
+pub(super) const LOG_INCOMPAT: usize = 220;
 const CHECKSUM: usize = 224;
 
 const INCOMPAT_NEEDS_REPAIR: u32 = 1 << 4;
@@ -22,16 +24,21 @@ pub(super) fn mkfs(uuid: &str, options: Vec<Given>) -> Vec<String> {
     ours.into_iter().chain(options.into_iter().flat_map(Given::argv)).collect()
 }
 
+/// Whether it is of the version that has checksums and feature words.
+pub(super) fn is_v5(sb: &[u8]) -> bool {
+    u16::from_be_bytes(bytes_at(sb, VERSION)) & 0xf == 5
+}
+
 /// XFS does not note whether it was unmounted: the kernel looks into the log.
-pub(super) fn state(sb: &[u8; SIZE]) -> State {
+pub(super) fn state(sb: &[u8]) -> State {
     let u16_at = |at| u16::from_be_bytes(bytes_at(sb, at));
     if u32::from_be_bytes(bytes_at(sb, 0)) != uapi::XFS_SUPER_MAGIC {
         return State::Broken("the superblock is gone");
     }
-    if sb[IN_PROGRESS] != 0 {
+    if bytes_at::<1>(sb, IN_PROGRESS) != [0] {
         return State::Broken("its mkfs did not end");
     }
-    if u16_at(VERSION) & 0xf == 5 {
+    if is_v5(sb) {
         let Some(sector) = sb.get(..usize::from(u16_at(SECTOR_SIZE))).filter(|sector| sector.len() >= 512)
         else {
             return State::Broken("the superblock's sector size is wrong");

@@ -34,7 +34,8 @@ pub(super) fn map(
     deadline: Deadline,
 ) -> Result<Mapping, Failure> {
     let log = kmsg::Mark::now();
-    try_map(sysfs, request, identity, maker, deadline).map_err(|error| Failure { error, kernel: log.since() })
+    try_map(sysfs, request, identity, maker, deadline)
+        .map_err(|error| Failure { error, kernel: log.of_ceph() })
 }
 
 fn try_map(

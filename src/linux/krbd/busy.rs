@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Mapping;
 use super::sysfs::Sysfs;
 use crate::deadline::Deadline;
-use crate::linux::{holders, loopdev, mountinfo};
+use crate::linux::{holders, loopdev, mountinfo, stacked};
 
 /// How long to look, and how many are worth naming.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -36,7 +36,7 @@ fn look(sysfs: &Sysfs, mapping: &Mapping, found: &Sender<String>) -> Option<()> 
         }
     }
     for name in above(sysfs, mapping) {
-        found.send(format!("the device {name} on top of it")).ok()?;
+        found.send(name).ok()?;
     }
     if swaps("/proc/swaps").iter().any(|swap| swap == path) {
         found.send("swap space on it".to_owned()).ok()?;
@@ -57,9 +57,8 @@ fn look(sysfs: &Sysfs, mapping: &Mapping, found: &Sender<String>) -> Option<()> 
 
 /// Devices of device-mapper and RAID that were made of it.
 pub(super) fn above(sysfs: &Sysfs, mapping: &Mapping) -> Vec<String> {
-    let folder = sysfs.block.join(format!("rbd{}", mapping.id)).join("holders");
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    let on_top = stacked::on(&sysfs.block.join(format!("rbd{}", mapping.id)));
+    on_top.iter().map(ToString::to_string).collect()
 }
 
 fn swaps(list: &str) -> Vec<PathBuf> {

@@ -1,0 +1,284 @@
+//! Mounts that the kernel refuses although nothing is damaged: the error names the reason, and never advises a repair.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use libtest_mimic::Trial;
+use nix::errno::Errno;
+use rbd_docker_plugin::backend::Device;
+use rbd_docker_plugin::error::{CallError, DriverError, ErrorKind};
+use rbd_docker_plugin::host::{Filesystem, FsKind, Host, MountFlags};
+use rbd_docker_plugin::linux::exec::Programs;
+use rbd_docker_plugin::linux::fs as filesystem;
+use serde_json::json;
+
+use crate::filesystems::{debugfs, later, make};
+use crate::rig::{Ready, Rig, trial};
+use crate::volumes::{create, create_error, devices, gone, mount_error, plugin};
+
+pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
+    let t = |name: &str, test: fn(&Rig)| trial(&format!("refused::{name}"), ready, test);
+    vec![
+        t("a_feature_newer_than_the_kernel_is_no_damage", a_feature_newer_than_the_kernel_is_no_damage),
+        t("a_feature_that_only_writing_needs", a_feature_that_only_writing_needs),
+        t(
+            "a_checker_older_than_the_filesystem_finds_no_damage",
+            a_checker_older_than_the_filesystem_finds_no_damage,
+        ),
+        t("a_create_with_a_newer_mkfs_leaves_nothing", a_create_with_a_newer_mkfs_leaves_nothing),
+        t("a_copy_of_a_mounted_xfs", a_copy_of_a_mounted_xfs),
+        t("a_copied_image_beside_its_origin", a_copied_image_beside_its_origin),
+        t("a_device_that_somebody_keeps", a_device_that_somebody_keeps),
+        t("a_refused_option_is_named", a_refused_option_is_named),
+        t("a_journal_on_a_read_only_device", a_journal_on_a_read_only_device),
+        t("a_log_that_is_not_replayed_is_no_damage", a_log_that_is_not_replayed_is_no_damage),
+    ]
+}
+
+/// No word that could make somebody destroy what is whole.
+fn harmless(e: &DriverError) {
+    let text = e.to_string().to_lowercase();
+    for word in ["repair", "fsck -", "mkfs.", "damaged", "has errors", " -l ", "--force"] {
+        let excused = word == "mkfs." && text.contains("man mkfs.");
+        assert!(excused || !text.contains(word), "{word:?} in: {e}");
+    }
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0_u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |c, _| if c & 1 == 0 { c >> 1 } else { c >> 1 ^ 0x82f6_3b78 })
+    })
+}
+
+/// Changes the superblock and makes its checksum right again.
+fn forge(device: &Device, kind: FsKind, change: impl FnOnce(&mut [u8])) {
+    let (offset, length) = match kind {
+        FsKind::Ext4 => (1024, 1024),
+        FsKind::Xfs => (0, 512),
+        FsKind::Btrfs => (64 << 10, 4096),
+    };
+    let file = OpenOptions::new().read(true).write(true).open(&device.path).unwrap();
+    let mut sb = vec![0; length];
+    file.read_exact_at(&mut sb, offset).unwrap();
+    change(&mut sb);
+    match kind {
+        FsKind::Ext4 => {
+            let sum = !crc32c(&sb[..0x3fc]);
+            sb[0x3fc..].copy_from_slice(&sum.to_le_bytes());
+        }
+        FsKind::Xfs => {
+            sb[224..228].fill(0);
+            let sum = crc32c(&sb);
+            sb[224..228].copy_from_slice(&sum.to_le_bytes());
+        }
+        FsKind::Btrfs => {
+            let sum = crc32c(&sb[32..]);
+            sb[..4].copy_from_slice(&sum.to_le_bytes());
+        }
+    }
+    file.write_all_at(&sb, offset).unwrap();
+    file.sync_all().unwrap();
+}
+
+fn kernel() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim().to_owned()
+}
+
+fn a_feature_newer_than_the_kernel_is_no_damage(rig: &Rig) {
+    let host = rig.host();
+    let target = rig.folder("m");
+    for (kind, mib, top) in [(FsKind::Ext4, 16, 0x63), (FsKind::Xfs, 300, 216), (FsKind::Btrfs, 109, 0xbf)] {
+        let (device, fs) = make(rig, kind.name(), kind, mib);
+        forge(&device, kind, |sb| sb[top] |= 0x80);
+        host.check(&device, &fs, later()).unwrap();
+        let e = host.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
+        assert_eq!(e.kind, ErrorKind::MissingTool, "{kind}: {e}");
+        for part in ["does not know: 0x80000000", &kernel(), "newer kernel"] {
+            assert!(e.to_string().contains(part), "{kind}: no {part:?} in {e}");
+        }
+        harmless(&e);
+    }
+}
+
+fn a_feature_that_only_writing_needs(rig: &Rig) {
+    let host = rig.host();
+    let target = rig.folder("m");
+    for (kind, mib, top) in [(FsKind::Ext4, 16, 0x67), (FsKind::Xfs, 300, 212)] {
+        let (device, fs) = make(rig, kind.name(), kind, mib);
+        forge(&device, kind, |sb| sb[top] |= 0x80);
+        let e = host.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
+        assert!(e.message.contains("0x80000000 of those that only writing needs"), "{kind}: {e}");
+        assert!(e.to_string().contains("read-only it can be mounted"), "{kind}: {e}");
+        harmless(&e);
+        host.mount(&device, &fs, &target, &MountFlags { read_only: true, ..Default::default() }).unwrap();
+        host.unmount(&target).unwrap();
+    }
+}
+
+fn a_checker_older_than_the_filesystem_finds_no_damage(rig: &Rig) {
+    let host = rig.host();
+    let (device, fs) = make(rig, "a", FsKind::Ext4, 16);
+    debugfs(&device, "set_super_value state 2");
+    forge(&device, FsKind::Ext4, |sb| sb[0x63] |= 0x80);
+    for read_only in [false, true] {
+        let device = if read_only { rig.attach(&rig.path("a"), true) } else { device.clone() };
+        let e = host.check(&device, &fs, later()).unwrap_err();
+        assert_eq!(e.kind, ErrorKind::MissingTool, "{e}");
+        for part in ["e2fsck 1.", "0x80000000", "nothing was checked", "newer e2fsprogs"] {
+            assert!(e.to_string().contains(part), "no {part:?} in {e}");
+        }
+        harmless(&e);
+    }
+}
+
+fn a_create_with_a_newer_mkfs_leaves_nothing(rig: &Rig) {
+    let programs = rig.folder("programs");
+    let script = "#!/bin/sh\n/usr/sbin/mkfs.ext4 -O ^metadata_csum \"$@\" || exit\nfor device; do :; done\n\
+                  printf '\\200' | dd of=\"$device\" bs=1 seek=1123 conv=notrunc 2>/dev/null\n";
+    let path = programs.join("mkfs.ext4");
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut daemon = crate::daemon::Daemon::new("newer", &rig.folder("newer"), &[]);
+    daemon.start_with(&[("RBD_FAULT_PROGRAMS", programs.display().to_string())]);
+    let e = create_error(&daemon, "v", &json!({"size": "16M"}));
+    for part in ["does not know: 0x80000000", "man mkfs.ext4"] {
+        assert!(e.contains(part), "no {part:?} in {e}");
+    }
+    assert!(!e.contains("repair") && !e.contains("also:"), "{e}");
+    gone(&daemon, "v");
+}
+
+/// A filesystem with a file in it, mounted; the image as it would be after a power failure now.
+fn crashed(rig: &Rig, kind: FsKind, mib: u64, target: &Path) -> (Device, Filesystem, Device) {
+    let host = rig.host();
+    let (device, fs) = make(rig, kind.name(), kind, mib);
+    host.mount(&device, &fs, target, &MountFlags::default()).unwrap();
+    let mut file = File::create(target.join("file")).unwrap();
+    file.write_all(b"content").unwrap();
+    file.sync_all().unwrap();
+    let copy = rig.path("copy");
+    fs::copy(rig.path(kind.name()), &copy).unwrap();
+    (device.unheld(), fs, rig.attach(&copy, false))
+}
+
+fn a_copy_of_a_mounted_xfs(rig: &Rig) {
+    let host = rig.host();
+    let (origin, target) = (rig.folder("origin"), rig.folder("m"));
+    let (device, fs, copy) = crashed(rig, FsKind::Xfs, 300, &origin);
+    let e = host.mount(&copy, &fs, &target, &MountFlags::default()).unwrap_err();
+    assert_eq!(e.kind, ErrorKind::InUse, "{e}");
+    let said = format!("{}, mounted at {}, has the same UUID", device.path.display(), origin.display());
+    for part in [said.as_str(), "mount-options=nouuid", "xfs_admin -U generate"] {
+        assert!(e.to_string().contains(part), "no {part:?} in {e}");
+    }
+    harmless(&e);
+    assert_eq!(host.twin(&copy, &fs).unwrap().unwrap().target, origin);
+    let flags = MountFlags { options: "nouuid".to_owned(), read_only: false };
+    host.mount(&copy, &fs, &target, &flags).unwrap();
+    assert_eq!(fs::read(target.join("file")).unwrap(), b"content");
+    host.unmount(&target).unwrap();
+    host.unmount(&origin).unwrap();
+}
+
+fn a_copied_image_beside_its_origin(rig: &Rig) {
+    let daemon = plugin(rig, "copies", &[]);
+    for (fstype, size) in [("ext4", "16M"), ("xfs", "300M")] {
+        create(&daemon, fstype, &json!({"size": size, "fstype": fstype}));
+        let at = daemon.mount(fstype, "a");
+        fs::write(at.join("file"), "content").unwrap();
+        nix::unistd::syncfs(File::open(&at).unwrap()).unwrap();
+        let copy = format!("{fstype}-copy");
+        fs::copy(daemon.file(fstype, "img"), daemon.file(&copy, "img")).unwrap();
+        if fstype == "ext4" {
+            daemon.mount(&copy, "b");
+            daemon.unmount(&copy, "b");
+        } else {
+            let e = mount_error(&daemon, &copy);
+            let said = format!("rbd/xfs, mounted at {}, has the same UUID as rbd/xfs-copy", at.display());
+            assert!(e.contains(&said) && e.contains("nouuid") && !e.contains("repair"), "{e}");
+            assert_eq!(devices(&daemon.file(&copy, "img")).len(), 0);
+        }
+        daemon.unmount(fstype, "a");
+        daemon.mount(&copy, "b");
+        daemon.unmount(&copy, "b");
+    }
+}
+
+fn a_device_that_somebody_keeps(rig: &Rig) {
+    let host = rig.host();
+    let target = rig.folder("m");
+    let (device, fs) = make(rig, "a", FsKind::Ext4, 16);
+    let kept = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&device.path).unwrap();
+    let me = format!("pid {}", std::process::id());
+    let e = host.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
+    assert!(e.kind == ErrorKind::InUse && e.message.contains(&me), "{e}");
+    harmless(&e);
+    debugfs(&device, "set_super_value state 2");
+    let e = host.check(&device, &fs, later()).unwrap_err();
+    assert!(e.kind == ErrorKind::InUse && e.message.contains(&me), "{e}");
+    harmless(&e);
+    drop(kept);
+    host.check(&device, &fs, later()).unwrap();
+}
+
+fn a_refused_option_is_named(rig: &Rig) {
+    let host = rig.host();
+    let target = rig.folder("m");
+    for (kind, mib, option) in [
+        (FsKind::Ext4, 16, "commit=x"),
+        (FsKind::Ext4, 16, "nonsense"),
+        (FsKind::Xfs, 300, "nonsense=1"),
+        (FsKind::Btrfs, 109, "nonsense=1"),
+    ] {
+        let (device, fs) = make(rig, kind.name(), kind, mib);
+        let flags = MountFlags { options: format!("noatime,{option}"), read_only: false };
+        let e = host.mount(&device, &fs, &target, &flags).unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Failed, "{kind}: {e}");
+        for part in [format!("mount-options=noatime,{option}").as_str(), "EINVAL", "(kernel: "] {
+            assert!(e.to_string().contains(part), "{kind}: no {part:?} in {e}");
+        }
+        harmless(&e);
+    }
+}
+
+fn a_journal_on_a_read_only_device(rig: &Rig) {
+    let host = rig.host();
+    for (kind, mib, skip) in [(FsKind::Ext4, 16, "ro,noload"), (FsKind::Xfs, 300, "ro,norecovery")] {
+        let target = rig.folder("m");
+        let (_, fs, copy) = crashed(rig, kind, mib, &target);
+        host.unmount(&target).unwrap();
+        drop(copy);
+        let copy = rig.attach(&rig.path("copy"), true);
+        let e = host.mount(&copy, &fs, &target, &MountFlags::default()).unwrap_err();
+        assert!(e.message.contains("the device is read-only"), "{kind}: {e}");
+        let flags = MountFlags { read_only: true, ..Default::default() };
+        let e = host.mount(&copy, &fs, &target, &flags).unwrap_err();
+        assert!(e.message.contains("journal to be replayed"), "{kind}: {e}");
+        assert!(e.to_string().contains(skip), "{kind}: {e}");
+        harmless(&e);
+        let flags = MountFlags { options: skip.to_owned(), read_only: false };
+        host.mount(&copy, &fs, &target, &flags).unwrap();
+        host.unmount(&target).unwrap();
+    }
+}
+
+fn a_log_that_is_not_replayed_is_no_damage(rig: &Rig) {
+    let target = rig.folder("m");
+    for (kind, mib) in [(FsKind::Xfs, 300), (FsKind::Ext4, 16)] {
+        let (_, fs, copy) = crashed(rig, kind, mib, &target);
+        for errno in [Errno::EINVAL, Errno::EIO] {
+            let cause = CallError::new("mount", copy.path.display(), errno);
+            let found = filesystem::diagnose(&Programs::find(), &copy.path, &fs, &cause);
+            assert!(found.is_none(), "{kind}: {found:?}");
+        }
+        rig.host().unmount(&target).unwrap();
+    }
+    // What is damaged is still told.
+    let (device, fs) = make(rig, "damaged", FsKind::Xfs, 300);
+    OpenOptions::new().write(true).open(&device.path).unwrap().write_all_at(&[0xff; 512], 512).unwrap();
+    let cause = CallError::new("mount", device.path.display(), Errno::EUCLEAN);
+    let e = filesystem::diagnose(&Programs::find(), &device.path, &fs, &cause).unwrap();
+    assert_eq!(e.kind, ErrorKind::NeedsRepair, "{e}");
+}
