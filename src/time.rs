@@ -19,9 +19,26 @@ pub fn rfc3339(seconds: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }
 
+/// `40 s`, `3 min`, `2 h 5 min`.
+pub fn rough(time: Duration) -> String {
+    let minutes = time.as_secs() / 60;
+    match minutes {
+        0 => format!("{} s", time.as_secs()),
+        1..120 => format!("{minutes} min"),
+        _ => format!("{} h {} min", minutes / 60, minutes % 60),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::rfc3339;
+    use super::*;
+
+    #[test]
+    fn how_long_something_took() {
+        for (seconds, want) in [(40, "40 s"), (60, "1 min"), (7199, "119 min"), (7500, "2 h 5 min")] {
+            assert_eq!(rough(Duration::from_secs(seconds)), want);
+        }
+    }
 
     #[test]
     fn a_known_date_and_a_nonsensical_one() {

@@ -237,6 +237,7 @@ impl Host for Faulty<dyn Host> {
         probe(device: &Device, expected: Option<FsKind>) -> Content;
         ends_are_zero(device: &Device) -> bool;
         format(device: &Device, plan: &Format, deadline: Deadline) -> ();
+        needs_check(device: &Device, fs: &Filesystem) -> Option<u32>;
         check(device: &Device, fs: &Filesystem, deadline: Deadline) -> Checked;
         mount(device: &Device, fs: &Filesystem, target: &Path, flags: &MountFlags) -> ();
         twin(device: &Device, fs: &Filesystem) -> Option<Mounted>;

@@ -6,10 +6,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
+use crate::lock;
 use crate::name::ImageSpec;
+use crate::time::rough;
 
 /// So many requests may wait for one volume; the next is told at once that it is busy.
 pub const MAX_WAITING: usize = 64;
@@ -24,6 +27,8 @@ pub struct Guards {
 struct Inner {
     /// Held volumes only: an entry goes with its last waiter.
     held: Mutex<HashMap<ImageSpec, Waiting>>,
+    /// Volumes whose guard nobody gets, and since when.
+    reserved: Mutex<HashMap<ImageSpec, Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +45,40 @@ pub struct Guard {
     inner: Arc<Inner>,
 }
 
+/// Keeps everybody from a volume's guard; whoever holds that keeps it. Ended on drop.
+#[derive(Debug)]
+pub struct Reserved {
+    spec: ImageSpec,
+    inner: Arc<Inner>,
+}
+
+impl Reserved {
+    /// What whoever asks for the volume is told.
+    pub fn refusal(spec: &ImageSpec, since: Instant) -> DriverError {
+        let since = rough(since.elapsed());
+        DriverError::new(ErrorKind::Busy, format!("the filesystem of {spec} is being checked, since {since}"))
+            .hint("the check goes on and is not begun anew: try again later")
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        lock(&self.inner.reserved).remove(&self.spec);
+    }
+}
+
 impl Guards {
+    /// From now on nobody gets the volume's guard. The caller holds it.
+    pub fn reserve(&self, spec: &ImageSpec, since: Instant) -> Reserved {
+        lock(&self.inner.reserved).insert(spec.clone(), since);
+        Reserved { spec: spec.clone(), inner: Arc::clone(&self.inner) }
+    }
+
+    /// Whether nobody gets the volume's guard.
+    pub fn is_reserved(&self, spec: &ImageSpec) -> bool {
+        lock(&self.inner.reserved).contains_key(spec)
+    }
+
     /// Waits for the volume until the deadline.
     pub fn lock(&self, spec: &ImageSpec, deadline: Deadline) -> Result<Guard> {
         let busy = |why: &str| {
@@ -49,6 +87,11 @@ impl Guards {
         };
         let mut held = self.inner.lock();
         loop {
+            let reserved = lock(&self.inner.reserved).get(spec).copied();
+            if let Some(since) = reserved {
+                Inner::pass_on(&mut held, spec);
+                return Err(Reserved::refusal(spec, since));
+            }
             let Some(waiting) = held.get_mut(spec) else {
                 held.insert(spec.clone(), Waiting::default());
                 return Ok(self.guard(spec));
@@ -76,7 +119,7 @@ impl Guards {
     /// The guard, if nobody has it.
     pub fn try_lock(&self, spec: &ImageSpec) -> Option<Guard> {
         let mut held = self.inner.lock();
-        if held.contains_key(spec) {
+        if held.contains_key(spec) || self.is_reserved(spec) {
             return None;
         }
         held.insert(spec.clone(), Waiting::default());
@@ -92,6 +135,17 @@ impl Inner {
     /// The map is whole between any two statements, so a panic elsewhere does not spoil it.
     fn lock(&self) -> MutexGuard<'_, HashMap<ImageSpec, Waiting>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// A waiter that was woken, and may not have the guard, wakes the next one.
+    fn pass_on(held: &mut HashMap<ImageSpec, Waiting>, spec: &ImageSpec) {
+        match held.get(spec) {
+            Some(waiting) if waiting.released && waiting.count > 0 => waiting.wake.notify_one(),
+            Some(waiting) if waiting.released => drop(held.remove(spec)),
+            _ => {}
+        }
     }
 }
 
@@ -145,6 +199,33 @@ mod tests {
         });
         assert_eq!(total.into_inner(), 800);
         assert!(guards.inner.lock().is_empty());
+    }
+
+    #[test]
+    fn nobody_gets_the_guard_of_a_volume_that_is_being_checked_and_all_who_wait_are_told() {
+        let guards = Guards::default();
+        let held = guards.lock(&spec("a"), soon()).unwrap();
+        let refused = std::thread::scope(|scope| {
+            let waiters: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| guards.lock(&spec("a"), soon()).map(drop))).collect();
+            while guards.inner.lock().get(&spec("a")).unwrap().count < 4 {
+                std::thread::yield_now();
+            }
+            let reserved = guards.reserve(&spec("a"), Instant::now());
+            drop(held);
+            let refused: Vec<_> =
+                waiters.into_iter().map(|waiter| waiter.join().unwrap().unwrap_err()).collect();
+            assert!(guards.try_lock(&spec("a")).is_none());
+            assert!(guards.try_lock(&spec("b")).is_some());
+            drop(reserved);
+            refused
+        });
+        for e in refused {
+            assert_eq!(e.kind, ErrorKind::Busy);
+            assert!(e.message.contains("rbd/a is being checked, since 0 s"), "{e}");
+        }
+        assert!(guards.inner.lock().is_empty() && !guards.is_reserved(&spec("a")));
+        assert!(guards.try_lock(&spec("a")).is_some());
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod refs;
 pub mod undo;
 
 mod cache;
+mod checking;
 mod create;
 mod fenced;
 mod mount;
@@ -135,6 +136,7 @@ pub struct Driver {
     noted: Mutex<BTreeMap<ImageSpec, Vec<String>>>,
     /// Held by whoever looks for lost volumes, or for its own.
     looking: Mutex<()>,
+    verdicts: checking::Verdicts,
     learning: Mutex<()>,
     /// Whether the backend has said which images this plugin owns.
     knows_own: AtomicBool,
@@ -173,6 +175,7 @@ impl Driver {
             fenced: Mutex::default(),
             noted: Mutex::default(),
             looking: Mutex::default(),
+            verdicts: checking::Verdicts::default(),
             learning: Mutex::default(),
             knows_own: AtomicBool::new(false),
             restoring: AtomicUsize::new(0),

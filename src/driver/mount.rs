@@ -195,6 +195,8 @@ impl Driver {
                 lock(&self.fenced).remove(spec);
                 Ok(self.mountpoint(spec))
             }
+            // The check of its filesystem goes on, and with it all that was done here.
+            Err(e) if self.guards.is_reserved(spec) => Err(e),
             Err(e) => Err(self.undo(spec, undo, e)),
         }
     }
@@ -223,7 +225,7 @@ impl Driver {
         deadline: Deadline,
     ) -> Result<(Device, Filesystem, bool)> {
         let (device, filesystem, options) = self.ensure_filesystem(spec, info, device, deadline)?;
-        self.host.check(&device, &filesystem, deadline)?;
+        self.check(spec, &device, &filesystem, deadline)?;
         deadline.check("checking the filesystem took too long")?;
         let flags = MountFlags { options: options.0.unwrap_or_default(), read_only: options.1 };
         let read_only = flags.read_only || mount::parse(&flags.options)?.read_only();

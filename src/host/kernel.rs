@@ -58,6 +58,10 @@ impl Host for KernelHost {
         filesystem::format(&self.programs, &device.path, plan, deadline)
     }
 
+    fn needs_check(&self, device: &Device, fs: &Filesystem) -> Result<Option<u32>> {
+        filesystem::needs_check(&device.path, fs.kind)
+    }
+
     fn check(&self, device: &Device, fs: &Filesystem, deadline: Deadline) -> Result<Checked> {
         filesystem::check(&self.programs, &device.path, fs, deadline)
             .map_err(|e| filesystem::explain(&device.path, e))

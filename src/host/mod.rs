@@ -26,8 +26,12 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Runs `mkfs.<fs>`. The caller made sure that the device is blank. Killed and reaped at the deadline.
     fn format(&self, device: &Device, plan: &Format, deadline: Deadline) -> Result<()>;
 
+    /// Whether the superblock calls for the filesystem's checker; then a checksum of it.
+    fn needs_check(&self, device: &Device, fs: &Filesystem) -> Result<Option<u32>>;
+
     /// Checks a filesystem before it is mounted, when its superblock calls for it, and repairs what its checker calls safe.
-    /// `NeedsRepair` when more is needed.
+    /// `NeedsRepair` when more is needed. A checker that only reads is killed at the deadline; one that writes is waited for. `Busy` when one
+    /// that an earlier life of the plugin has begun still runs.
     fn check(&self, device: &Device, fs: &Filesystem, deadline: Deadline) -> Result<Checked>;
 
     /// Mounts the device at the directory.

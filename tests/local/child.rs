@@ -4,16 +4,18 @@
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, io};
 
 use rbd_docker_plugin::deadline::Deadline;
 use rbd_docker_plugin::linux::{exec, loopdev};
 
-const PART: &str = "LOCAL_TIER_PART";
-const OBJECT: &str = "LOCAL_TIER_OBJECT";
+pub(crate) const PART: &str = "LOCAL_TIER_PART";
+pub(crate) const OBJECT: &str = "LOCAL_TIER_OBJECT";
 
 /// Plays the part that the environment asks for, if any.
 pub(crate) fn run() -> Option<ExitCode> {
@@ -41,9 +43,31 @@ pub(crate) fn run() -> Option<ExitCode> {
                 Deadline::after(Duration::from_secs(600)),
             );
         }
+        "checker" => check(path),
         other => panic!("no part {other}"),
     }
     Some(ExitCode::SUCCESS)
+}
+
+/// Plays e2fsck: claims the device as that does, waits for the file `go`, and then becomes it.
+fn check(folder: &Path) {
+    let device = env::args_os().next_back().unwrap();
+    let claim = OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(&device);
+    let Ok(claim) = claim else {
+        println!("{} is in use.", device.display());
+        std::process::exit(8);
+    };
+    let mut begun = OpenOptions::new().create(true).append(true).open(folder.join("begun")).unwrap();
+    writeln!(begun, "{}", std::process::id()).unwrap();
+    let begin = Instant::now();
+    while !folder.join("go").exists() && begin.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(10));
+        // To nobody, once the plugin is gone.
+        let _ = writeln!(io::stdout(), "still here");
+    }
+    drop(claim);
+    let error = Command::new("/usr/sbin/e2fsck").args(env::args_os().skip(1)).exec();
+    panic!("{error}");
 }
 
 fn ready(what: &str) {

@@ -4,6 +4,7 @@
 //! so that no mount of it is ever seen outside, and one test after the other, so that each can be checked for leaks.
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod checking;
 mod child;
 mod crash;
 #[path = "../common/daemon.rs"]
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         sharing::trials,
         races::trials,
         refused::trials,
+        checking::trials,
         trouble::trials,
         release::trials,
         systemd::trials,

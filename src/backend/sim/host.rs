@@ -56,6 +56,10 @@ impl Host for Sim {
         Ok(())
     }
 
+    fn needs_check(&self, _device: &Device, _fs: &Filesystem) -> Result<Option<u32>> {
+        Ok(None)
+    }
+
     fn check(&self, _device: &Device, _fs: &Filesystem, _deadline: Deadline) -> Result<Checked> {
         Ok(Checked::NotNeeded)
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
 use super::options::Given;
 use super::{State, bytes_at, crc32c, damaged, features, refused, unknown_to, unreadable};
@@ -13,6 +14,9 @@ use crate::linux::uapi;
 
 pub(super) const OFFSET: u64 = 1024;
 pub(super) const SIZE: usize = 1024;
+
+/// How often it is told that a check, which is not ended while it writes, still runs.
+const PATIENCE: Duration = Duration::from_secs(4 * 3600);
 
 const MAGIC: usize = 0x38;
 const STATE: usize = 0x3a;
@@ -69,9 +73,12 @@ pub(super) fn check(
     read_only: bool,
     deadline: Deadline,
 ) -> Result<Checked> {
-    let mode = if read_only { "-n" } else { "-p" };
-    let argv: [OsString; 2] = [mode.into(), path.into()];
-    let output = programs.run(Program::E2fsck, &argv, deadline)?;
+    let argv = |mode: &str| -> [OsString; 2] { [mode.into(), path.into()] };
+    let output = if read_only {
+        programs.run(Program::E2fsck, &argv("-n"), deadline)?
+    } else {
+        programs.run_to_its_end(Program::E2fsck, &argv("-p"), PATIENCE)?
+    };
     let said = || {
         let both = [output.stdout_tail.trim(), output.stderr_tail.trim()].join(" ");
         both.replace(char::is_control, " ")

@@ -18,11 +18,12 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::exec::{ExecError, Program, Programs};
-use super::{backing, blkdev};
+use super::{backing, blkdev, holders, process};
 use crate::deadline::Deadline;
 use crate::error::{CallError, DriverError, ErrorKind, Result};
 use crate::host::{Checked, Filesystem, Format, FsKind};
 use crate::size::Size;
+use crate::time;
 
 pub use options::check_options;
 pub use refused::{Refused, twin_of};
@@ -116,8 +117,35 @@ fn is_mixed(options: &[String]) -> bool {
     given.iter().any(|given| given.option == "-M" || given.option == "--mixed")
 }
 
+/// Whether the superblock calls for the checker; then its checksum.
+pub fn needs_check(path: &Path, kind: FsKind) -> Result<Option<u32>> {
+    Ok(match state(path, kind)? {
+        State::Fine { .. } => None,
+        State::Suspect | State::Broken(_) => Some(crc32c(!0, &superblock(path, kind)?.unwrap_or_default())),
+    })
+}
+
+/// `Busy` when a checker has the device open: one of an earlier life of this plugin, which is not ended while it writes, or of somebody
+/// else.
+fn refuse_if_being_checked(path: &Path) -> Result<()> {
+    let checkers = [Program::E2fsck, Program::XfsRepair, Program::Btrfs].map(Program::name);
+    let found =
+        holders::of(path, Some(path)).into_iter().find(|holder| checkers.contains(&holder.comm.as_str()));
+    let Some(checker) = found else { return Ok(()) };
+    let (pid, name) = (checker.pid, checker.comm);
+    let since = process::age(pid).map_or_else(String::new, |age| format!(", since {}", time::rough(age)));
+    Err(DriverError::new(
+        ErrorKind::Busy,
+        format!("{} is being checked by {name} (pid {pid}){since}", path.display()),
+    )
+    .hint("the check goes on and is not begun anew: try again later"))
+}
+
 /// Checks a filesystem before a mount, when its superblock calls for it.
 pub fn check(programs: &Programs, path: &Path, fs: &Filesystem, deadline: Deadline) -> Result<Checked> {
+    if needs_check(path, fs.kind)?.is_some() {
+        refuse_if_being_checked(path)?;
+    }
     match (state(path, fs.kind)?, fs.kind) {
         (State::Fine { .. }, _) => Ok(Checked::NotNeeded),
         (State::Broken(what), FsKind::Xfs) => Err(damaged(path, fs.kind, what)),

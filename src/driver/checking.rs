@@ -1,0 +1,133 @@
+//! Checks of filesystems that may take longer than Docker waits.
+//!
+//! A check runs on a thread of its own, and the Mount that begins it waits for its end. When that would be too late for Docker the
+//! Mount is refused and the check goes on: the image stays claimed and mapped, nobody gets the volume's guard, and whoever asks for it is
+//! told since when it is being checked. At its end the volume is brought to rest like any other that is unsettled, and the next Mount
+//! finds what the checker has left on the device. What it could not mend is kept, until the superblock is another one.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Driver;
+use super::guard::Reserved;
+use crate::backend::Device;
+use crate::deadline::Deadline;
+use crate::error::{DriverError, ErrorKind, Result};
+use crate::host::{Checked, Filesystem};
+use crate::lock;
+use crate::name::ImageSpec;
+use crate::time::{now, rfc3339};
+
+/// How long a checker that only reads may take. One that writes is never ended.
+const LONGEST: Duration = Duration::from_secs(12 * 3600);
+
+/// What a Mount needs after the check, before Docker gives up.
+const SPARE: Duration = Duration::from_secs(5);
+
+/// What checks that went on behind their Mount have found: for which superblock, and what.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Verdicts(Arc<Mutex<BTreeMap<ImageSpec, (u32, DriverError)>>>);
+
+/// A check under way.
+#[derive(Debug, Default)]
+struct Check {
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    result: Option<Result<Checked>>,
+    /// Its Mount has been refused, and the volume is kept for it.
+    left: Option<Reserved>,
+}
+
+impl Driver {
+    /// Checks a filesystem that its superblock says to need it; `Busy` when that goes on behind the Mount. Then nothing of the Mount may
+    /// be undone: the caller asks [`is_reserved`](super::guard::Guards::is_reserved).
+    pub(super) fn check(
+        &self,
+        spec: &ImageSpec,
+        device: &Device,
+        filesystem: &Filesystem,
+        deadline: Deadline,
+    ) -> Result<Checked> {
+        let Some(print) = self.host.needs_check(device, filesystem)? else {
+            lock(&self.verdicts.0).remove(spec);
+            return Ok(Checked::NotNeeded);
+        };
+        if let Some((of, found)) = lock(&self.verdicts.0).get(spec)
+            && *of == print
+        {
+            return Err(found.clone());
+        }
+        let begun = Instant::now();
+        let check = Arc::new(Check::default());
+        self.begin(Arc::clone(&check), spec.clone(), device.clone(), filesystem.clone())?;
+        let patience = Deadline::after(deadline.left().saturating_sub(SPARE).min(patience()));
+        let mut state = check.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(result) = state.result.take() {
+                return result;
+            }
+            if patience.left().is_zero() {
+                break;
+            }
+            let waited = check.ended.wait_timeout(state, patience.left());
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        self.mark_unsettled(spec);
+        state.left = Some(self.guards.reserve(spec, begun));
+        tracing::warn!(image = %spec, "the check of its filesystem takes longer than Docker waits, and goes on");
+        Err(Reserved::refusal(spec, begun))
+    }
+
+    fn begin(
+        &self,
+        check: Arc<Check>,
+        spec: ImageSpec,
+        device: Device,
+        filesystem: Filesystem,
+    ) -> Result<()> {
+        let (host, verdicts) = (Arc::clone(&self.host), self.verdicts.clone());
+        let work = move || {
+            let result = host.check(&device, &filesystem, Deadline::after(LONGEST));
+            let print = host.needs_check(&device, &filesystem);
+            drop(device);
+            let mut state = check.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(reserved) = state.left.take() else {
+                state.result = Some(result);
+                check.ended.notify_all();
+                return;
+            };
+            match result {
+                Ok(_) => tracing::info!(image = %spec, "the check of its filesystem has ended well"),
+                Err(e) => {
+                    tracing::error!(image = %spec, error = %e, "the check of its filesystem has ended");
+                    if let Ok(Some(print)) = print {
+                        let found = e.context(format_args!("checked until {}", rfc3339(now())));
+                        lock(&verdicts.0).insert(spec, (print, found));
+                    }
+                }
+            }
+            drop(reserved);
+        };
+        let spawned = std::thread::Builder::new().name("check".to_owned()).spawn(work);
+        spawned.map(drop).map_err(|e| {
+            DriverError::new(ErrorKind::Failed, format!("no thread to check the filesystem on: {e}"))
+        })
+    }
+}
+
+#[cfg(not(feature = "fault-points"))]
+fn patience() -> Duration {
+    LONGEST
+}
+
+/// The tests do not wait as long as Docker does: `RBD_FAULT_PATIENCE` says how many milliseconds.
+#[cfg(feature = "fault-points")]
+fn patience() -> Duration {
+    let asked = std::env::var("RBD_FAULT_PATIENCE").ok().and_then(|text| text.parse().ok());
+    asked.map_or(LONGEST, Duration::from_millis)
+}
