@@ -43,19 +43,19 @@ pub(crate) fn run() -> Option<ExitCode> {
                 Deadline::after(Duration::from_secs(600)),
             );
         }
-        "checker" => check(path),
+        "checker" => return Some(check(path)),
         other => panic!("no part {other}"),
     }
     Some(ExitCode::SUCCESS)
 }
 
 /// Plays e2fsck: claims the device as that does, waits for the file `go`, and then becomes it.
-fn check(folder: &Path) {
+fn check(folder: &Path) -> ExitCode {
     let device = env::args_os().next_back().unwrap();
     let claim = OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(&device);
     let Ok(claim) = claim else {
         println!("{} is in use.", device.display());
-        std::process::exit(8);
+        return ExitCode::from(8);
     };
     let mut begun = OpenOptions::new().create(true).append(true).open(folder.join("begun")).unwrap();
     writeln!(begun, "{}", std::process::id()).unwrap();
