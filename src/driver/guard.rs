@@ -238,7 +238,7 @@ mod tests {
         let refused = std::thread::scope(|scope| {
             let waiters: Vec<_> =
                 (0..4).map(|_| scope.spawn(|| guards.lock(&spec("a"), soon()).map(drop))).collect();
-            while guards.inner.lock().get(&spec("a")).unwrap().count < 4 {
+            while guards.inner.lock().volumes.get(&spec("a")).unwrap().count < 4 {
                 std::thread::yield_now();
             }
             let reserved = guards.reserve(&spec("a"), Instant::now());
@@ -254,7 +254,7 @@ mod tests {
             assert_eq!(e.kind, ErrorKind::Busy);
             assert!(e.message.contains("rbd/a is being checked, since 0 s"), "{e}");
         }
-        assert!(guards.inner.lock().is_empty() && !guards.is_reserved(&spec("a")));
+        assert!(guards.inner.lock().volumes.is_empty() && !guards.is_reserved(&spec("a")));
         assert!(guards.try_lock(&spec("a")).is_some());
     }
 
