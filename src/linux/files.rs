@@ -1,13 +1,12 @@
 //! Small files that must survive a crash whole: the old content or the new one, never a mixture, never an empty file.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::unistd::{Gid, chown};
 
 use crate::error::{CallError, OrCall};
 
@@ -19,7 +18,7 @@ pub fn save(path: &Path, content: &[u8]) -> Result<(), CallError> {
 /// Replaces a file (mode 0600): write beside it, fsync, rename over it. Killed at any point it leaves the old file, and at most
 /// one `.<name>.tmp` that the next call overwrites. Two calls for one path must not overlap.
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), CallError> {
-    let temporary = beside(path)?;
+    let temporary = beside(path, "tmp")?;
     let result = write(&temporary, content)
         .and_then(|()| fs::rename(&temporary, path).or_call("rename", path.display()));
     if result.is_err() {
@@ -27,6 +26,23 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), CallError> {
         let _ = fs::remove_file(&temporary);
     }
     result
+}
+
+/// Makes a file (mode 0600), durably, unless it is there: of several plugins that do it at once, on one host or many, one wins,
+/// and all find its content afterwards. `own` is a word that no other has. Killed it may leave one `.<name>.<own>.tmp`.
+pub fn make(path: &Path, own: &str, content: &[u8]) -> Result<(), CallError> {
+    let temporary = beside(path, &format!("{own}.tmp"))?;
+    let linked = write(&temporary, content).and_then(|()| match fs::hard_link(&temporary, path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Ok(()) => sync_folder(path),
+        // Some network filesystems have no hard links. The last one wins there.
+        Err(_) => {
+            fs::rename(&temporary, path).or_call("rename", path.display()).and_then(|()| sync_folder(path))
+        }
+    });
+    // What stays here is in nobody's way.
+    let _ = fs::remove_file(&temporary);
+    linked
 }
 
 /// Reads a file; nothing when it is not there.
@@ -46,35 +62,6 @@ pub fn names(folder: &Path) -> Result<Vec<String>, CallError> {
     let entries = entries.collect::<io::Result<Vec<_>>>().or_call("readdir", folder.display())?;
     let names = entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
     Ok(names.filter(|name| !name.starts_with('.')).collect())
-}
-
-/// Makes a folder, with its parents, that nobody but root passes, and a group if one is given. A folder that is there is closed as
-/// well; parents that are there stay as they are.
-pub fn make_closed(folder: &Path, group: Option<Gid>) -> Result<(), CallError> {
-    let made: Vec<&Path> = folder.ancestors().skip(1).take_while(|path| !path.exists()).collect();
-    fs::create_dir_all(folder).or_call("mkdir", folder.display())?;
-    let mode = if group.is_some() { 0o710 } else { 0o700 };
-    for path in made.into_iter().rev().chain([folder]) {
-        let is = fs::metadata(path).or_call("stat", path.display())?;
-        if let Some(group) = group.filter(|group| group.as_raw() != is.gid()) {
-            chown(path, None, Some(group)).or_call("chown", path.display())?;
-        }
-        if is.mode() & 0o7777 != mode {
-            fs::set_permissions(path, Permissions::from_mode(mode)).or_call("chmod", path.display())?;
-        }
-    }
-    Ok(())
-}
-
-/// The folders above one that members of a group cannot pass.
-pub fn impassable(folder: &Path, group: u32) -> Vec<PathBuf> {
-    let passable = |path: &Path| {
-        fs::metadata(path).is_ok_and(|is| {
-            let bit = if is.gid() == group { 0o010 } else { 0o001 };
-            is.mode() & bit != 0
-        })
-    };
-    folder.ancestors().skip(1).filter(|path| !passable(path)).map(Path::to_owned).collect()
 }
 
 /// Removes a file, durably; what is not there is success.
@@ -103,11 +90,12 @@ fn write(path: &Path, content: &[u8]) -> Result<(), CallError> {
     file.sync_all().or_call("fsync", path.display())
 }
 
-fn beside(path: &Path) -> Result<PathBuf, CallError> {
+fn beside(path: &Path, ending: &str) -> Result<PathBuf, CallError> {
     let name = path.file_name().ok_or_else(|| CallError::new("open", path.display(), Errno::EISDIR))?;
     let mut hidden = OsString::from(".");
     hidden.push(name);
-    hidden.push(".tmp");
+    hidden.push(".");
+    hidden.push(ending);
     Ok(path.with_file_name(hidden))
 }
 
@@ -143,6 +131,29 @@ mod tests {
         fs::create_dir(&path).unwrap();
         assert_eq!(save(&path, b"x").unwrap_err().errno, Errno::EISDIR);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn of_several_that_make_a_file_one_wins_and_all_succeed() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..50 {
+            let path = dir.path().join(format!("state{round}"));
+            let together = std::sync::Barrier::new(8);
+            std::thread::scope(|scope| {
+                for own in 0..8 {
+                    let (path, together) = (&path, &together);
+                    scope.spawn(move || {
+                        together.wait();
+                        make(path, &own.to_string(), own.to_string().as_bytes()).unwrap();
+                    });
+                }
+            });
+            let made = fs::read(&path).unwrap();
+            make(&path, "late", b"late").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), made, "it is there already");
+            assert_eq!(made.len(), 1);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 50, "nothing is left beside them");
     }
 
     #[test]

@@ -68,8 +68,13 @@ impl LocalBackend {
             }
             (None, None) => {
                 let marker = Marker { format: FORMAT, id: boot::random_uuid()? };
-                files::save(&paths.marker(), &serde_json::to_vec(&marker).unwrap_or_default())?;
-                paths.remember(&marker)?;
+                let content = serde_json::to_vec(&marker).unwrap_or_default();
+                files::make(&paths.marker(), &marker.id, &content)?;
+                // Plugins that start at the same moment mark it at the same moment: what counts is what is there.
+                match paths.read_marker(&paths.marker())? {
+                    Some(marker) => paths.remember(&marker)?,
+                    None => return Err(paths.away()),
+                }
             }
         }
         Ok(Self { names: Names::new(&paths, home), paths, identity, held: Mutex::default() })
@@ -215,4 +220,35 @@ fn entries(dir: &Path) -> Result<Vec<fs::DirEntry>> {
         read => read.or_call("readdir", dir.display())?,
     };
     Ok(read.collect::<io::Result<Vec<_>>>().or_call("readdir", dir.display())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_that_start_at_once_agree_on_a_new_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let store = dir.path().join(format!("store{round}"));
+            let known = |n: u32| dir.path().join(format!("known{round}-{n}"));
+            let together = std::sync::Barrier::new(6);
+            std::thread::scope(|scope| {
+                for n in 0..6 {
+                    let (store, together) = (&store, &together);
+                    scope.spawn(move || {
+                        together.wait();
+                        let owner = serde_json::json!({"host": "h", "boot_id": "b", "plugin": "rbd",
+                            "root": format!("/mnt/{n}"), "since": 0});
+                        let owner = serde_json::from_value(owner).unwrap();
+                        LocalBackend::open(store, &known(n), owner, ("rbd", None)).unwrap();
+                    });
+                }
+            });
+            let paths = |n| Paths { dir: store.canonicalize().unwrap(), known: known(n) };
+            let marker = paths(0).read_marker(&paths(0).marker()).unwrap();
+            assert!(marker.is_some());
+            assert!((0..6).all(|n| paths(n).remembered().unwrap() == marker), "all remember its mark");
+        }
+    }
 }
