@@ -25,17 +25,23 @@ pub(crate) fn rig() -> PathBuf {
 /// finds. What the plugin mounts is propagated there, as on a host whose engine runs with `MountFlags=slave`.
 const START: &str = r#"mount --bind "$0" /run/docker/plugins && exec dockerd "$@""#;
 
-/// Why no engine can be started here, if so.
-pub(crate) fn missing() -> Option<String> {
+/// The same for an engine with a name and a network of its own.
+const START_HOST: &str =
+    r#"hostname "$HOST" && ip link set lo up && mount --bind "$0" /run/docker/plugins && exec dockerd "$@""#;
+
+/// Why no engine can be started here, or what uses these further programs, if so.
+pub(crate) fn missing(further: &[&str]) -> Option<String> {
     if !geteuid().is_root() {
         return Some("needs root: run it as root, or with sudo -E".to_owned());
     }
     let path = search_path();
-    let absent: Vec<&str> =
-        ["dockerd", "docker", "containerd", "runc", "busybox", "timeout", "unshare", "losetup", "mkfs.ext4"]
-            .into_iter()
-            .filter(|program| !std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
-            .collect();
+    let programs =
+        ["dockerd", "docker", "containerd", "runc", "busybox", "timeout", "unshare", "losetup", "mkfs.ext4"];
+    let absent: Vec<&str> = programs
+        .into_iter()
+        .chain(further.iter().copied())
+        .filter(|program| !std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+        .collect();
     let loops = Path::new("/dev/loop-control").exists();
     match (absent.is_empty(), loops) {
         (true, true) => None,
@@ -45,7 +51,7 @@ pub(crate) fn missing() -> Option<String> {
 }
 
 /// The engine lives in sbin, which not every root's PATH has.
-fn search_path() -> String {
+pub(crate) fn search_path() -> String {
     let path = std::env::var("PATH").unwrap_or_default();
     format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
 }
@@ -56,17 +62,24 @@ pub(crate) struct Engine {
     dir: PathBuf,
     run: PathBuf,
     flags: Vec<String>,
+    host: Option<String>,
     child: Option<Child>,
 }
 
 impl Engine {
     /// Starts an engine and gives it the images `bb` (nothing at `/vol`), `bb-seeded` and `bb-empty`.
     pub(crate) fn start(case: &str, dir: &Path, flags: &[&str]) -> Self {
+        Self::start_on(case, dir, flags, None)
+    }
+
+    /// The same with a host name and a network namespace of its own, which end with it.
+    pub(crate) fn start_on(case: &str, dir: &Path, flags: &[&str], host: Option<&str>) -> Self {
         let run = rig().join(case);
         fs::create_dir_all(&run).expect("a folder for the engine's sockets");
         fs::write(dir.join("daemon.json"), "{}").expect("the engine's settings can be written");
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut engine = Self { case: case.to_owned(), dir: dir.to_owned(), run, flags, child: None };
+        let host = host.map(str::to_owned);
+        let mut engine = Self { case: case.to_owned(), dir: dir.to_owned(), run, flags, host, child: None };
         engine.up();
         engine.import();
         engine
@@ -78,7 +91,10 @@ impl Engine {
         let mut dockerd = Command::new("unshare");
         dockerd
             .env("PATH", search_path())
-            .args(["--mount", "--propagation", "slave", "sh", "-c", START])
+            .env("HOST", self.host.as_deref().unwrap_or_default())
+            .args(["--mount", "--propagation", "slave"])
+            .args(self.host.iter().flat_map(|_| ["--uts", "--net"]))
+            .args(["sh", "-c", if self.host.is_some() { START_HOST } else { START }])
             .arg(self.run.join("plugins"))
             .arg("--config-file")
             .arg(self.dir.join("daemon.json"))
@@ -116,9 +132,10 @@ impl Engine {
         let busybox = std::env::split_paths(&path).map(|dir| dir.join("busybox")).find(|file| file.is_file());
         fs::copy(busybox.expect("busybox was found before"), bin.join("busybox"))
             .expect("busybox can be copied");
-        for applet in
-            ["sh", "cat", "dd", "echo", "id", "ls", "mkdir", "rm", "sleep", "stat", "sync", "touch", "wc"]
-        {
+        for applet in [
+            "sh", "cat", "dd", "echo", "id", "ls", "mkdir", "rm", "sleep", "stat", "sync", "tail", "touch",
+            "wc",
+        ] {
             symlink("busybox", bin.join(applet)).expect("an applet can be linked");
         }
         self.import_as(&root, "bb");
@@ -154,18 +171,22 @@ impl Engine {
 
     /// Runs `docker ARGS` against this engine, for five minutes at most.
     pub(crate) fn docker(&self, args: &[&str]) -> Output {
-        Command::new("timeout")
-            .args(["-k", "10", "300", "docker"])
-            .args(args)
+        self.client("docker").args(args).output().expect("docker can be started")
+    }
+
+    /// A program that asks this engine, for five minutes at most.
+    pub(crate) fn client(&self, program: &str) -> Command {
+        let mut command = Command::new("timeout");
+        command
+            .args(["-k", "10", "300", program])
             .env("PATH", search_path())
             .env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
             .env("DOCKER_CONFIG", self.dir.join("client"))
             .env_remove("DOCKER_CONTEXT")
             .env_remove("DOCKER_API_VERSION")
             .env_remove("DOCKER_TLS_VERIFY")
-            .stdin(Stdio::null())
-            .output()
-            .expect("docker can be started")
+            .stdin(Stdio::null());
+        command
     }
 
     /// The same, expecting success; what it wrote to stdout.

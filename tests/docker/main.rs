@@ -8,6 +8,7 @@
 // A harness of its own is no `#[test]`, so clippy.toml's leave for tests does not reach it.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
+mod compose;
 #[path = "../common/daemon.rs"]
 mod daemon;
 mod engine;
@@ -17,10 +18,13 @@ mod leaks;
 mod managed;
 mod managed_world;
 mod options;
+mod page;
 mod parallel;
 mod plugin;
 mod plugin_restarts;
 mod sharing;
+mod swarm;
+mod swarm_world;
 mod volumes;
 mod world;
 
@@ -87,7 +91,7 @@ fn cases(mut args: Arguments) -> ExitCode {
     args.test_threads.get_or_insert_with(|| cores.clamp(2, 4));
 
     let mut made = Vec::new();
-    let skip = match engine::missing() {
+    let skip = match engine::missing(&[]) {
         _ if args.list => None,
         Some(reason) => Some(reason),
         None => {
@@ -97,7 +101,7 @@ fn cases(mut args: Arguments) -> ExitCode {
     };
     let before = if skip.is_none() { leaks::Snapshot::of_host() } else { leaks::Snapshot::default() };
 
-    let cases = [
+    let plain = [
         volumes::CASES,
         options::CASES,
         sharing::CASES,
@@ -108,11 +112,21 @@ fn cases(mut args: Arguments) -> ExitCode {
         managed::CASES,
     ]
     .concat();
+    let skip_unless = |missing: fn() -> Option<String>| match args.list {
+        true => None,
+        false => skip.clone().or_else(missing),
+    };
+    let groups = [
+        (&plain[..], skip.clone()),
+        (compose::CASES, skip_unless(compose::missing)),
+        (swarm::CASES, skip_unless(swarm_world::missing)),
+    ];
     let left = Arc::new(AtomicUsize::new(0));
-    let mut trials: Vec<Trial> = cases
+    let mut trials: Vec<Trial> = groups
         .into_iter()
-        .map(|(name, case)| {
-            let (skip, left) = (skip.clone(), Arc::clone(&left));
+        .flat_map(|(cases, skip)| cases.iter().map(move |&(name, case)| (name, case, skip.clone())))
+        .map(|(name, case, skip)| {
+            let left = Arc::clone(&left);
             Trial::ignorable_test(name, move || {
                 let _done = Done(&left);
                 match skip {

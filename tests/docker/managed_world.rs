@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use crate::daemon::{tail, wait};
 use crate::engine::{self, Engine};
 use crate::leaks;
+use crate::world::folder;
 
 /// One case's world.
 pub(crate) struct Managed {
@@ -53,10 +54,7 @@ pub(crate) fn remove_built() {
 impl Managed {
     /// An engine, without any plugin.
     pub(crate) fn new(case: &str) -> Self {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("docker").join(case);
-        if dir.exists() {
-            fs::remove_dir_all(&dir).expect("the folder of an earlier run can be removed");
-        }
+        let dir = folder(case);
         fs::create_dir_all(dir.join("images")).expect("a folder for the images");
         fs::create_dir_all(engine::rig().join(case).join("plugins")).expect("a folder for sockets");
         let engine = Engine::start(case, &dir, &[]);

@@ -16,11 +16,16 @@ pub(crate) struct Plugin {
 }
 
 impl Plugin {
-    /// Starts a plugin on the local backend and waits until it answers.
-    pub(crate) fn start(name: &str, dir: &Path, flags: &[&str]) -> Self {
-        let sockets = crate::engine::rig().join(name).join("plugins");
+    /// Starts a plugin on the local backend and waits until it answers. Docker knows it as `driver`.
+    pub(crate) fn start(case: &str, driver: &str, dir: &Path, flags: &[&str]) -> Self {
+        Self::start_by(&[], case, driver, dir, flags)
+    }
+
+    /// The same, run by a program of these words, which becomes it.
+    pub(crate) fn start_by(words: &[&str], case: &str, driver: &str, dir: &Path, flags: &[&str]) -> Self {
+        let sockets = crate::engine::rig().join(case).join("plugins");
         std::fs::create_dir_all(&sockets).expect("a folder for the socket");
-        let mut daemon = Daemon::new(name, dir, flags).with_sockets(&sockets);
+        let mut daemon = Daemon::new(driver, dir, flags).with_sockets(&sockets).run_by(words);
         daemon.start();
         Self { daemon, dir: dir.to_owned() }
     }

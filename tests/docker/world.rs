@@ -8,6 +8,16 @@ use crate::engine::Engine;
 use crate::leaks;
 use crate::plugin::Plugin;
 
+/// An empty folder for a case.
+pub(crate) fn folder(case: &str) -> PathBuf {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("docker").join(case);
+    if dir.exists() {
+        fs::remove_dir_all(&dir).expect("the folder of an earlier run can be removed");
+    }
+    fs::create_dir_all(&dir).expect("a folder for the case");
+    dir
+}
+
 /// One case's world.
 pub(crate) struct World {
     /// Images, mounts, logs, the engine's data.
@@ -16,6 +26,7 @@ pub(crate) struct World {
     pub(crate) engine: Engine,
     /// The plugin under test.
     pub(crate) plugin: Plugin,
+    case: String,
     finished: bool,
 }
 
@@ -27,14 +38,18 @@ impl World {
 
     /// The same with further flags for either.
     pub(crate) fn with(case: &str, engine: &[&str], plugin: &[&str]) -> Self {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("docker").join(case);
-        if dir.exists() {
-            fs::remove_dir_all(&dir).expect("the folder of an earlier run can be removed");
-        }
-        fs::create_dir_all(&dir).expect("a folder for the case");
-        let plugin = Plugin::start(case, &dir, plugin);
+        let dir = folder(case);
+        let plugin = Plugin::start(case, case, &dir, plugin);
         let engine = Engine::start(case, &dir, engine);
-        Self { dir, engine, plugin, finished: false }
+        Self { dir, engine, plugin, case: case.to_owned(), finished: false }
+    }
+
+    /// An engine, and a plugin that it knows as `rbd`.
+    pub(crate) fn rbd(case: &str) -> Self {
+        let dir = folder(case);
+        let plugin = Plugin::start(case, "rbd", &dir, &[]);
+        let engine = Engine::start(case, &dir, &[]);
+        Self { dir, engine, plugin, case: case.to_owned(), finished: false }
     }
 
     /// `docker run --rm` of a shell script on this plugin's volumes; what it wrote to stdout.
@@ -139,7 +154,7 @@ impl World {
         }
         self.engine.stop();
         self.plugin.stop();
-        let left = leaks::processes_of(Some(&self.plugin.name));
+        let left = leaks::processes_of(Some(&self.case));
         assert!(left.is_empty(), "processes left: {left:?}");
         self.finished = true;
         fs::remove_dir_all(&self.dir).expect("the folder of the case can be removed");
@@ -155,6 +170,6 @@ impl Drop for World {
         eprintln!("{}\n{}", tail(&self.engine.log()), tail(&self.plugin.log()));
         self.engine.force_down();
         self.plugin.kill();
-        leaks::clear(&self.dir, Some(&self.plugin.name));
+        leaks::clear(&self.dir, Some(&self.case));
     }
 }

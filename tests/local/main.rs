@@ -6,7 +6,6 @@
 
 mod checking;
 mod child;
-mod closed;
 mod crash;
 #[path = "../common/daemon.rs"]
 mod daemon;
@@ -46,7 +45,6 @@ fn main() -> ExitCode {
         options::trials,
         images::trials,
         sharing::trials,
-        closed::trials,
         races::trials,
         refused::trials,
         checking::trials,
