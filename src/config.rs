@@ -34,6 +34,8 @@ pub struct Config {
     pub plugins: PathBuf,
     /// Group of the socket.
     pub socket_group: SocketGroup,
+    /// Group that may pass through the folder of the mountpoints.
+    pub mount_group: Option<u32>,
     /// Folder of the admin socket, if there is to be one.
     pub admin: Option<PathBuf>,
     /// Where metrics and health are served, too.
@@ -189,6 +191,7 @@ impl Config {
             mount_ids: optional(all, "mount-ids", values::path)?.unwrap_or_else(|| plugins.clone()),
             plugins,
             socket_group: parse(all, "socket-group", values::group)?,
+            mount_group: optional(all, "mount-group", values::group)?.map(|group| group.gid),
             admin,
             metrics_address: optional(all, "metrics-address", values::address)?,
             backend: backend(all)?,

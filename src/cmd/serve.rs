@@ -23,7 +23,7 @@ use super::output::count;
 
 /// Blocking threads, made as they are needed; each running operation has one.
 const THREADS: usize = 2048;
-/// Operations that change something, at a time; the other threads are left to reads. At most 65 of them are for one volume.
+/// Operations that change something, at a time; the other threads are left to reads and Unmounts.
 const CHANGES: usize = 1536;
 
 /// Runs until a signal ends it. What went wrong is in the log when there is one, and always in the error.

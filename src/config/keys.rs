@@ -187,6 +187,11 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         heading: PLACES,
+        help: "Group that may pass through to the volumes, by name or number: with userns-remap that of the containers' root [default: only root may]",
+        ..key("mount-group", "", "GROUP")
+    },
+    Key {
+        heading: PLACES,
         help: "Folder of the mount IDs, which tell who uses what is mounted, for as long as the host is up [default: <plugins>]",
         ..key("mount-ids", "", "DIR")
     },

@@ -71,6 +71,13 @@ impl Driver {
         }
     }
 
+    /// Whether a mounted volume may be lost, which whoever holds its guard has to see to. While the store is away its word is not to be
+    /// had, and the kernel waits for it as well.
+    pub(super) fn may_be_lost(&self, spec: &ImageSpec) -> bool {
+        let look = self.backend.look(std::slice::from_ref(spec));
+        look.is_ok_and(|look| !look.lost.is_empty() || !look.amiss.is_empty())
+    }
+
     /// An error when a mounted volume is lost: then it is no mount to hand out.
     pub(super) fn refuse_lost(&self, spec: &ImageSpec) -> Result<()> {
         let lost = match self.backend.look(std::slice::from_ref(spec)) {
@@ -113,8 +120,7 @@ impl Driver {
         self.backend.abandon(spec, mounted.device.clone())?;
         // From here on it is a matter of bringing the rest to rest.
         self.mark_unsettled(spec);
-        self.table.remove(spec);
-        self.host.forget(&self.refs_file(spec))?;
+        self.forget_uses(spec)?;
         self.host.remove_dir(mountpoint)?;
         // Fenced by hand, it may still be ours on record.
         self.backend.release(spec)?;

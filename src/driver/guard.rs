@@ -1,12 +1,12 @@
 //! One operation per volume at a time.
 //!
 //! A [`Guard`] is held for the whole of an operation that changes a volume. There is no lock over several volumes. Waiting
-//! is bounded in time by the operation's deadline and in number by [`MAX_WAITING`], so that one stuck volume can neither hold
-//! a request past Docker's patience nor take the threads that others need.
+//! is bounded in time by the operation's deadline. It is bounded in number, too, so that stuck volumes do not take the threads
+//! that others need: all volumes together may have a [`CROWD`] of waiting requests, and each volume a few of its own beside it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
@@ -14,8 +14,11 @@ use crate::lock;
 use crate::name::ImageSpec;
 use crate::time::rough;
 
-/// So many requests may wait for one volume; the next is told at once that it is busy.
+/// So many requests may wait for one volume whatever waits for others.
 pub const MAX_WAITING: usize = 64;
+
+/// So many requests may wait in all, before a volume with [`MAX_WAITING`] of them is told at once that it is busy.
+pub const CROWD: usize = 1024;
 
 /// The guards of all volumes.
 #[derive(Debug, Default, Clone)]
@@ -25,10 +28,17 @@ pub struct Guards {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Held volumes only: an entry goes with its last waiter.
-    held: Mutex<HashMap<ImageSpec, Waiting>>,
+    held: Mutex<Held>,
     /// Volumes whose guard nobody gets, and since when.
     reserved: Mutex<HashMap<ImageSpec, Instant>>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// Held volumes only: an entry goes with its last waiter.
+    volumes: HashMap<ImageSpec, Waiting>,
+    /// How many wait for any of them.
+    waiting: usize,
 }
 
 #[derive(Debug, Default)]
@@ -79,8 +89,26 @@ impl Guards {
         lock(&self.inner.reserved).contains_key(spec)
     }
 
-    /// Waits for the volume until the deadline.
+    /// Waits for the volume until the deadline, unless too many do.
     pub fn lock(&self, spec: &ImageSpec, deadline: Deadline) -> Result<Guard> {
+        self.wait(spec, deadline, true)
+    }
+
+    /// Waits for the volume until the deadline, however many do: for what nobody will ask again.
+    pub fn lock_whatever_waits(&self, spec: &ImageSpec, deadline: Deadline) -> Result<Guard> {
+        self.wait(spec, deadline, false)
+    }
+
+    /// Waits for as long as it takes: for locks that are held for a moment only.
+    pub fn hold(&self, spec: &ImageSpec) -> Guard {
+        loop {
+            if let Ok(guard) = self.wait(spec, Deadline::after(Duration::from_secs(60)), false) {
+                return guard;
+            }
+        }
+    }
+
+    fn wait(&self, spec: &ImageSpec, deadline: Deadline, limited: bool) -> Result<Guard> {
         let busy = |why: &str| {
             Err(DriverError::new(ErrorKind::Busy, format!("another operation on {spec} {why}"))
                 .hint("try again later"))
@@ -89,18 +117,19 @@ impl Guards {
         loop {
             let reserved = lock(&self.inner.reserved).get(spec).copied();
             if let Some(since) = reserved {
-                Inner::pass_on(&mut held, spec);
+                Inner::pass_on(&mut held.volumes, spec);
                 return Err(Reserved::refusal(spec, since));
             }
-            let Some(waiting) = held.get_mut(spec) else {
-                held.insert(spec.clone(), Waiting::default());
+            let crowded = held.waiting >= CROWD;
+            let Some(waiting) = held.volumes.get_mut(spec) else {
+                held.volumes.insert(spec.clone(), Waiting::default());
                 return Ok(self.guard(spec));
             };
             if waiting.released {
                 waiting.released = false;
                 return Ok(self.guard(spec));
             }
-            if waiting.count >= MAX_WAITING {
+            if limited && crowded && waiting.count >= MAX_WAITING {
                 return busy("is under way, and too many requests wait for it already");
             }
             let left = deadline.left();
@@ -109,8 +138,10 @@ impl Guards {
             }
             waiting.count += 1;
             let wake = Arc::clone(&waiting.wake);
+            held.waiting += 1;
             held = wake.wait_timeout(held, left).unwrap_or_else(PoisonError::into_inner).0;
-            if let Some(waiting) = held.get_mut(spec) {
+            held.waiting -= 1;
+            if let Some(waiting) = held.volumes.get_mut(spec) {
                 waiting.count -= 1;
             }
         }
@@ -119,10 +150,10 @@ impl Guards {
     /// The guard, if nobody has it.
     pub fn try_lock(&self, spec: &ImageSpec) -> Option<Guard> {
         let mut held = self.inner.lock();
-        if held.contains_key(spec) || self.is_reserved(spec) {
+        if held.volumes.contains_key(spec) || self.is_reserved(spec) {
             return None;
         }
-        held.insert(spec.clone(), Waiting::default());
+        held.volumes.insert(spec.clone(), Waiting::default());
         Some(self.guard(spec))
     }
 
@@ -133,7 +164,7 @@ impl Guards {
 
 impl Inner {
     /// The map is whole between any two statements, so a panic elsewhere does not spoil it.
-    fn lock(&self) -> MutexGuard<'_, HashMap<ImageSpec, Waiting>> {
+    fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -152,13 +183,13 @@ impl Inner {
 impl Drop for Guard {
     fn drop(&mut self) {
         let mut held = self.inner.lock();
-        match held.get_mut(&self.spec) {
+        match held.volumes.get_mut(&self.spec) {
             Some(waiting) if waiting.count > 0 => {
                 waiting.released = true;
                 waiting.wake.notify_one();
             }
             _ => {
-                held.remove(&self.spec);
+                held.volumes.remove(&self.spec);
             }
         }
     }
@@ -168,7 +199,6 @@ impl Drop for Guard {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     fn spec(image: &str) -> ImageSpec {
         ImageSpec::new("rbd", None, image).unwrap()
@@ -198,7 +228,7 @@ mod tests {
             }
         });
         assert_eq!(total.into_inner(), 800);
-        assert!(guards.inner.lock().is_empty());
+        assert!(guards.inner.lock().volumes.is_empty());
     }
 
     #[test]
@@ -208,7 +238,7 @@ mod tests {
         let refused = std::thread::scope(|scope| {
             let waiters: Vec<_> =
                 (0..4).map(|_| scope.spawn(|| guards.lock(&spec("a"), soon()).map(drop))).collect();
-            while guards.inner.lock().get(&spec("a")).unwrap().count < 4 {
+            while guards.inner.lock().volumes.get(&spec("a")).unwrap().count < 4 {
                 std::thread::yield_now();
             }
             let reserved = guards.reserve(&spec("a"), Instant::now());
@@ -224,7 +254,7 @@ mod tests {
             assert_eq!(e.kind, ErrorKind::Busy);
             assert!(e.message.contains("rbd/a is being checked, since 0 s"), "{e}");
         }
-        assert!(guards.inner.lock().is_empty() && !guards.is_reserved(&spec("a")));
+        assert!(guards.inner.lock().volumes.is_empty() && !guards.is_reserved(&spec("a")));
         assert!(guards.try_lock(&spec("a")).is_some());
     }
 
@@ -238,6 +268,35 @@ mod tests {
         assert!(guards.try_lock(&spec("b")).is_some());
         drop(held);
         assert!(guards.try_lock(&spec("a")).is_some(), "a waiter that gave up leaves nothing behind");
-        assert!(guards.inner.lock().is_empty());
+        assert!(guards.inner.lock().volumes.is_empty());
+    }
+
+    #[test]
+    fn a_crowd_waits_for_one_volume_and_leaves_room_for_others() {
+        let guards = Guards::default();
+        let held = [guards.lock(&spec("a"), soon()).unwrap(), guards.lock(&spec("b"), soon()).unwrap()];
+        std::thread::scope(|scope| {
+            let wait = |image: &'static str| {
+                let guards = &guards;
+                move || drop(guards.lock(&spec(image), soon()).unwrap())
+            };
+            let waiting = |count: usize| {
+                while guards.inner.lock().waiting < count {
+                    std::thread::yield_now();
+                }
+            };
+            (0..CROWD).for_each(|_| drop(scope.spawn(wait("a"))));
+            waiting(CROWD);
+            let e = guards.lock(&spec("a"), soon()).unwrap_err();
+            assert!(e.message.contains("too many requests"), "{e}");
+            (0..MAX_WAITING).for_each(|_| drop(scope.spawn(wait("b"))));
+            waiting(CROWD + MAX_WAITING);
+            assert!(guards.lock(&spec("b"), soon()).unwrap_err().message.contains("too many requests"));
+            scope.spawn(|| drop(guards.lock_whatever_waits(&spec("b"), soon()).unwrap()));
+            waiting(CROWD + MAX_WAITING + 1);
+            drop(held);
+        });
+        assert!(guards.inner.lock().volumes.is_empty());
+        assert_eq!(guards.inner.lock().waiting, 0);
     }
 }

@@ -26,6 +26,7 @@ mod remove;
 mod table;
 mod unmount;
 mod usage;
+mod uses;
 
 pub use open::{check, open, release_all};
 pub use release::Released;
@@ -44,6 +45,7 @@ use overview::Heard;
 use table::Table;
 use undo::Undo;
 use usage::Usages;
+use uses::Comings;
 
 use crate::backend::Backend;
 use crate::deadline::Deadline;
@@ -122,6 +124,9 @@ pub struct Driver {
     backend: Arc<dyn Backend>,
     host: Arc<dyn Host>,
     guards: Guards,
+    /// Held for a moment only, by whoever changes the uses of a volume.
+    uses: Guards,
+    comings: Comings,
     table: Table,
     cache: Cache,
     /// Images that a Create is making right now: List does not show them.
@@ -168,6 +173,8 @@ impl Driver {
             backend,
             host,
             guards: Guards::default(),
+            uses: Guards::default(),
+            comings: Comings::default(),
             table: Table::default(),
             making: Mutex::default(),
             unsettled: Mutex::default(),

@@ -1,6 +1,7 @@
 //! Mount: one more use of the mount that is there, or claim → map → check → mount → remember.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use super::read::missing;
 use super::refs::Refs;
 use super::table::MountedVolume;
 use super::undo::Undo;
+use super::uses::Arrival;
 use super::{Driver, LONG};
 use crate::backend::{Device, ImageInfo, ImageOptions, Record, Stage};
 use crate::deadline::Deadline;
@@ -37,56 +39,55 @@ impl Driver {
         let volume: VolumeName = name.parse()?;
         let spec = self.resolve(&volume)?;
         Self::is_about(&spec);
-        let _guard = self.guards.lock(&spec, until)?;
-        match self.restore_if_unsettled(&spec) {
+        let arrival = Arrival::begin(self, &spec, id, client, waits);
+        if let Some(mountpoint) = self.join(&arrival)? {
+            return Ok(mountpoint);
+        }
+        let mut guard = self.guards.lock(&spec, until)?;
+        if self.is_in_use(&spec) {
+            // It was mounted while this one waited, as others may still: they need not wait for it.
+            drop(guard);
+            if let Some(mountpoint) = self.join(&arrival)? {
+                return Ok(mountpoint);
+            }
+            guard = self.guards.lock(&spec, until)?;
+        }
+        let mountpoint = self.mount_guarded(name, &arrival, deadline)?;
+        // Its Unmount may have come already.
+        if let Err(e) = self.end_if_unused(&spec) {
+            tracing::error!(image = %spec, error = %e, "is not used any more, and could not be taken down");
+        }
+        drop(guard);
+        Ok(mountpoint)
+    }
+
+    fn mount_guarded(&self, name: &str, arrival: &Arrival<'_>, deadline: Deadline) -> Result<PathBuf> {
+        let spec = arrival.spec();
+        match self.restore_if_unsettled(spec) {
             // Whatever is in the way shows below, or is no hindrance to mounting.
             Err(e) if e.kind != ErrorKind::InUse => return Err(e),
             _ => {}
         }
-        if let Some(mounted) = self.table.get(&spec) {
-            self.refuse_lost(&spec)?;
+        if let Some(mounted) = self.table.get(spec) {
+            self.refuse_lost(spec)?;
             if self.is_still_mounted(&mounted)? {
-                let mountpoint = self.use_again(&mounted, id, client)?;
-                return self.unless_left(&spec, id, mountpoint, waits);
+                return self.use_again(arrival);
             }
             tracing::warn!(image = %spec, "was unmounted behind our back, mounting it again");
-            match self.restore(&spec) {
+            match self.restore(spec) {
                 Err(e) if e.kind != ErrorKind::InUse => return Err(e),
                 _ => {}
             }
-            if let Some(mounted) = self.table.get(&spec)
+            if let Some(mounted) = self.table.get(spec)
                 && self.is_still_mounted(&mounted)?
             {
-                let mountpoint = self.use_again(&mounted, id, client)?;
-                return self.unless_left(&spec, id, mountpoint, waits);
+                return self.use_again(arrival);
             }
         }
-        if !self.backend.may_exist(&spec)? {
+        if !self.backend.may_exist(spec)? {
             return Err(missing(name).hint(CREATE_IT));
         }
-        let mountpoint = self.mount_fresh(name, &spec, id, client, deadline)?;
-        self.unless_left(&spec, id, mountpoint, waits)
-    }
-
-    /// Takes the use back if nobody waits for it any more. Under the guard still: a later Mount of the same ID is another use.
-    fn unless_left(
-        &self,
-        spec: &ImageSpec,
-        id: &str,
-        mountpoint: PathBuf,
-        waits: &dyn Fn() -> bool,
-    ) -> Result<PathBuf> {
-        if waits() {
-            return Ok(mountpoint);
-        }
-        let left = DriverError::new(ErrorKind::Timeout, "the client left before the volume was mounted");
-        let Some(mounted) = self.table.get(spec) else { return Err(left) };
-        let mut volume = MountedVolume::clone(&mounted);
-        volume.refs.drop_one(id);
-        Err(match self.after_drop(volume) {
-            Ok(()) => left.hint("it was taken back: the client will not unmount it"),
-            Err(e) => left.also(e),
-        })
+        self.mount_fresh(name, arrival, deadline)
     }
 
     fn mountable(&self, name: &str, spec: &ImageSpec) -> Result<ImageInfo> {
@@ -97,55 +98,48 @@ impl Driver {
     }
 
     /// The kernel's word on a mount that we remember.
-    fn is_still_mounted(&self, mounted: &MountedVolume) -> Result<bool> {
+    pub(super) fn is_still_mounted(&self, mounted: &MountedVolume) -> Result<bool> {
         let there = self.host.mounted_at(&mounted.refs.mountpoint)?;
         Ok(there.is_some_and(|mount| mount.is_of(&mounted.device)))
     }
 
-    fn use_again(&self, mounted: &MountedVolume, id: &str, client: Option<Client>) -> Result<PathBuf> {
-        let mut volume = mounted.clone();
-        self.drop_stale(&mut volume.refs, &volume.device, id, client)?;
-        volume.refs.add(id, client);
-        if let Err(e) = self.save_refs(&volume.refs) {
-            // Docker will not unmount what failed to mount, so the use must not be on disk.
-            return Err(match self.save_refs(&mounted.refs) {
-                Ok(()) => e,
-                Err(failure) => {
-                    self.mark_unsettled(&mounted.refs.spec);
-                    e.also(failure)
-                }
-            });
-        }
-        let mountpoint = volume.refs.mountpoint.clone();
-        self.table.put(volume);
-        Ok(mountpoint)
-    }
-
-    /// Drops uses that nobody will ever give back: Docker comes with an ID that it has mounted already, or after an engine that
-    /// died, while no container has the device. `docker cp` does the former too, but then the container has it. Only an engine
-    /// that we know keeps to these rules.
-    fn drop_stale(&self, refs: &mut Refs, device: &Device, id: &str, client: Option<Client>) -> Result<()> {
-        let again = client.is_some() && refs.uses.iter().any(|u| u.id == id);
-        let orphans = refs.clients().any(|c| !self.host.is_alive(c));
-        if (again || orphans) && !self.host.held_elsewhere(device)? {
-            let before = refs.total();
-            refs.drop_orphans(|c| self.host.is_alive(c));
-            if again {
-                refs.uses.retain(|u| u.id != id);
+    /// One more use of a mount that is there. The caller holds the guard.
+    fn use_again(&self, arrival: &Arrival<'_>) -> Result<PathBuf> {
+        let spec = arrival.spec();
+        loop {
+            let Some(seen) = self.table.get(spec) else {
+                return Err(DriverError::new(ErrorKind::Busy, format!("{spec} was unmounted meanwhile")));
+            };
+            let is_stale = self.has_stale(&seen.refs, arrival) && !self.host.held_elsewhere(&seen.device)?;
+            let _short = self.lock_uses(spec);
+            let Some(now) = self.table.get(spec) else { continue };
+            if is_stale && !Arc::ptr_eq(&seen, &now) {
+                // What was seen of containers is not true of uses that have come since.
+                continue;
             }
-            tracing::warn!(image = %refs.spec, dropped = before - refs.total(), "dropped uses that Docker has forgotten");
+            let mut refs = now.refs.clone();
+            if is_stale {
+                refs.drop_orphans(|client| self.host.is_alive(client));
+                if arrival.client.is_some() {
+                    refs.uses.retain(|one_use| one_use.id != arrival.id());
+                }
+                let dropped = now.refs.total() - refs.total();
+                tracing::warn!(image = %spec, dropped, "dropped uses that Docker has forgotten");
+            }
+            return self.add_use(&now, refs, arrival);
         }
-        Ok(())
     }
 
-    fn mount_fresh(
-        &self,
-        name: &str,
-        spec: &ImageSpec,
-        id: &str,
-        client: Option<Client>,
-        deadline: Deadline,
-    ) -> Result<PathBuf> {
+    /// Whether there are uses that nobody will ever give back, if no container has the device: Docker comes with an ID that it has
+    /// mounted already, or after an engine that died. `docker cp` does the former too, but then the container has it. Only an engine
+    /// that we know keeps to these rules.
+    pub(super) fn has_stale(&self, refs: &Refs, arrival: &Arrival<'_>) -> bool {
+        (arrival.client.is_some() && refs.uses.iter().any(|one_use| one_use.id == arrival.id()))
+            || refs.clients().any(|client| !self.host.is_alive(client))
+    }
+
+    fn mount_fresh(&self, name: &str, arrival: &Arrival<'_>, deadline: Deadline) -> Result<PathBuf> {
+        let spec = arrival.spec();
         let mountpoint = self.mountpoint(spec);
         let refs_file = self.refs_file(spec);
         let mut undo = Undo::default();
@@ -183,18 +177,17 @@ impl Driver {
                 since: now(),
                 uses: Vec::new(),
             };
-            refs.add(id, client);
             undo.push("forget the mount", || self.host.forget(&refs_file));
+            let _short = self.lock_uses(spec);
+            arrival.add_to(&mut refs)?;
             self.save_refs(&refs)?;
-            Ok(MountedVolume { refs, device, fstype: filesystem.type_name, read_only })
+            self.table.put(MountedVolume { refs, device, fstype: filesystem.type_name, read_only });
+            lock(&self.unsettled).remove(spec);
+            lock(&self.fenced).remove(spec);
+            Ok(())
         })();
         match result {
-            Ok(volume) => {
-                self.table.put(volume);
-                lock(&self.unsettled).remove(spec);
-                lock(&self.fenced).remove(spec);
-                Ok(self.mountpoint(spec))
-            }
+            Ok(()) => Ok(self.mountpoint(spec)),
             // The check of its filesystem goes on, and with it all that was done here.
             Err(e) if self.guards.is_reserved(spec) => Err(e),
             Err(e) => Err(self.undo(spec, undo, e)),

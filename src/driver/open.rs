@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::unistd::Gid;
+
 use super::{Driver, Released, Settings};
 use crate::backend::local::LocalBackend;
 use crate::backend::sim::World;
@@ -15,7 +17,7 @@ use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::host::Host;
 use crate::host::kernel::KernelHost;
 use crate::linux::exec::Programs;
-use crate::linux::{boot, mountinfo};
+use crate::linux::{boot, files, mountinfo};
 
 /// What can be said of the backend before anything is touched.
 pub fn check(config: &Config) -> Result<()> {
@@ -50,7 +52,10 @@ fn assemble(config: &Config) -> Result<Parts> {
     // mountinfo shows paths without links; ours have to be the same.
     let (root, state) = match config.backend {
         config::Backend::Sim => (config.mount.join(&config.name), config.state.join(&config.name)),
-        _ => (folder(&config.mount, &config.name)?, folder(&config.state, &config.name)?),
+        _ => (
+            folder(&config.mount, &config.name, config.mount_group)?,
+            folder(&config.state, &config.name, None)?,
+        ),
     };
     let identity = Owner {
         host: boot::hostname()?,
@@ -162,11 +167,17 @@ fn claim(state: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The plugin's own folder below a root, made if need be, by its real path.
-fn folder(root: &Path, name: &str) -> Result<PathBuf> {
+/// The plugin's own folder below a root, made if need be, by its real path. It is closed: what is in a volume, programs with the
+/// set-user-id bit among it, is for containers, and not for the users of this host. Those of `group` pass.
+fn folder(root: &Path, name: &str, group: Option<u32>) -> Result<PathBuf> {
     let folder = root.join(name);
-    fs::create_dir_all(&folder).or_call("mkdir", folder.display())?;
-    Ok(folder.canonicalize().or_call("realpath", folder.display())?)
+    files::make_closed(&folder, group.map(Gid::from_raw))?;
+    let folder = folder.canonicalize().or_call("realpath", folder.display())?;
+    for above in group.map(|group| files::impassable(&folder, group)).into_iter().flatten() {
+        let gid = group.unwrap_or_default();
+        tracing::warn!("group {gid} cannot pass {}: chmod o+x {}", above.display(), above.display());
+    }
+    Ok(folder)
 }
 
 #[cfg(not(feature = "fault-points"))]

@@ -89,24 +89,23 @@ impl Driver {
 
     /// See the module. The caller holds the volume's guard. What fails is tried again.
     pub(super) fn restore(&self, spec: &ImageSpec) -> Result<()> {
-        self.restore_once(spec).inspect_err(|_| self.mark_unsettled(spec))
+        // Again when its last use was dropped meanwhile.
+        while !self.restore_once(spec).inspect_err(|_| self.mark_unsettled(spec))? {}
+        Ok(())
     }
 
-    fn restore_once(&self, spec: &ImageSpec) -> Result<()> {
+    fn restore_once(&self, spec: &ImageSpec) -> Result<bool> {
         let mountpoint = self.mountpoint(spec);
         let mounts = self.host.mounts()?;
-        let refs = match self.table.get(spec) {
-            Some(mounted) => Some(mounted.refs.clone()),
-            None => self.load_refs(spec)?,
-        };
+        let refs = self.refs_of(spec)?;
         let claimed = self.backend.claim(spec);
         if let Some(here) = mounts.iter().rev().find(|mount| mount.target == mountpoint) {
             let device = self.device_of(spec, here, refs.is_some())?;
             match &refs {
                 Some(refs) if !refs.uses.is_empty() => {
-                    // An earlier write may have failed, and the next start believes the disk.
-                    self.save_refs(refs)?;
-                    self.adopt(refs.clone(), device, here);
+                    if !self.adopt(spec, mounted(device, here))? {
+                        return Ok(false);
+                    }
                     match claimed {
                         Err(e) if e.kind == ErrorKind::InUse => {
                             tracing::error!(image = %spec, error = %e, "is mounted here, but not ours any more");
@@ -116,7 +115,7 @@ impl Driver {
                         }
                         Ok(()) => {}
                     }
-                    return Ok(());
+                    return Ok(true);
                 }
                 _ => {
                     claimed.clone()?;
@@ -128,15 +127,14 @@ impl Driver {
         if let Some(refs) = &refs
             && !refs.uses.is_empty()
             && !mounts.iter().any(|mount| mount.target == mountpoint)
-            && self.mount_again(refs, &claimed)?
+            && self.mount_again(spec, &claimed)?
         {
-            return Ok(());
+            return Ok(!lock(&self.unsettled).contains(spec));
         }
         if refs.is_some() && claimed.as_ref().is_err_and(|e| e.kind == ErrorKind::InUse) {
             self.drop_dead_mapping(spec)?;
         }
-        self.table.remove(spec);
-        self.host.forget(&self.refs_file(spec))?;
+        self.forget_uses(spec)?;
         self.host.remove_dir(&mountpoint)?;
         match claimed {
             Ok(()) => self.take_down_unmounted(spec, &mounts)?,
@@ -146,7 +144,7 @@ impl Driver {
             Err(e) => return Err(e),
         }
         lock(&self.unsettled).remove(spec);
-        Ok(())
+        Ok(true)
     }
 
     /// The image's device, if that is what is mounted here; while the backend is away, the mount IDs on disk are believed.
@@ -168,23 +166,11 @@ impl Driver {
         })
     }
 
-    fn adopt(&self, refs: Refs, device: Device, here: &Mounted) {
-        tracing::info!(image = %refs.spec, device = %device.path.display(), uses = refs.total(), "adopted");
-        lock(&self.unsettled).remove(&refs.spec);
-        self.table.put(MountedVolume {
-            refs,
-            device: device.unheld(),
-            fstype: here.fstype.clone(),
-            read_only: here.read_only,
-        });
-    }
-
     /// Mounts a volume again that was unmounted behind our back under running containers, as an engine does with all that a managed
     /// plugin has mounted when it is disabled by force. They go on using it, and Docker will unmount it for each of them; the kernel
     /// gives the filesystem that they have. Containers that ended meanwhile will not be unmounted, and nobody can say which: so the uses
     /// are nobody's. Whether there was one to mount: a device that nobody holds is taken down instead.
-    fn mount_again(&self, refs: &Refs, claimed: &Result<()>) -> Result<bool> {
-        let spec = &refs.spec;
+    fn mount_again(&self, spec: &ImageSpec, claimed: &Result<()>) -> Result<bool> {
         match claimed {
             Err(e) if e.kind == ErrorKind::InUse => return Ok(false),
             claimed => claimed.clone()?,
@@ -203,14 +189,20 @@ impl Driver {
         let flags =
             MountFlags { options: options.mount_options.unwrap_or_default(), read_only: options.read_only };
         let mountpoint = self.mountpoint(spec);
-        let refs = refs.of_nobody();
-        // Before the mount: whoever finds that believes these.
-        self.save_refs(&refs)?;
+        {
+            let _short = self.lock_uses(spec);
+            // Before the mount: whoever finds that believes these.
+            if let Some(((), _, saved)) = self.change_uses(spec, |refs| *refs = refs.of_nobody())? {
+                saved?;
+            }
+        }
         self.host.make_dir(&mountpoint)?;
         self.mount_filesystem(spec, &device, &found, &mountpoint, flags)?;
         let Some(here) = self.host.mounted_at(&mountpoint)? else { return Ok(false) };
         tracing::warn!(image = %spec, "was unmounted under running containers, mounted again");
-        self.adopt(refs, device, &here);
+        if !self.adopt(spec, mounted(device, &here))? {
+            self.mark_unsettled(spec);
+        }
         Ok(true)
     }
 
@@ -245,7 +237,7 @@ impl Driver {
     }
 
     /// The mount IDs on disk, if they speak of this boot.
-    fn load_refs(&self, spec: &ImageSpec) -> Result<Option<Refs>> {
+    pub(super) fn load_refs(&self, spec: &ImageSpec) -> Result<Option<Refs>> {
         let Some(content) = self.host.load(&self.refs_file(spec))? else { return Ok(None) };
         match serde_json::from_slice::<Refs>(&content) {
             Ok(refs) if refs.boot_id == self.settings.boot_id && refs.spec == *spec => Ok(Some(refs)),
@@ -394,10 +386,21 @@ impl Driver {
         if self.host.held_elsewhere(&mounted.device)? {
             return Ok(());
         }
-        let mut volume = MountedVolume::clone(&mounted);
-        let dropped = volume.refs.drop_orphans(|client| self.host.is_alive(client));
+        let short = self.lock_uses(spec);
+        let dropped =
+            self.change_uses(spec, |refs| refs.drop_orphans(|client| self.host.is_alive(client)))?;
         lock(&self.orphaned).remove(spec);
-        tracing::warn!(image = %spec, dropped, "dropped uses that no engine will end");
-        self.after_drop(volume)
+        if let Some((dropped, _, saved)) = dropped {
+            tracing::warn!(image = %spec, dropped, "dropped uses that no engine will end");
+            saved?;
+        }
+        drop(short);
+        self.end_if_unused(spec)
     }
+}
+
+/// What the table says of a mount that was found.
+fn mounted(device: Device, here: &Mounted) -> impl FnOnce(Refs) -> MountedVolume {
+    let (device, fstype, read_only) = (device.unheld(), here.fstype.clone(), here.read_only);
+    move |refs| MountedVolume { refs, device, fstype, read_only }
 }

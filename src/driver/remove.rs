@@ -19,6 +19,8 @@ impl Driver {
         Self::is_about(&spec);
         let _guard = self.guards.lock(&spec, until)?;
         self.restore_if_unsettled(&spec)?;
+        // Its last Unmount may wait for the guard.
+        self.end_if_unused(&spec)?;
         let info = self.backend.info(&spec)?;
         if let Some(mounted) = self.table.get(&spec) {
             return Err(in_use(name, &mounted.refs.shown()).hint("stop the containers that use it"));

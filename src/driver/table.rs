@@ -1,6 +1,6 @@
 //! The mounted volumes, for reads that must not wait.
 //!
-//! Entries are replaced whole, under the volume's guard; a reader holds the lock for a map look-up only.
+//! Entries are replaced whole, under the lock of the volume's uses; a reader holds the lock for a map look-up only.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,6 +20,13 @@ pub(super) struct MountedVolume {
     pub(super) fstype: String,
     /// Whether it is mounted read-only.
     pub(super) read_only: bool,
+}
+
+impl MountedVolume {
+    /// Whether that is this mount, with whatever uses, and not a later one.
+    pub(super) fn is_same_mount(&self, other: &Self) -> bool {
+        (self.device.number, self.refs.since) == (other.device.number, other.refs.since)
+    }
 }
 
 /// All of them.

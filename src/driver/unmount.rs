@@ -1,45 +1,72 @@
 //! Unmount: one use less; after the last, unmount → forget → unmap → release.
+//!
+//! The use is dropped first, before the guard is waited for: Docker asks once, and a use that stayed would stay for good.
 
 use std::sync::Arc;
 
 use super::refs::Refs;
 use super::table::MountedVolume;
+use super::uses::Dropped;
 use super::{Driver, SHORT};
 use crate::error::Result;
-use crate::name::VolumeName;
+use crate::lock;
+use crate::name::{ImageSpec, VolumeName};
 
 impl Driver {
     /// See [`VolumeDriver::unmount`](super::api::VolumeDriver::unmount).
     pub(super) fn unmount(&self, name: &str, id: &str) -> Result<()> {
         let (until, _) = self.deadlines(SHORT);
         let volume: VolumeName = name.parse()?;
-        let uses = |refs: &Refs| refs.uses.iter().any(|one_use| one_use.id == id);
-        let known = self.backend.known_bindings().and_then(|bindings| self.resolve_by(&bindings, &volume));
-        let known = known.ok().and_then(|spec| self.table.get(&spec));
-        let spec = match known.filter(|mounted| uses(&mounted.refs)) {
-            // It is mounted, and used by this ID: nobody needs to be asked.
-            Some(mounted) => mounted.refs.spec.clone(),
-            // Docker asks once, and a use that stayed would stay for good: so even when the registry of names cannot be read, and when the
-            // name means another image by now.
-            None => match self.mounted_as(&volume, uses) {
-                Some(mounted) => mounted.refs.spec.clone(),
-                None => self.resolve(&volume)?,
-            },
+        let spec = match self.image_used(&volume, id) {
+            Some(spec) => spec,
+            None => self.resolve(&volume)?,
         };
         Self::is_about(&spec);
-        let _guard = self.guards.lock(&spec, until)?;
-        if self.table.get(&spec).is_none() {
-            self.restore_if_unsettled(&spec)?;
+        let (dropped, saved) = self.drop_use(&spec, id)?;
+        match dropped {
+            Dropped::One => return saved,
+            Dropped::Coming => {
+                tracing::info!(image = %spec, "is being mounted for this mount ID; it will not be used");
+                return Ok(());
+            }
+            Dropped::Unknown if !lock(&self.unsettled).contains(&spec) => {
+                tracing::warn!(image = %spec, "this mount ID does not use the volume, ignoring the request to unmount it");
+                return Ok(());
+            }
+            Dropped::Unknown | Dropped::Last => {}
         }
-        let Some(mounted) = self.table.get(&spec) else {
-            tracing::warn!(image = %spec, "is not mounted, ignoring the request to unmount it");
-            return Ok(());
-        };
-        let mut volume = MountedVolume::clone(&mounted);
-        if !volume.refs.drop_one(id) {
-            tracing::warn!(image = %spec, "this mount ID does not use the volume, ignoring the request to unmount it");
-        }
-        self.after_drop(volume)
+        let result = self.guards.lock_whatever_waits(&spec, until).and_then(|_guard| {
+            if self.table.get(&spec).is_none() {
+                self.restore_if_unsettled(&spec)
+            } else {
+                self.end_if_unused(&spec)
+            }
+        });
+        result.map_err(|e| {
+            // It is taken down in the background.
+            self.mark_unsettled(&spec);
+            match saved {
+                Ok(()) => e,
+                Err(failure) => e.also(failure),
+            }
+        })
+    }
+
+    /// The image that a mount ID uses under this name, without asking anybody. The registry of names cannot always be read, and the
+    /// name may mean another image by now.
+    fn image_used(&self, volume: &VolumeName, id: &str) -> Option<ImageSpec> {
+        let uses = |refs: &Refs| refs.uses.iter().any(|one_use| one_use.id == id);
+        let coming = self.comes_to(id);
+        let known =
+            self.backend.known_bindings().and_then(|bindings| self.resolve_by(&bindings, volume)).ok();
+        let known =
+            known.filter(|spec| coming.contains(spec) || self.table.get(spec).is_some_and(|m| uses(&m.refs)));
+        known.or_else(|| self.mounted_as(volume, uses).map(|mounted| mounted.refs.spec.clone())).or_else(
+            || {
+                let mut meant = coming.into_iter().filter(|spec| can_mean(volume, spec));
+                meant.next().filter(|_| meant.next().is_none())
+            },
+        )
     }
 
     /// The one mounted volume that a name can mean, without the registry of names.
@@ -48,51 +75,38 @@ impl Driver {
         name: &VolumeName,
         wanted: impl Fn(&Refs) -> bool,
     ) -> Option<Arc<MountedVolume>> {
-        let mut found = self.table.all().into_iter().filter(|volume| {
-            let spec = &volume.refs.spec;
-            let means = match name.pool() {
-                Some(pool) => name.in_pool(pool).is_ok_and(|named| named == *spec),
-                None => name.image() == spec.image(),
-            };
-            means && wanted(&volume.refs)
-        });
+        let mounted = self.table.all().into_iter();
+        let mut found = mounted.filter(|volume| can_mean(name, &volume.refs.spec) && wanted(&volume.refs));
         match (found.next(), found.next()) {
             (Some(volume), None) => Some(volume),
             _ => None,
         }
     }
 
-    /// A volume has fewer uses than before: remembers that, or takes it down after the last.
-    ///
-    /// The use is gone even when the volume cannot be taken down: Docker does not ask again. Then it is unsettled.
-    pub(super) fn after_drop(&self, volume: MountedVolume) -> Result<()> {
-        if !volume.refs.uses.is_empty() {
-            self.table.put(volume.clone());
-            return self.save_refs(&volume.refs).inspect_err(|_| self.mark_unsettled(&volume.refs.spec));
-        }
-        let spec = volume.refs.spec.clone();
-        if let Err(e) = self.take_down(&volume) {
-            self.mark_unsettled(&spec);
-            // Without this a restart would take the mount for one in use.
-            let saved = if self.table.get(&spec).is_some() { self.save_refs(&volume.refs) } else { Ok(()) };
-            if self.table.get(&spec).is_some() {
-                self.table.put(volume);
+    /// Takes a mounted volume down that nobody uses. The caller holds the guard.
+    pub(super) fn end_if_unused(&self, spec: &ImageSpec) -> Result<()> {
+        match self.table.get(spec) {
+            Some(mounted) if mounted.refs.uses.is_empty() => {
+                self.take_down(&mounted).inspect_err(|_| self.mark_unsettled(spec))
             }
-            return Err(match saved {
-                Ok(()) => e,
-                Err(failure) => e.also(failure),
-            });
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     pub(super) fn take_down(&self, volume: &MountedVolume) -> Result<()> {
         let spec = &volume.refs.spec;
         self.host.unmount(&volume.refs.mountpoint)?;
-        self.table.remove(spec);
-        self.host.forget(&self.refs_file(spec))?;
+        self.forget_uses(spec)?;
         self.host.remove_dir(&volume.refs.mountpoint)?;
         self.backend.unmap(spec, volume.device.clone())?;
         self.backend.release(spec)
+    }
+}
+
+/// Whether a name can mean the image, whatever the registry of names says.
+fn can_mean(name: &VolumeName, spec: &ImageSpec) -> bool {
+    match name.pool() {
+        Some(pool) => name.in_pool(pool).is_ok_and(|named| named == *spec),
+        None => name.image() == spec.image(),
     }
 }

@@ -1,12 +1,13 @@
 //! Small files that must survive a crash whole: the old content or the new one, never a mixture, never an empty file.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::unistd::{Gid, chown};
 
 use crate::error::{CallError, OrCall};
 
@@ -62,6 +63,35 @@ pub fn names(folder: &Path) -> Result<Vec<String>, CallError> {
     let entries = entries.collect::<io::Result<Vec<_>>>().or_call("readdir", folder.display())?;
     let names = entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
     Ok(names.filter(|name| !name.starts_with('.')).collect())
+}
+
+/// Makes a folder, with its parents, that nobody but root passes, and a group if one is given. A folder that is there is closed as
+/// well; parents that are there stay as they are.
+pub fn make_closed(folder: &Path, group: Option<Gid>) -> Result<(), CallError> {
+    let made: Vec<&Path> = folder.ancestors().skip(1).take_while(|path| !path.exists()).collect();
+    fs::create_dir_all(folder).or_call("mkdir", folder.display())?;
+    let mode = if group.is_some() { 0o710 } else { 0o700 };
+    for path in made.into_iter().rev().chain([folder]) {
+        let is = fs::metadata(path).or_call("stat", path.display())?;
+        if let Some(group) = group.filter(|group| group.as_raw() != is.gid()) {
+            chown(path, None, Some(group)).or_call("chown", path.display())?;
+        }
+        if is.mode() & 0o7777 != mode {
+            fs::set_permissions(path, Permissions::from_mode(mode)).or_call("chmod", path.display())?;
+        }
+    }
+    Ok(())
+}
+
+/// The folders above one that members of a group cannot pass.
+pub fn impassable(folder: &Path, group: u32) -> Vec<PathBuf> {
+    let passable = |path: &Path| {
+        fs::metadata(path).is_ok_and(|is| {
+            let bit = if is.gid() == group { 0o010 } else { 0o001 };
+            is.mode() & bit != 0
+        })
+    };
+    folder.ancestors().skip(1).filter(|path| !passable(path)).map(Path::to_owned).collect()
 }
 
 /// Removes a file, durably; what is not there is success.

@@ -40,9 +40,10 @@ impl Options {
 
 /// Splits `noatime,discard` into flags and the filesystem's own options. Of two words that contradict each other the later
 /// one counts. Words that would do something else than mount this device are refused; words that only steer mount(8) and
-/// fstab (`_netdev`, `nofail`, `x-…`) mean nothing here and are dropped, as mount(8) drops them.
+/// fstab (`_netdev`, `nofail`, `x-…`) mean nothing here and are dropped, as mount(8) drops them. Device nodes in a volume open no
+/// device, unless `dev` is among the words.
 pub fn parse(options: &str) -> Result<Options, DriverError> {
-    let mut flags = MountFlags::empty();
+    let mut flags = MountFlags::NODEV;
     let mut data = Vec::new();
     if options.chars().any(char::is_control) {
         return Err(DriverError::invalid("mount options must not contain control characters"));
@@ -203,12 +204,15 @@ mod tests {
             ("ro,rw", F::empty(), ""),
             ("noatime,discard,nosuid,commit=5", F::NOATIME | F::NOSUID, "discard,commit=5"),
             ("noexec,exec,dirsync,sync", F::DIRSYNC | F::SYNCHRONOUS, ""),
-            ("_netdev,nofail,x-systemd.device-timeout=5,nodev", F::NODEV, ""),
+            ("_netdev,nofail,x-systemd.device-timeout=5,nodev", F::empty(), ""),
             (r#"context="a:b,c",noatime"#, F::NOATIME, r#"context="a:b,c""#),
             ("lazytime", F::from_bits_retain(libc::MS_LAZYTIME), ""),
         ] {
+            let flags = flags | F::NODEV;
             assert_eq!(parse(text).unwrap(), Options { flags, data: data.to_owned() }, "{text}");
         }
+        assert_eq!(parse("dev").unwrap().flags, F::empty(), "only who asks for it gets device nodes");
+        assert_eq!(parse("dev,nodev").unwrap().flags, F::NODEV);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub struct UnderWay {
 }
 
 impl Operations {
-    /// Allows `changes` changing operations at a time; reads are not limited here.
+    /// Allows `changes` changing operations at a time; reads and Unmounts are not limited here.
     pub fn new(driver: Arc<dyn VolumeDriver>, changes: usize) -> Self {
         Self {
             driver,
@@ -124,8 +124,13 @@ impl Operations {
     }
 
     async fn permit(&self, request: &Request) -> Option<OwnedSemaphorePermit> {
-        // Never closed, so there is a permit in the end.
-        if request.changes() { Arc::clone(&self.permits).acquire_owned().await.ok() } else { None }
+        // Never closed, so there is a permit in the end. An Unmount needs none: Docker sends it once, and a client that left while it
+        // waited would have sent it for nothing.
+        if request.changes() && !matches!(request, Request::Unmount(_)) {
+            Arc::clone(&self.permits).acquire_owned().await.ok()
+        } else {
+            None
+        }
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 1024,
+            connections: 4096,
             head_bytes: 64 << 10,
             body_bytes: 1 << 20,
             head_time: Duration::from_secs(60),

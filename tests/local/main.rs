@@ -6,6 +6,7 @@
 
 mod checking;
 mod child;
+mod closed;
 mod crash;
 #[path = "../common/daemon.rs"]
 mod daemon;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         options::trials,
         images::trials,
         sharing::trials,
+        closed::trials,
         races::trials,
         refused::trials,
         checking::trials,

@@ -3,13 +3,15 @@
 use std::fs;
 use std::sync::Barrier;
 use std::thread;
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use nix::mount::umount2;
+use nix::sys::signal::{Signal, kill};
 use rbd_docker_plugin::backend::Owner;
 use serde_json::json;
 
-use crate::daemon::{Daemon, wait};
+use crate::daemon::{Daemon, ask, wait};
 use crate::rig::{Ready, Rig, mounts, trial};
 use crate::volumes::{at_rest, create, devices, get, gone, mount_error, plugin, remove, remove_error};
 
@@ -18,6 +20,8 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
     vec![
         t("mount_ids_count", mount_ids_count),
         t("mount_ids_survive_restarts", mount_ids_survive_restarts),
+        t("hundreds_of_clients_share_a_volume", hundreds_of_clients_share_a_volume),
+        t("an_unmount_counts_whoever_holds_the_volume", an_unmount_counts_whoever_holds_the_volume),
         t("a_race_of_two_plugins_has_one_winner", a_race_of_two_plugins_has_one_winner),
         t("a_killed_owner_still_owns_what_it_mounted", a_killed_owner_still_owns_what_it_mounted),
         t("a_killed_owner_loses_what_is_mapped_no_more", a_killed_owner_loses_what_is_mapped_no_more),
@@ -86,6 +90,73 @@ fn mount_ids_survive_restarts(rig: &Rig) {
     at_rest(&daemon, "v");
     assert_eq!(fs::read_to_string(daemon.mount("v", "c").join("file")).unwrap(), "data");
     daemon.unmount("v", "c");
+}
+
+/// Of so many clients at once, none is refused and none is forgotten; kill -9 while their answers come brings none back.
+fn hundreds_of_clients_share_a_volume(rig: &Rig) {
+    const CLIENTS: usize = 500;
+    let mut daemon = plugin(rig, "crowd", &["--size", "16"]);
+    create(&daemon, "v", &json!({}));
+    let all_at_once = |daemon: &Daemon, endpoint: &str| {
+        let together = Barrier::new(CLIENTS);
+        let answers: Vec<_> = thread::scope(|scope| {
+            let client = |n: usize| {
+                let together = &together;
+                move || {
+                    together.wait();
+                    daemon.ask(endpoint, &json!({"Name": "v", "ID": format!("id{n}")}))
+                }
+            };
+            let clients: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(client(n))).collect();
+            clients.into_iter().map(|client| client.join().unwrap()).collect()
+        });
+        let refused: Vec<_> = answers.iter().filter(|answer| !matches!(answer, Some((200, _)))).collect();
+        assert!(refused.is_empty(), "{} of {endpoint} refused: {:?}", refused.len(), refused[0]);
+    };
+    all_at_once(&daemon, "Mount");
+    assert_eq!(get(&daemon, "v")["Status"]["mounts"], json!(CLIENTS));
+    all_at_once(&daemon, "Unmount");
+    at_rest(&daemon, "v");
+    all_at_once(&daemon, "Mount");
+    let killer = daemon.pid();
+    let answered: Vec<usize> = thread::scope(|scope| {
+        let client = |n: usize| {
+            let daemon = &daemon;
+            move || daemon.ask("Unmount", &json!({"Name": "v", "ID": format!("id{n}")})).map(|_| n)
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(client(n))).collect();
+        thread::sleep(Duration::from_millis(30));
+        kill(killer, Signal::SIGKILL).unwrap();
+        clients.into_iter().filter_map(|client| client.join().unwrap()).collect()
+    });
+    daemon.end();
+    daemon.start();
+    let left = ids(&daemon);
+    for n in answered {
+        assert!(left.get(format!("id{n}")).is_none(), "id{n} was unmounted, and came back");
+    }
+    (0..CLIENTS).for_each(|n| daemon.unmount("v", &format!("id{n}")));
+    at_rest(&daemon, "v");
+}
+
+fn an_unmount_counts_whoever_holds_the_volume(rig: &Rig) {
+    let mut daemon = plugin(rig, "held", &["--size", "16", "--wait", "1"]);
+    create(&daemon, "v", &json!({}));
+    daemon.mount("v", "a");
+    daemon.mount("v", "b");
+    daemon.stop();
+    daemon.start_with(&[("RBD_FAULT_HANG", "info".to_owned())]);
+    let socket = daemon.socket();
+    // It holds the volume, for good.
+    thread::spawn(move || ask(&socket, "Create", &json!({"Name": "v"}).to_string()));
+    // Whatever asks whether it is held by now would hang as well.
+    thread::sleep(Duration::from_secs(1));
+    daemon.unmount("v", "a");
+    let e = daemon.error("Unmount", &json!({"Name": "v", "ID": "b"}));
+    assert!(e.contains("another operation on rbd/v did not end in time"), "{e}");
+    daemon.kill();
+    daemon.start();
+    at_rest(&daemon, "v");
 }
 
 /// Two plugins over the folder of the first.

@@ -1,8 +1,11 @@
 //! Many threads, few volumes, no faults: the guards at work, and two plugins on one store.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 use rbd_docker_plugin::backend::Stage;
+use rbd_docker_plugin::backend::fault::{Faults, Plan};
 use rbd_docker_plugin::driver::Removal;
 use rbd_docker_plugin::driver::api::{Client, VolumeDriver};
 use rbd_docker_plugin::error::ErrorKind;
@@ -105,4 +108,102 @@ fn the_uses_of_an_engine_that_is_gone_are_dropped_once_no_container_holds_the_de
     assert!(rig.uses("a").is_empty());
     rig.check();
     assert!(!rig.world.look().owners.contains_key(&spec("a")));
+}
+
+/// All at once, from a thread each.
+fn at_once(count: usize, work: impl Fn(usize) + Sync) {
+    let together = Barrier::new(count);
+    std::thread::scope(|scope| {
+        for n in 0..count {
+            let (work, together) = (&work, &together);
+            scope.spawn(move || {
+                together.wait();
+                work(n);
+            });
+        }
+    });
+}
+
+#[test]
+fn hundreds_of_clients_share_a_volume_and_none_is_refused() {
+    const CLIENTS: usize = 500;
+    let rig = Rig::new(Removal::Delete);
+    rig.driver.create("a", &BTreeMap::new()).unwrap();
+    let id = |n: usize| format!("id{n}");
+    at_once(CLIENTS, |n| drop(rig.driver.mount("a", &id(n), None, &|| true).unwrap()));
+    assert_eq!(rig.uses("a").len(), CLIENTS);
+    at_once(CLIENTS, |n| rig.driver.unmount("a", &id(n)).unwrap());
+    assert_eq!(rig.uses("a").len(), 0);
+    rig.check();
+    assert!(rig.world.look().mounts.is_empty(), "nothing is left");
+}
+
+#[test]
+fn mounts_and_unmounts_of_few_ids_at_once_keep_their_number() {
+    for round in 0..20 {
+        let mut rig = Rig::new(Removal::Delete);
+        rig.driver.create("a", &BTreeMap::new()).unwrap();
+        let id = |n: usize| ["x", "y", "z"][n % 3];
+        // Each of these uses is ended by one of the Unmounts below, while others come.
+        (0..30).for_each(|n| drop(rig.driver.mount("a", id(n), None, &|| true).unwrap()));
+        at_once(60, |n| {
+            if n % 2 == 0 {
+                rig.driver.mount("a", id(n / 2), None, &|| true).unwrap();
+            } else {
+                rig.driver.unmount("a", id(n / 2)).unwrap();
+            }
+        });
+        assert_eq!(rig.uses("a").values().collect::<Vec<_>>(), [&10, &10, &10], "round {round}");
+        rig.restart();
+        assert_eq!(rig.uses("a").values().collect::<Vec<_>>(), [&10, &10, &10], "on disk, round {round}");
+        at_once(30, |n| rig.driver.unmount("a", id(n)).unwrap());
+        rig.check();
+        assert!(rig.world.look().mounts.is_empty());
+    }
+}
+
+#[test]
+fn a_mount_and_the_unmount_of_its_id_at_once_leave_nothing() {
+    let rig = Rig::new(Removal::Delete);
+    rig.driver.create("a", &BTreeMap::new()).unwrap();
+    for round in 0..200 {
+        at_once(2, |n| {
+            if n == 0 {
+                rig.driver.mount("a", "x", None, &|| true).unwrap();
+            } else {
+                rig.driver.unmount("a", "x").unwrap();
+            }
+        });
+        // The Unmount may have come first: then it was nobody's.
+        let left = rig.uses("a");
+        assert!(left.is_empty() || left == [("x".to_owned(), 1)].into(), "round {round}: {left:?}");
+        rig.driver.unmount("a", "x").unwrap();
+        rig.check();
+        assert!(rig.world.look().mounts.is_empty());
+    }
+}
+
+#[test]
+fn the_last_use_is_dropped_though_another_operation_holds_the_volume() {
+    let mut rig = Rig::new(Removal::Delete).set(|settings| settings.wait = Duration::from_millis(50));
+    rig.driver.create("a", &BTreeMap::new()).unwrap();
+    rig.driver.mount("a", "x", None, &|| true).unwrap();
+    rig.driver.mount("a", "y", None, &|| true).unwrap();
+    rig.faults.hang_in("info");
+    let driver = Arc::clone(&rig.driver);
+    std::thread::spawn(move || driver.create("a", &BTreeMap::new()));
+    // Whatever asks whether it has the guard by now would hang as well.
+    std::thread::sleep(Duration::from_millis(500));
+    rig.driver.unmount("a", "x").expect("others are left");
+    let e = rig.driver.unmount("a", "y").unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Busy, "{e}");
+    let mounts = rig.driver.overview().mounts;
+    assert_eq!(mounts.iter().map(|mount| mount.mounts).sum::<u64>(), 0, "{mounts:?}");
+    assert_eq!(rig.driver.overview().unsettled, 1, "it is taken down in the background");
+    // The operation that holds it dies with the plugin.
+    rig.faults = Faults::new(Plan::Count);
+    rig.restart();
+    assert_eq!(rig.uses("a").len(), 0, "a restart does not bring it back");
+    rig.check();
+    assert!(rig.world.look().mounts.is_empty());
 }
