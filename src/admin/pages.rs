@@ -128,7 +128,7 @@ impl Pages {
     }
 
     fn status(&self) -> Status {
-        let Overview { backend, away, not_ready, devices, unsettled, fenced, mounts, .. } =
+        let Overview { backend, away, not_ready, devices, unsettled, fenced, left_out, mounts, .. } =
             self.driver.overview();
         Status {
             name: self.name.clone(),
@@ -139,6 +139,7 @@ impl Pages {
             away,
             ready: not_ready.is_empty(),
             reasons: not_ready,
+            left_out,
             mounted: mounts.len(),
             operations: self.operations.running(),
             devices,

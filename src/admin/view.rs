@@ -25,6 +25,9 @@ pub struct Status {
     pub ready: bool,
     /// Why not.
     pub reasons: Vec<String>,
+    /// Pools whose volumes cannot be listed, and why.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// Mounted volumes.
     pub mounted: usize,
     /// Running operations.

@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::{Backend, Device, ImageInfo, ImageOptions, ImageStore, Look, Mapper, Owner, Pulse, Record};
+use super::{
+    Backend, Device, ImageInfo, ImageOptions, ImageStore, LeftOut, Listing, Look, Mapper, Owner, Pulse,
+    Record, Source,
+};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::host::{
@@ -172,7 +175,7 @@ macro_rules! through {
 impl ImageStore for Faulty<dyn Backend> {
     through! {
         info(spec: &ImageSpec) -> Option<ImageInfo>;
-        list() -> Vec<ImageSpec>;
+        list() -> Listing;
         create(spec: &ImageSpec, size: Size, record: &Record) -> ();
         write_record(spec: &ImageSpec, record: &Record) -> ();
         is_untouched(spec: &ImageSpec) -> bool;
@@ -190,6 +193,7 @@ impl ImageStore for Faulty<dyn Backend> {
         look(mounted: &[ImageSpec]) -> Look;
         mend(spec: &ImageSpec) -> Option<String>;
         bindings() -> Arc<BTreeMap<String, ImageSpec>>;
+        binding(name: &str) -> Option<ImageSpec>;
         bind(name: &str, spec: &ImageSpec) -> ();
         unbind(name: &str, spec: &ImageSpec) -> ();
     }
@@ -225,6 +229,14 @@ impl Backend for Faulty<dyn Backend> {
     fn pulse(&self) -> Result<Pulse> {
         self.faults.hang("pulse");
         self.inner.pulse()
+    }
+
+    fn source(&self) -> Source {
+        self.inner.source()
+    }
+
+    fn left_out(&self) -> Vec<LeftOut> {
+        self.inner.left_out()
     }
 
     fn heartbeats(&self) -> Vec<(String, Duration)> {

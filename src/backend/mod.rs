@@ -40,8 +40,8 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
         options.refuse_rbd_only()
     }
 
-    /// All images of all pools, half-made ones too, without opening each.
-    fn list(&self) -> Result<Vec<ImageSpec>>;
+    /// All images of all pools, half-made ones too, without opening each. An error only when nothing can be listed.
+    fn list(&self) -> Result<Listing>;
 
     /// Makes a blank image with its record. The record is there before the image: killed between the two it leaves a
     /// half-made image ([`ImageInfo::size`] is `None`), and calling again completes it.
@@ -116,6 +116,11 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
     /// The bare names that were bound to an image with `-o pool=`.
     fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>>;
 
+    /// The image that one bare name was bound to: the cost does not grow with the number of names.
+    fn binding(&self, name: &str) -> Result<Option<ImageSpec>> {
+        Ok(self.bindings()?.get(name).cloned())
+    }
+
     /// The same as they were read last, where reading them takes time.
     fn known_bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
         self.bindings()
@@ -152,6 +157,71 @@ pub trait Mapper: fmt::Debug + Send + Sync {
     fn mapping(&self, spec: &ImageSpec) -> Result<Option<Device>>;
 }
 
+/// What List found.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// The images.
+    pub specs: Vec<ImageSpec>,
+    /// Where there may be more.
+    pub left_out: Vec<LeftOut>,
+}
+
+impl From<Vec<ImageSpec>> for Listing {
+    fn from(specs: Vec<ImageSpec>) -> Self {
+        Self { specs, left_out: Vec::new() }
+    }
+}
+
+/// Where images are, and who looks at them: what one has seen may be hidden from another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Source {
+    /// The user at the store.
+    pub user: String,
+    /// The store's own id, once it is known.
+    pub cluster: Option<String>,
+    /// Where the store is looked for, which stands for its id as long as that is not known.
+    pub address: Option<String>,
+}
+
+impl Source {
+    /// Whether both show the same.
+    pub fn shows(&self, other: &Self) -> bool {
+        let same = match (&self.cluster, &other.cluster) {
+            (Some(one), Some(other)) => one == other,
+            _ => self.address == other.address,
+        };
+        same && self.user == other.user
+    }
+}
+
+/// A pool, or a namespace of it, whose images cannot be listed now. Nothing is known of them: they are not gone.
+#[derive(Debug, Clone)]
+pub struct LeftOut {
+    /// The pool.
+    pub pool: String,
+    /// The namespace; without one, all of the pool.
+    pub namespace: Option<String>,
+    /// Why.
+    pub why: DriverError,
+}
+
+impl LeftOut {
+    /// Whether an image is there, if it exists.
+    pub fn covers(&self, spec: &ImageSpec) -> bool {
+        self.pool == spec.pool()
+            && (self.namespace.is_none() || self.namespace.as_deref() == spec.namespace())
+    }
+
+    /// `pool` or `pool/namespace`.
+    pub fn name(&self) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("{}/{namespace}", self.pool),
+            None => self.pool.clone(),
+        }
+    }
+}
+
 /// A place for images, with a name for people.
 pub trait Backend: ImageStore + Mapper {
     /// `local`, `sim`, …
@@ -159,6 +229,16 @@ pub trait Backend: ImageStore + Mapper {
 
     /// Whether the store answers, and what is told of it with that. May take as long as the store lets it: it is asked in the background.
     fn pulse(&self) -> Result<Pulse>;
+
+    /// Where the images are and who looks at them. Never waits.
+    fn source(&self) -> Source {
+        Source::default()
+    }
+
+    /// What the last listing has left out. Never waits.
+    fn left_out(&self) -> Vec<LeftOut> {
+        Vec::new()
+    }
 
     /// How long ago this plugin last showed the others that it lives, in each place where that counts. Never waits.
     fn heartbeats(&self) -> Vec<(String, Duration)> {

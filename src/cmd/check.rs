@@ -11,7 +11,7 @@ use super::doctor::within;
 use super::output::{self, count};
 use super::{cluster, explain};
 use crate::backend::rbd::admin::Admin;
-use crate::backend::rbd::{caps_hint, inspect};
+use crate::backend::rbd::{caps, inspect};
 use crate::config::layers::{Layers, Origin};
 use crate::config::{self, Config};
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
@@ -70,10 +70,7 @@ fn look(config: &Config) -> Result<String, (Wrong, String)> {
         let unread = e.source.as_ref().is_some_and(|call| call.call == "rados_conf_read_file");
         wrong(if unread { Wrong::Conf } else { Wrong::Key })(e)
     })?;
-    let denied = |e: CallError, pool: &str| match DriverError::from(e).context(pool) {
-        e if e.kind == ErrorKind::Denied => e.hint(caps_hint(&config.ceph.user)),
-        e => e,
-    };
+    let denied = |e: CallError, pool: &str| caps::explain(&config.ceph, DriverError::from(e)).context(pool);
     let list = || -> Result<String> {
         let admin = Admin::connect(&config.ceph)?;
         let mut found = Vec::new();

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::cluster::{connect, consequences};
 use super::output::{self, Format, table};
-use crate::backend::rbd::admin::{Lock, Unlocked};
+use crate::backend::rbd::admin::{Lock, Unlocked, Watched};
 use crate::ceph::Locker;
 use crate::config::Config;
 use crate::error::{DriverError, ErrorKind, Result};
@@ -42,7 +42,7 @@ impl<'a> Freed<'a> {
 
 /// All owner records.
 pub(super) fn ls(config: &Config, format: Format) -> Result<()> {
-    let locks = connect(config)?.locks()?;
+    let locks = connect(config)?.locks(Watched::Asked)?;
     let damaged: Vec<String> = locks.damaged.iter().map(ToString::to_string).collect();
     if format == Format::Text {
         for one in &damaged {

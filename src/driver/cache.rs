@@ -1,17 +1,21 @@
 //! The last good answers, for when the backend is away: Docker throws its own record of a volume away when Get answers an error.
 //!
-//! Names survive a restart of the plugin in `known.json`; it is written when the set of names changes, or soon after. It is a cache: losing it
-//! costs nothing while the backend answers.
+//! Names survive a restart of the plugin in `volumes.json`; it is written when the set of names changes, or soon after. It is
+//! a cache: losing it costs nothing while the backend answers. It counts for those alone who have filled it: another
+//! user, another cluster, another default pool or namespace begins with nothing.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::Settings;
 use super::api::Volume;
+use crate::backend::{Backend, Source};
 use crate::error::DriverError;
 use crate::host::Host;
 use crate::lock;
@@ -28,10 +32,35 @@ struct Known {
     spelling: bool,
 }
 
+/// Who has seen the volumes of a cache.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Viewer {
+    #[serde(flatten)]
+    source: Source,
+    /// The default pool and namespace.
+    home: (String, Option<String>),
+}
+
+/// The file, as it is written.
+#[derive(Debug, Serialize)]
+struct Written<'a> {
+    of: &'a Viewer,
+    volumes: &'a BTreeMap<String, Known>,
+}
+
+/// The file, as it is read.
+#[derive(Debug, Deserialize)]
+struct Stored {
+    of: Viewer,
+    volumes: BTreeMap<String, Known>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Cache {
     file: PathBuf,
+    home: (String, Option<String>),
+    backend: Arc<dyn Backend>,
     host: Arc<dyn Host>,
     known: Mutex<BTreeMap<String, Known>>,
     dirty: AtomicBool,
@@ -39,19 +68,42 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub(super) fn open(file: PathBuf, host: Arc<dyn Host>) -> Self {
-        let known = match host.load(&file) {
-            Ok(Some(content)) => serde_json::from_slice(&content).unwrap_or_else(|e| {
-                tracing::warn!(file = %file.display(), error = %e, "the cache is damaged, starting afresh");
-                BTreeMap::new()
-            }),
-            Ok(None) => BTreeMap::new(),
-            Err(e) => {
-                tracing::warn!(file = %file.display(), error = %e, "the cache cannot be read, starting afresh");
-                BTreeMap::new()
-            }
+    pub(super) fn open(settings: &Settings, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Self {
+        let mut cache = Self {
+            file: settings.state.join("volumes.json"),
+            home: (settings.pool.clone(), settings.namespace.clone()),
+            backend,
+            host,
+            known: Mutex::default(),
+            dirty: AtomicBool::new(false),
+            saving: Mutex::default(),
         };
-        Self { file, host, known: Mutex::new(known), dirty: AtomicBool::new(false), saving: Mutex::default() }
+        let known = cache.read::<Stored>(&cache.file).map(|stored| {
+            let now = cache.viewer();
+            if stored.of.home == now.home && stored.of.source.shows(&now.source) {
+                return stored.volumes;
+            }
+            tracing::info!("what another user, cluster or namespace has shown is forgotten");
+            BTreeMap::new()
+        });
+        // Written by versions up to 0.1, without a word on whose it is.
+        let known = known.or_else(|| cache.read(&settings.state.join("known.json")));
+        cache.known = Mutex::new(known.unwrap_or_default());
+        cache
+    }
+
+    fn read<T: DeserializeOwned>(&self, file: &Path) -> Option<T> {
+        let content = self.host.load(file).unwrap_or_else(|e| {
+            tracing::warn!(file = %file.display(), error = %e, "the cache cannot be read, starting afresh");
+            None
+        });
+        serde_json::from_slice(&content?)
+            .inspect_err(|e| tracing::warn!(file = %file.display(), error = %e, "the cache is damaged, starting afresh"))
+            .ok()
+    }
+
+    fn viewer(&self) -> Viewer {
+        Viewer { source: self.backend.source(), home: self.home.clone() }
     }
 
     /// A volume under its shown name.
@@ -105,13 +157,15 @@ impl Cache {
 
     /// All of them.
     pub(super) fn all(&self, why: &DriverError) -> Vec<Volume> {
+        self.those(why, |_| true)
+    }
+
+    /// Those whose names are such.
+    pub(super) fn those(&self, why: &DriverError, such: impl Fn(&str) -> bool) -> Vec<Volume> {
         let why = why.to_string();
         let known = lock(&self.known);
-        known
-            .iter()
-            .filter(|(_, known)| !known.spelling)
-            .map(|(name, known)| degraded(name, known, &why))
-            .collect()
+        let such = known.iter().filter(|(name, known)| !known.spelling && such(name));
+        such.map(|(name, known)| degraded(name, known, &why)).collect()
     }
 
     /// Changes the map, and writes it when `change` says that it matters.
@@ -133,7 +187,9 @@ impl Cache {
         if !self.dirty.swap(false, Ordering::SeqCst) {
             return;
         }
-        let content = serde_json::to_vec(&*lock(&self.known)).unwrap_or_default();
+        let of = self.viewer();
+        let content =
+            serde_json::to_vec(&Written { of: &of, volumes: &lock(&self.known) }).unwrap_or_default();
         if let Err(e) = self.host.save(&self.file, &content) {
             tracing::warn!(file = %self.file.display(), error = %e, "the cache cannot be written");
         }

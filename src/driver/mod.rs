@@ -168,7 +168,7 @@ impl Driver {
     /// A driver that has looked at nothing yet: to [release](Self::release_all) what an earlier life has left, and not to serve.
     pub fn new(settings: Settings, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Arc<Self>> {
         let driver = Arc::new(Self {
-            cache: Cache::open(settings.state.join("known.json"), Arc::clone(&host)),
+            cache: Cache::open(&settings, Arc::clone(&backend), Arc::clone(&host)),
             settings,
             backend,
             host,

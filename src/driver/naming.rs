@@ -14,13 +14,18 @@ impl Driver {
     pub(super) fn resolve(&self, name: &VolumeName) -> Result<ImageSpec> {
         match name.pool() {
             Some(pool) => name.in_pool(pool),
-            None => self.resolve_by(&*self.backend.bindings()?, name),
+            None => self.resolve_bound(self.backend.binding(name.image())?.as_ref(), name),
         }
     }
 
     /// The same by bindings that were read just now.
     pub(super) fn resolve_by(&self, bindings: &Bindings, name: &VolumeName) -> Result<ImageSpec> {
-        match bindings.get(name.image()) {
+        self.resolve_bound(bindings.get(name.image()), name)
+    }
+
+    /// The same by what the bare name is bound to.
+    pub(super) fn resolve_bound(&self, bound: Option<&ImageSpec>, name: &VolumeName) -> Result<ImageSpec> {
+        match bound {
             Some(bound) if name.pool().is_none() => Ok(bound.clone()),
             _ => self.at_home(name),
         }
@@ -55,7 +60,7 @@ impl Driver {
             same("namespace", spec.namespace(), namespace)?;
             return Ok((spec, None));
         }
-        let bindings = self.backend.bindings()?;
+        let bound = self.backend.binding(name.image())?;
         let default = self.at_home(name)?;
         let pool = pool.unwrap_or(&self.settings.pool);
         let at_home = self.settings.namespace.as_deref().filter(|_| pool == self.settings.pool);
@@ -67,9 +72,9 @@ impl Driver {
             )
             .hint(format!("use the name {wanted} for the other one"))
         };
-        match bindings.get(name.image()) {
-            Some(bound) if *bound == wanted => Ok((wanted, None)),
-            Some(bound) => Err(taken(bound)),
+        match bound {
+            Some(bound) if bound == wanted => Ok((wanted, None)),
+            Some(bound) => Err(taken(&bound)),
             None if wanted == default => Ok((wanted, None)),
             None => match self.backend.info(&default)? {
                 Some(info) if !info.is_half_made() => Err(taken(&default)),
@@ -80,23 +85,32 @@ impl Driver {
 
     /// The name under which an image shows.
     pub(super) fn shown_name(&self, spec: &ImageSpec) -> Result<String> {
-        Ok(self.shown_by(&*self.backend.bindings()?, spec))
+        Ok(self.shown_bound(self.backend.binding(spec.image())?.as_ref(), spec))
     }
 
-    /// The same by bindings that were read just now.
+    /// The same by what the image's bare name is bound to.
+    pub(super) fn shown_bound(&self, bound: Option<&ImageSpec>, spec: &ImageSpec) -> String {
+        let home = (self.settings.pool.as_str(), self.settings.namespace.as_deref());
+        match bound {
+            Some(bound) if bound == spec => spec.image().to_owned(),
+            None if (spec.pool(), spec.namespace()) == home => spec.image().to_owned(),
+            _ => spec.to_string(),
+        }
+    }
+
+    /// The same by bindings that are known.
     pub(super) fn shown_by(&self, bindings: &Bindings, spec: &ImageSpec) -> String {
-        let bound = bindings.iter().find(|(_, bound)| *bound == spec).map(|(name, _)| name.as_str());
-        shown(spec, bound, bindings, (&self.settings.pool, self.settings.namespace.as_deref()))
+        self.shown_bound(bindings.get(spec.image()), spec)
     }
 
-    /// The names under which images show.
-    pub(super) fn shown_names(&self) -> Result<ShownNames> {
-        let bindings = self.backend.bindings()?;
-        Ok(ShownNames {
+    /// The names under which images show. An image whose bare name cannot be looked up shows under its spec.
+    pub(super) fn shown_names(&self) -> ShownNames {
+        let bindings = self.backend.bindings().or_else(|_| self.backend.known_bindings()).unwrap_or_default();
+        ShownNames {
             home: (self.settings.pool.clone(), self.settings.namespace.clone()),
             by_spec: bindings.iter().map(|(name, spec)| (spec.clone(), name.clone())).collect(),
             bindings,
-        })
+        }
     }
 }
 

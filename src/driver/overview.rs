@@ -41,6 +41,8 @@ pub struct Overview {
     pub unsettled: usize,
     /// Volumes that were taken away from this host and have not been mounted again.
     pub fenced: usize,
+    /// Pools whose volumes cannot be listed, and why.
+    pub left_out: Vec<String>,
     /// How long ago the store last answered List or Get; since the start, if it never did.
     pub cache_age: Duration,
     /// How long ago this plugin last showed that it lives, in each pool where it owns images.
@@ -158,6 +160,12 @@ impl Driver {
             fenced: lock(&self.fenced).len(),
             cache_age: lock(&self.answered).elapsed(),
             heartbeats: self.backend.heartbeats(),
+            left_out: self
+                .backend
+                .left_out()
+                .iter()
+                .map(|out| format!("{}: {}", out.name(), out.why))
+                .collect(),
             mounts,
         }
     }
@@ -204,7 +212,20 @@ impl Driver {
         self.cache.size(name)
     }
 
-    /// The store has answered List or Get, with these names.
+    /// The store has answered Get, with what a bare name is bound to.
+    pub(super) fn was_looked_up(&self, bare: &str, bound: Option<&ImageSpec>) {
+        *lock(&self.answered) = Instant::now();
+        let mut heard = lock(&self.heard);
+        if heard.pulse.bindings.get(bare) != bound {
+            let bindings = Arc::make_mut(&mut heard.pulse.bindings);
+            match bound {
+                Some(spec) => bindings.insert(bare.to_owned(), spec.clone()),
+                None => bindings.remove(bare),
+            };
+        }
+    }
+
+    /// The store has answered List, with these names.
     pub(super) fn was_answered(&self, bindings: &Arc<BTreeMap<String, ImageSpec>>) {
         *lock(&self.answered) = Instant::now();
         lock(&self.heard).pulse.bindings = Arc::clone(bindings);

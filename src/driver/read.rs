@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::Driver;
 use super::api::Volume;
-use crate::backend::ImageInfo;
+use crate::backend::{ImageInfo, Listing};
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
 use crate::name::{ImageSpec, VolumeName};
@@ -32,11 +32,12 @@ impl Driver {
     /// See [`VolumeDriver::get`](super::api::VolumeDriver::get).
     pub(super) fn get(&self, name: &str) -> Result<Volume> {
         let volume: VolumeName = name.parse()?;
-        let answer = self.backend.bindings().and_then(|bindings| {
-            let spec = self.resolve_by(&bindings, &volume)?;
+        // Of all names one is read, however many there are. It is bound to an image of its own name.
+        let answer = self.backend.binding(volume.image()).and_then(|bound| {
+            let spec = self.resolve_bound(bound.as_ref(), &volume)?;
             let info = self.existing(name, &spec)?;
-            self.was_answered(&bindings);
-            Ok((self.describe(name, &spec, &info), self.shown_by(&bindings, &spec)))
+            self.was_looked_up(volume.image(), bound.as_ref());
+            Ok((self.describe(name, &spec, &info), self.shown_bound(bound.as_ref(), &spec)))
         });
         match answer {
             Ok((volume, shown)) => {
@@ -62,8 +63,8 @@ impl Driver {
 
     /// See [`VolumeDriver::list`](super::api::VolumeDriver::list).
     pub(super) fn list(&self) -> Result<Vec<Volume>> {
-        let listed = self.shown_names().and_then(|names| Ok((names, self.backend.list()?)));
-        let (names, specs) = match listed {
+        let listed = self.backend.list().map(|listing| (self.shown_names(), listing));
+        let (names, Listing { specs, left_out }) = match listed {
             Ok(listed) => listed,
             Err(e) => {
                 let known = self.cache.all(&e);
@@ -76,7 +77,7 @@ impl Driver {
         };
         self.was_answered(&names.bindings);
         let making = lock(&self.making).clone();
-        let volumes: Vec<Volume> = specs
+        let mut volumes: Vec<Volume> = specs
             .iter()
             .filter(|spec| !making.contains(spec))
             .map(|spec| Volume {
@@ -85,10 +86,15 @@ impl Driver {
                 ..Volume::default()
             })
             .collect();
-        let known = |name: &str| {
-            let spec = name.parse().and_then(|name: VolumeName| self.resolve_by(&names.bindings, &name));
-            spec.is_ok_and(|spec| specs.contains(&spec))
+        let spec_of = |name: &str| {
+            name.parse().and_then(|name: VolumeName| self.resolve_by(&names.bindings, &name)).ok()
         };
+        // What cannot be seen now is not gone.
+        let unseen = left_out.iter().flat_map(|left_out| {
+            self.cache.those(&left_out.why, |name| spec_of(name).is_some_and(|spec| left_out.covers(&spec)))
+        });
+        volumes.extend(unseen);
+        let known = |name: &str| spec_of(name).is_some_and(|spec| specs.contains(&spec));
         self.cache.set_names(volumes.iter().map(|volume| volume.name.as_str()), known);
         Ok(volumes)
     }

@@ -108,12 +108,12 @@ impl Driver {
 
     /// Takes the bare names of an image that is gone away.
     fn unbind(&self, spec: &ImageSpec) -> Result<()> {
-        self.cache.remove(&self.shown_name(spec)?);
-        let bindings = self.backend.bindings()?;
-        for (bare, _) in bindings.iter().filter(|(_, bound)| *bound == spec) {
-            self.backend.unbind(bare, spec)?;
+        let bound = self.backend.binding(spec.image())?;
+        self.cache.remove(&self.shown_bound(bound.as_ref(), spec));
+        match bound {
+            Some(bound) if bound == *spec => self.backend.unbind(spec.image(), spec),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
-use rbd_docker_plugin::backend::rbd::admin::Admin;
+use rbd_docker_plugin::backend::rbd::admin::{Admin, Watched};
 use rbd_docker_plugin::backend::{Backend, ImageOptions, ImageStore, LockMode, Record, Stage};
 use rbd_docker_plugin::config;
 use rbd_docker_plugin::error::ErrorKind;
@@ -62,7 +62,7 @@ fn life_of_an_image(lab: &Lab) {
     assert!(!backend.is_untouched(&a).unwrap());
     backend.discard(&a).unwrap();
     assert!(backend.is_untouched(&a).unwrap());
-    assert_eq!(backend.list().unwrap().iter().filter(|found| **found == a).count(), 1);
+    assert_eq!(backend.list().unwrap().specs.iter().filter(|found| **found == a).count(), 1);
     assert!(rbd(lab, &["image-meta", "list", "rbd/life-a"]).contains("rbd-docker-plugin.record"));
     assert_eq!(backend.owner(&a, None).unwrap().unwrap().host, "alone");
     volume(&backend, &b);
@@ -192,7 +192,7 @@ fn namespaces_and_pools(lab: &Lab) {
     for spec in &places {
         backend.claim(spec).expect("three images, three owners");
     }
-    let listed = backend.list().unwrap();
+    let listed = backend.list().unwrap().specs;
     assert!(places.iter().all(|spec| listed.contains(spec)), "{listed:?}");
     let mut owned = backend.owned().unwrap();
     owned.sort();
@@ -270,12 +270,21 @@ fn profile_rbd_is_enough(lab: &Lab) {
     let a = spec(lab, "plain");
     volume(&backend, &a);
     backend.claim(&a).unwrap();
-    assert!(backend.list().unwrap().contains(&a));
+    assert!(backend.list().unwrap().specs.contains(&a));
     backend.bind("plain-name", &a).unwrap();
     backend.unbind("plain-name", &a).unwrap();
     assert_eq!(backend.look(std::slice::from_ref(&a)).unwrap().lost, []);
     let admin = Admin::connect(&plain).unwrap();
-    assert_eq!(admin.locks().unwrap().found.iter().filter(|lock| lock.image == a && lock.alive).count(), 1);
+    assert_eq!(
+        admin
+            .locks(Watched::Asked)
+            .unwrap()
+            .found
+            .iter()
+            .filter(|lock| lock.image == a && lock.alive)
+            .count(),
+        1
+    );
     // What only a takeover needs: to shut somebody out.
     admin.cluster().blocklist("127.0.0.1:0/4711", Duration::from_secs(60)).unwrap();
     assert!(admin.fences().unwrap().iter().any(|fence| fence.address == "127.0.0.1:0/4711"));

@@ -55,7 +55,7 @@ impl Answer {
     }
 
     /// The lines of a check, as status, found and fix.
-    fn lines(&self, check: &str) -> Vec<(String, String, String)> {
+    pub(crate) fn lines(&self, check: &str) -> Vec<(String, String, String)> {
         let text = |line: &Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
         let json = self.json();
         let lines = json["checks"].as_array().unwrap().iter().filter(|line| line["check"] == check);
@@ -63,7 +63,7 @@ impl Answer {
     }
 
     /// Its only line.
-    fn line(&self, check: &str) -> (String, String, String) {
+    pub(crate) fn line(&self, check: &str) -> (String, String, String) {
         let mut lines = self.lines(check);
         assert_eq!(lines.len(), 1, "{check}: {self:?}");
         lines.remove(0)

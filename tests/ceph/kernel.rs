@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
-use rbd_docker_plugin::backend::rbd::admin::Admin;
+use rbd_docker_plugin::backend::rbd::admin::{Admin, Watched};
 use rbd_docker_plugin::backend::{Backend, Device, ImageStore, Mapper, fault};
 use rbd_docker_plugin::ceph::{Image, Swap};
 use rbd_docker_plugin::error::ErrorKind;
@@ -231,7 +231,7 @@ fn every_form_of_fence_is_seen(lab: &Lab) {
         lab.run(&line);
         let (lost, _) = world.look(&spec);
         assert!(lost[0].contains(client) && entry.is_none_or(|entry| lost[0].contains(entry)), "{lost:?}");
-        let lock = Admin::connect(&options(lab)).unwrap().locks().unwrap().found;
+        let lock = Admin::connect(&options(lab)).unwrap().locks(Watched::Asked).unwrap().found;
         let lock = lock.iter().find(|lock| lock.image == spec).unwrap();
         assert_eq!(lock.fenced_by.as_deref(), Some(entry.unwrap_or(client)), "lock ls says it");
         world.kernel.unmap(id);

@@ -8,6 +8,8 @@
 
 mod backend;
 mod commands;
+#[path = "../common/daemon.rs"]
+mod daemon;
 #[path = "../common/fake_kernel.rs"]
 mod fake_kernel;
 mod hosts;
@@ -15,7 +17,10 @@ mod kernel;
 mod layer;
 mod migration;
 mod owners;
+mod plugin;
+mod pools;
 mod rig;
+mod tenants;
 
 use std::process::ExitCode;
 
@@ -31,6 +36,8 @@ fn main() -> ExitCode {
     trials.extend(kernel::trials(&lab));
     trials.extend(commands::trials(&lab));
     trials.extend(migration::trials(&lab));
+    trials.extend(tenants::trials(&lab));
+    trials.extend(pools::trials(&lab));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // By hand: what exits with a code drops nothing.
     drop(lab);

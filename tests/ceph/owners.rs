@@ -8,7 +8,7 @@ use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::ImageStore;
 use rbd_docker_plugin::backend::Stage;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
-use rbd_docker_plugin::backend::rbd::admin::Admin;
+use rbd_docker_plugin::backend::rbd::admin::{Admin, Watched};
 use rbd_docker_plugin::ceph::Image;
 use rbd_docker_plugin::config;
 use rbd_docker_plugin::error::ErrorKind;
@@ -218,8 +218,13 @@ fn administration(lab: &Lab) {
         one.claim(spec).unwrap();
     }
     one.note_uses(&a, &["4f1c".to_owned()]).unwrap();
-    let locks: BTreeMap<ImageSpec, _> =
-        admin.locks().unwrap().found.into_iter().map(|lock| (lock.image.clone(), lock)).collect();
+    let locks: BTreeMap<ImageSpec, _> = admin
+        .locks(Watched::Asked)
+        .unwrap()
+        .found
+        .into_iter()
+        .map(|lock| (lock.image.clone(), lock))
+        .collect();
     let lock = &locks[&a];
     assert_eq!(
         (lock.host.as_str(), lock.alive, lock.watching, lock.making),

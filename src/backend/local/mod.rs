@@ -22,7 +22,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, ImageStore, Owner, Pulse};
+use super::{Backend, ImageStore, Owner, Pulse, Source};
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::{boot, files, loopdev};
 use crate::name::ImageSpec;
@@ -84,6 +84,10 @@ impl LocalBackend {
 impl Backend for LocalBackend {
     fn name(&self) -> &'static str {
         "local"
+    }
+
+    fn source(&self) -> Source {
+        Source { address: Some(self.paths.dir.display().to_string()), ..Source::default() }
     }
 
     fn pulse(&self) -> Result<Pulse> {

@@ -12,7 +12,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::unistd::{Whence, lseek64};
 
 use super::LocalBackend;
-use crate::backend::{ImageInfo, ImageStore, Owner, Record};
+use crate::backend::{ImageInfo, ImageStore, Listing, Owner, Record};
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::files;
 use crate::name::ImageSpec;
@@ -64,8 +64,8 @@ impl ImageStore for LocalBackend {
         }))
     }
 
-    fn list(&self) -> Result<Vec<ImageSpec>> {
-        self.paths.specs("img")
+    fn list(&self) -> Result<Listing> {
+        self.paths.specs("img").map(Listing::from)
     }
 
     fn create(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()> {

@@ -9,7 +9,8 @@ use super::advisory::end_lock_of;
 use super::blocklist::Blocklist;
 use super::link::{Place, Session, place};
 use super::owner::{self, OwnerRecord};
-use super::{beats, fence, mine, names};
+use super::places::{self, Configured};
+use super::{beats, caps, fence, names};
 use crate::backend::Owner;
 use crate::ceph::{Cluster, IoCtx, Swap};
 use crate::config;
@@ -20,13 +21,14 @@ use crate::time::rfc3339;
 pub use super::advisory::Unlocked;
 pub use super::blocklist::{Fence, Reach};
 
+/// How many images are asked for their watchers at a time.
+const AT_ONCE: usize = 8;
+
 /// A connection for one command.
 #[derive(Debug)]
 pub struct Admin {
     pub(super) session: Session,
-    fence: Duration,
-    pool: String,
-    namespace: Option<String>,
+    pub(super) options: config::Ceph,
 }
 
 /// The owner records, and those among them that cannot be read.
@@ -36,6 +38,35 @@ pub struct Locks {
     pub found: Vec<Lock>,
     /// Why not, one for each.
     pub damaged: Vec<DriverError>,
+}
+
+impl Locks {
+    /// The records of one place.
+    fn read(&mut self, place: &Place, io: &IoCtx, records: owner::Keys) -> Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let alive = beats::alive(io)?;
+        // Who may not list images still sees who owns them, by the names that they had.
+        let names = io.images().unwrap_or_default();
+        let names: BTreeMap<String, String> = names.into_iter().map(|image| (image.id, image.name)).collect();
+        for (key, raw) in records {
+            match OwnerRecord::parse(&raw) {
+                Ok(record) => self.found.push(lock(place, (key, raw), record, &alive, &names)?),
+                Err(e) => self.damaged.push(e.context(format_args!("{}: {key}", place.0))),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether it is asked who watches the images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    /// Yes.
+    Asked,
+    /// No; then none counts as watched.
+    Left,
 }
 
 /// An owner record, and what is seen of its owner.
@@ -88,8 +119,7 @@ impl Admin {
     /// Connects.
     pub fn connect(options: &config::Ceph) -> Result<Self> {
         let session = Session::connect(options)?;
-        let pool = options.pools.first().cloned().unwrap_or_default();
-        Ok(Self { session, fence: options.fence, pool, namespace: options.namespace.clone() })
+        Ok(Self { session, options: options.clone() })
     }
 
     /// The cluster.
@@ -104,25 +134,30 @@ impl Admin {
 
     /// How long a fence lasts that is put up here.
     pub fn fence_lasts(&self) -> Duration {
-        self.fence
+        self.options.fence
     }
 
     /// The image that a volume's name means: a bare one may be bound to an image elsewhere.
     pub fn resolve(&self, name: &VolumeName) -> Result<ImageSpec> {
-        if name.pool().is_none()
-            && let Some(bound) =
-                names::read(&self.open(&self.pool, self.namespace.as_deref())?)?.remove(name.image())
-        {
-            return Ok(bound);
+        let pool = self.options.pools.first().map_or("", String::as_str);
+        let namespace = self.options.namespace.as_deref();
+        if name.pool().is_none() {
+            let bound = self.open(pool, namespace).and_then(|io| names::read_one(&io, name.image()));
+            if let Some(bound) = bound.map_err(|e| caps::explain(&self.options, e))? {
+                return Ok(bound);
+            }
         }
-        name.in_place(&self.pool, self.namespace.as_deref())
+        name.in_place(pool, namespace)
     }
 
-    /// All owner records, in all pools that the user may look at.
-    pub fn locks(&self) -> Result<Locks> {
+    /// All owner records, in all pools that the user may look at. Who watches the images is only asked where it is
+    /// shown: each has to be opened for it.
+    pub fn locks(&self, watched: Watched) -> Result<Locks> {
+        let records = places::records(&self.session, &Configured::new(&self.options), None);
+        let records = records.map_err(|e| caps::explain(&self.options, e))?;
         let mut locks = Locks::default();
-        for place in mine::everywhere(&self.session, &[], None)? {
-            self.look(&place, &mut locks)?;
+        for (place, io, records) in records {
+            locks.read(&place, &io, records)?;
         }
         locks.found.sort_by(|a, b| a.image.cmp(&b.image));
         // Whoever may not read it still sees who owns what.
@@ -131,15 +166,43 @@ impl Admin {
             let fence = lock.client_addr.as_ref().and_then(|address| fences.covers(address));
             lock.fenced_by = fence.map(|fence| fence.address.clone());
         }
+        if watched == Watched::Asked {
+            self.watch(&mut locks.found)?;
+        }
         Ok(locks)
+    }
+
+    /// Asks who watches these images, several at a time.
+    fn watch(&self, locks: &mut [Lock]) -> Result<()> {
+        for some in locks.chunks_mut(AT_ONCE) {
+            std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    some.iter_mut().map(|lock| scope.spawn(|| self.watch_one(lock))).collect();
+                let died =
+                    || Err(DriverError::new(ErrorKind::Failed, "a thread that asks for watchers died"));
+                threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| died()))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn watch_one(&self, lock: &mut Lock) -> Result<()> {
+        let watchers = fence::watchers(&self.session.of(&lock.image)?, &lock.image)?;
+        lock.watching = match &lock.owner.client_addr {
+            Some(address) => watchers.contains(address),
+            // It may have mapped the image, and not have written that down.
+            None => !watchers.is_empty(),
+        };
+        Ok(())
     }
 
     /// Frees an image whose owner is gone: shuts the owner out first. One that is alive is only parted from it by `force`. The
     /// records that are gone now are answered.
     pub fn break_lock(&self, spec: &ImageSpec, force: bool) -> Result<Vec<Lock>> {
         let mut locks = Locks::default();
-        self.look(&place(spec), &mut locks)?;
-        let found: Vec<Lock> = locks.found.into_iter().filter(|lock| lock.image == *spec).collect();
+        let io = self.session.of(spec)?;
+        locks.read(&place(spec), &io, owner::all(&io)?)?;
+        let mut found: Vec<Lock> = locks.found.into_iter().filter(|lock| lock.image == *spec).collect();
         if found.is_empty() {
             // It may be its record that cannot be read.
             return Err(locks.damaged.into_iter().fold(
@@ -148,6 +211,7 @@ impl Admin {
                 DriverError::also,
             ));
         }
+        self.watch(&mut found)?;
         if let Some(live) = found.iter().find(|lock| lock.alive || lock.watching)
             && !force
         {
@@ -164,7 +228,8 @@ impl Admin {
 
     /// Shuts a host out: every kernel client and plugin that its owner records name, alive or not. Its images are free afterwards.
     pub fn fence_host(&self, host: &str) -> Result<Vec<Lock>> {
-        let found: Vec<Lock> = self.locks()?.found.into_iter().filter(|lock| lock.host == host).collect();
+        let found: Vec<Lock> =
+            self.locks(Watched::Left)?.found.into_iter().filter(|lock| lock.host == host).collect();
         if found.is_empty() {
             return Err(DriverError::new(ErrorKind::NotFound, format!("host {host} owns no image"))
                 .hint("rbd-docker-plugin lock ls shows who owns what"));
@@ -178,32 +243,13 @@ impl Admin {
         Ok(Blocklist::read(&self.session.cluster)?.into_fences())
     }
 
-    /// The records of one place.
-    fn look(&self, place: &Place, locks: &mut Locks) -> Result<()> {
-        let io = self.session.open(place)?;
-        let records = owner::all(&io)?;
-        if records.is_empty() {
-            return Ok(());
-        }
-        let alive = beats::alive(&io)?;
-        // Who may not list images still sees who owns them, by the names that they had.
-        let names = io.images().unwrap_or_default();
-        let names: BTreeMap<String, String> = names.into_iter().map(|image| (image.id, image.name)).collect();
-        for (key, raw) in records {
-            match OwnerRecord::parse(&raw) {
-                Ok(record) => locks.found.push(lock(&io, place, (key, raw), record, &alive, &names)?),
-                Err(e) => locks.damaged.push(e.context(format_args!("{}: {key}", place.0))),
-            }
-        }
-        Ok(())
-    }
-
     /// All of them are shut out before any of it is given to others.
     fn free(&self, locks: &[Lock], host: bool) -> Result<()> {
         let plugins = locks.iter().filter(|lock| lock.takes_plugin(host)).map(|lock| &lock.plugin_addr);
         let addresses =
             locks.iter().map(|lock| &lock.client_addr).chain(plugins).flatten().cloned().collect();
-        fence::shut_out(&self.session.cluster, &addresses, self.fence)?;
+        fence::shut_out(&self.session.cluster, &addresses, self.options.fence)
+            .map_err(|e| caps::explain(&self.options, e))?;
         locks.iter().try_for_each(|lock| self.remove(lock))
     }
 
@@ -231,7 +277,6 @@ impl Admin {
 }
 
 fn lock(
-    io: &IoCtx,
     place: &Place,
     (key, raw): (String, Vec<u8>),
     record: OwnerRecord,
@@ -242,14 +287,8 @@ fn lock(
     let name =
         key.strip_prefix("image.").and_then(|id| names.get(id)).map_or_else(|| image.image(), String::as_str);
     let image = ImageSpec::new(&place.0, place.1.as_deref(), name)?;
-    let watchers = fence::watchers(io, &image)?;
-    let watching = match &owner.client_addr {
-        Some(address) => watchers.contains(address),
-        // It may have mapped the image, and not have written that down.
-        None => !watchers.is_empty(),
-    };
-    let signs = (alive.contains(&beats::cookie(&owner)), watching);
-    Ok(seen((key, raw), image, (owner, plugin_addr), making.is_some(), signs))
+    let alive = alive.contains(&beats::cookie(&owner));
+    Ok(seen((key, raw), image, (owner, plugin_addr), making.is_some(), alive))
 }
 
 fn seen(
@@ -257,11 +296,11 @@ fn seen(
     image: ImageSpec,
     (owner, plugin_addr): (Owner, Option<String>),
     making: bool,
-    (alive, watching): (bool, bool),
+    alive: bool,
 ) -> Lock {
     Lock {
         alive,
-        watching,
+        watching: false,
         making,
         fenced_by: None,
         image,
@@ -286,12 +325,6 @@ pub(crate) mod tests {
     pub(crate) fn parsed(raw: &serde_json::Value) -> Lock {
         let OwnerRecord { owner, image, making, plugin_addr } =
             OwnerRecord::parse(raw.to_string().as_bytes()).unwrap();
-        seen(
-            ("image.1".to_owned(), Vec::new()),
-            image,
-            (owner, plugin_addr),
-            making.is_some(),
-            (false, false),
-        )
+        seen(("image.1".to_owned(), Vec::new()), image, (owner, plugin_addr), making.is_some(), false)
     }
 }

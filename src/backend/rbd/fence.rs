@@ -101,11 +101,7 @@ fn shut_one_out(cluster: &Cluster, address: &str, lasts: Duration) -> Result<()>
     cluster.blocklist(address, lasts).map_err(|e| {
         let missing = matches!(e.errno, Errno::EACCES | Errno::EPERM);
         let error = DriverError::from(e);
-        if missing {
-            error.context(format_args!("cannot fence {address}")).hint(super::caps_hint(cluster.user()))
-        } else {
-            error
-        }
+        if missing { error.context(format_args!("cannot fence {address}")) } else { error }
     })?;
     count(Count::Fence);
     tracing::warn!(address, days = lasts.as_secs() / 86_400, "fenced");

@@ -50,6 +50,13 @@ pub(super) fn id(io: &IoCtx, image: &str) -> Result<Option<String>, CallError> {
     }
 }
 
+/// The id of the pool of an image's data, where the image says one.
+pub(super) fn data_pool(io: &IoCtx, image: &str) -> Result<Option<i64>> {
+    let answer = io.exec(&object(image), "rbd", "get_data_pool", &[])?;
+    let pool = Decoder(&answer).u64().ok_or_else(|| damaged(image, "get_data_pool"))?.cast_signed();
+    Ok((pool >= 0).then_some(pool))
+}
+
 /// The object of an image's header.
 pub(super) fn object(id: &str) -> String {
     format!("rbd_header.{id}")

@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::admin::Admin;
 use super::link::{how, place};
-use super::{header, map, secret};
+use super::places::{self, Configured};
+use super::{caps, header, map, secret};
 use crate::ceph::{Conf, Locker, Swap, features};
 use crate::config;
 use crate::error::{CallError, DriverError, ErrorKind, Result};
@@ -80,17 +81,30 @@ impl Admin {
         parse_health(&self.cluster().mon_command(&json!({"prefix": "health", "format": "json"}))?)
     }
 
-    /// Whether a pool is marked as one for images.
-    pub fn is_for_images(&self, pool: &str) -> Result<bool> {
+    /// What a pool is marked for: `rbd`, `cephfs`, …
+    pub fn applications(&self, pool: &str) -> Result<Vec<String>> {
         let ask = json!({"prefix": "osd pool application get", "pool": pool, "format": "json"});
-        let answer = self.cluster().mon_command(&ask)?;
-        Ok(serde_json::from_slice::<serde_json::Value>(&answer).is_ok_and(|found| found.get("rbd").is_some()))
+        let answer = self.cluster().mon_command(&ask).map_err(|e| caps::explain(&self.options, e.into()))?;
+        let found: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&answer).unwrap_or_default();
+        Ok(found.into_iter().map(|(application, _)| application).collect())
     }
 
-    /// Whether this user may write and read in a pool, call methods there and list images: all on an object of our own, which is
+    /// An error when the namespace that is configured for a pool is not there.
+    pub fn require_namespace(&self, pool: &str) -> Result<()> {
+        let required = self.open(pool, self.namespace_of(pool)).and_then(|io| places::require_namespace(&io));
+        required.map_err(|e| caps::explain(&self.options, e))
+    }
+
+    /// The namespace that is configured for a pool.
+    pub fn namespace_of(&self, pool: &str) -> Option<&str> {
+        Configured::new(&self.options).namespace_of(pool)
+    }
+
+    /// Whether this user may write and read in a pool, or in the namespace that is configured for it, call methods there and list images: all on an object of our own, which is
     /// removed again, with the same operations that owner records and heartbeats need. The error names the operation.
     pub fn may_use(&self, pool: &str) -> Result<()> {
-        let io = self.open(pool, None)?;
+        let io = self.open(pool, self.namespace_of(pool))?;
         let done = || -> Result<(), CallError> {
             io.omap_swap(PROBE, &[Swap { key: "probe", expected: None, new: Some(b"probe") }])?;
             match io.omap_get(PROBE, &["probe"]) {
@@ -103,7 +117,7 @@ impl Admin {
         };
         let done = done();
         let removed = io.remove_object(PROBE);
-        Ok(done.and(removed)?)
+        done.and(removed).map_err(|e| caps::explain(&self.options, e.into()))
     }
 
     /// Whether this user may shut others out. A client may not read its own capabilities (`auth get` is denied under `profile rbd`),
@@ -129,16 +143,23 @@ impl Admin {
     ) -> Result<Images> {
         let mut seen = Images::default();
         for pool in pools {
-            let io = match self.open(pool, None) {
+            let places = match places::of_pool(&self.session, pool, self.namespace_of(pool)) {
                 Err(e) if e.kind == ErrorKind::NotFound => continue,
-                io => io?,
+                places => places?,
             };
-            let namespaces = io.namespaces()?;
-            for namespace in [None].into_iter().chain(namespaces.iter().map(|name| Some(name.as_str()))) {
-                let io = self.open(pool, namespace)?;
-                for image in io.images()? {
+            for place in places {
+                let images = match self.session.open(&place).and_then(|io| Ok(io.images()?)) {
+                    // Another tenant's.
+                    Err(e)
+                        if e.kind == ErrorKind::Denied && !Configured::new(&self.options).is_home(&place) =>
+                    {
+                        continue;
+                    }
+                    images => images.map_err(|e| caps::explain(&self.options, e))?,
+                };
+                for image in images {
                     seen.count += 1;
-                    let Ok(spec) = ImageSpec::new(pool, namespace, &image.name) else { continue };
+                    let Ok(spec) = ImageSpec::new(pool, place.1.as_deref(), &image.name) else { continue };
                     if Instant::now() < until {
                         self.look_at(&spec, &image.id, kernel, host, &mut seen)?;
                     }

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use super::caps;
 use super::monitors::{self, Monitors};
+use super::places::{self, Replicated};
 use crate::ceph::{Cluster, Connect, IoCtx};
 use crate::config;
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
@@ -73,6 +75,7 @@ pub(super) struct Session {
     /// Pools by name, open.
     open: Mutex<HashMap<Place, IoCtx>>,
     monitors: Mutex<Monitors>,
+    replicated: Replicated,
 }
 
 impl Session {
@@ -83,7 +86,13 @@ impl Session {
         })?;
         let monitors = monitors::of(&cluster)?;
         let key = super::secret::find(|key| cluster.conf(key), cluster.user())?.map(|found| found.key);
-        Ok(Self { cluster, key, open: Mutex::default(), monitors: Mutex::new(monitors) })
+        Ok(Self {
+            cluster,
+            key,
+            open: Mutex::default(),
+            monitors: Mutex::new(monitors),
+            replicated: Replicated::default(),
+        })
     }
 
     /// A pool or a namespace of it. `NotFound` when there is no such pool.
@@ -92,6 +101,7 @@ impl Session {
             return Ok(io.clone());
         }
         let io = self.cluster.ioctx(&place.0, place.1.as_deref())?;
+        self.replicated.require(&self.cluster, &io)?;
         lock(&self.open).insert(place.clone(), io.clone());
         Ok(io)
     }
@@ -100,7 +110,8 @@ impl Session {
         self.open(&place(spec))
     }
 
-    /// An error when a pool that is open is not there any more, or is another one of its name.
+    /// An error when a pool that is open is not there any more, or is another one of its name, or when its namespace
+    /// is gone.
     pub(super) fn still(&self, place: &Place, io: &IoCtx) -> Result<()> {
         let now = self.cluster.ioctx(&place.0, None).map_err(|e| {
             let error = DriverError::from(e);
@@ -110,7 +121,7 @@ impl Session {
         });
         let now = now.inspect_err(|_| lock(&self.open).clear())?;
         if now.pool_id() == io.pool_id() {
-            return Ok(());
+            return places::require_namespace(io);
         }
         lock(&self.open).clear();
         Err(DriverError::new(ErrorKind::Unreachable, format!("the pool {} was made anew", place.0))
@@ -184,16 +195,19 @@ impl Link {
 
     /// Passes an answer on, and sees to the link when it says that the cluster does not answer.
     pub(super) fn heed<T>(&self, answer: Result<T>) -> Result<T> {
-        if let Err(e) = &answer
-            && let Some(call) = &e.source
-        {
+        answer.map_err(|e| self.heed_error(e))
+    }
+
+    /// The same for an error, which says afterwards what it means for this user.
+    pub(super) fn heed_error(&self, e: DriverError) -> DriverError {
+        if let Some(call) = &e.source {
             if is_fenced(call) {
                 self.take_down(e.clone(), true);
             } else if is_silence(call) {
                 self.suspect.store(true, Ordering::SeqCst);
             }
         }
-        answer
+        caps::explain(&self.options, e)
     }
 
     fn take_down(&self, why: DriverError, fenced: bool) {

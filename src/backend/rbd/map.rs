@@ -49,6 +49,7 @@ impl RbdBackend {
             Some(header) => header,
             None => header::read(&io, &id)?.ok_or_else(missing)?,
         };
+        self.check_data_pool(&session, &io, spec, (&id, header.features))?;
         let Some(kernel) = self.kernel.supported_features()? else {
             return Err(DriverError::new(ErrorKind::MissingTool, "the kernel module rbd is not loaded")
                 .hint("modprobe rbd; to load it at every start: echo rbd > /etc/modules-load.d/rbd.conf"));
@@ -254,8 +255,7 @@ fn refused(io: &IoCtx, spec: &ImageSpec, failure: Failure) -> DriverError {
             .hint(format!("somebody has it mapped with lock=exclusive; rbd status {spec} shows where")),
         Errno::ETIMEDOUT => DriverError::new(ErrorKind::Unreachable, format!("mapping {spec} took too long"))
             .hint("do the monitors and OSDs answer this host's kernel? See ceph -s"),
-        Errno::EACCES => DriverError::new(ErrorKind::Denied, format!("the cluster does not let the kernel map {spec}"))
-            .hint(super::caps_hint(io.cluster().user())),
+        Errno::EACCES => DriverError::new(ErrorKind::Denied, format!("the cluster does not let the kernel map {spec}")),
         Errno::EPERM => DriverError::new(ErrorKind::Denied, format!("the kernel did not find the key for {spec}"))
             .hint("the plugin needs root, CAP_SYS_ADMIN and the add_key system call (a container's seccomp profile may forbid it)"),
         Errno::EINVAL => DriverError::new(ErrorKind::Invalid, format!("the kernel refused an option of {spec}"))

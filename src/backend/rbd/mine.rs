@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use nix::errno::Errno;
+use std::time::Duration;
 
 use super::blocklist::{Blocklist, Reach};
 use super::link::{Place, Session, place};
 use super::owner::{self, Keys, OwnerRecord, image_key};
-use super::{RbdBackend, header};
+use super::places::Configured;
+use super::{RbdBackend, header, places};
 use crate::backend::{Look, Owner};
 use crate::ceph::{IoCtx, Swap};
 use crate::error::{DriverError, ErrorKind, Result};
@@ -27,8 +26,8 @@ impl RbdBackend {
     pub(super) fn find_own(&self) -> Result<Vec<ImageSpec>> {
         let session = self.link.session()?;
         let mut specs = BTreeSet::new();
-        for place in everywhere(&session, &self.options.pools, Some(ELSEWHERE))? {
-            for (key, raw) in owner::all(&session.open(&place)?)? {
+        for (place, _, keys) in places::records(&session, &Configured::new(&self.options), Some(ELSEWHERE))? {
+            for (key, raw) in keys {
                 let record = match OwnerRecord::parse(&raw) {
                     Ok(record) => record,
                     Err(e) => {
@@ -269,55 +268,4 @@ fn shut_out(list: &Blocklist, address: &str) -> Option<String> {
         Reach::Host | Reach::Range => format!(", by the entry {}", fence.address),
     };
     Some(format!("its kernel client {address} is on the cluster's blocklist{by} until {}", fence.until))
-}
-
-/// All pools and namespaces that this user may look at. Of pools that are not among the plugin's own, those that cannot be looked at
-/// are left out: any of a cluster's many pools may be down, and then take all of the `patience` for them.
-pub(crate) fn everywhere(
-    session: &Session,
-    pools: &[String],
-    patience: Option<Duration>,
-) -> Result<Vec<Place>> {
-    let mut places = Vec::new();
-    let (own, others): (Vec<_>, Vec<_>) =
-        session.cluster.pools()?.into_iter().partition(|pool| pools.contains(pool));
-    let begin = Instant::now();
-    for pool in own.into_iter().chain(others) {
-        if !pools.contains(&pool) && patience.is_some_and(|patience| begin.elapsed() > patience) {
-            tracing::warn!(pool, "is left out: the pools before it took too long");
-            continue;
-        }
-        match places_in(session, &pool) {
-            Ok(found) => places.extend(found),
-            Err(e) if pools.contains(&pool) && e.kind != ErrorKind::Denied => return Err(e),
-            Err(e) => tracing::debug!(pool, error = %e, "is left out"),
-        }
-    }
-    Ok(places)
-}
-
-/// A pool and its namespaces, as far as there may be owner records in them.
-fn places_in(session: &Session, pool: &str) -> Result<Vec<Place>> {
-    let bare = (pool.to_owned(), None);
-    let io = session.open(&bare)?;
-    let namespaces = match io.namespaces() {
-        // Not a pool for images, or not one of ours.
-        Err(e) if matches!(e.errno, Errno::EPERM | Errno::EACCES | Errno::ENOENT | Errno::EOPNOTSUPP) => {
-            Vec::new()
-        }
-        namespaces => namespaces?,
-    };
-    let mut places = vec![bare];
-    places.extend(namespaces.into_iter().map(|namespace| (pool.to_owned(), Some(namespace))));
-    let readable = |place: &Place| match session.open(place).and_then(|io| owner::all(&io)) {
-        Err(e) if e.kind == ErrorKind::Denied => Ok(false),
-        answer => answer.map(|_| true),
-    };
-    let mut found = Vec::new();
-    for place in places {
-        if readable(&place)? {
-            found.push(place);
-        }
-    }
-    Ok(found)
 }

@@ -15,6 +15,8 @@ pub mod inspect;
 mod advisory;
 mod beats;
 mod blocklist;
+pub(crate) mod caps;
+mod data_pool;
 mod fence;
 #[cfg(fuzzing)]
 pub mod fuzz;
@@ -28,6 +30,7 @@ mod names;
 mod opened;
 mod options;
 mod owner;
+mod places;
 mod secret;
 mod seen;
 mod store;
@@ -36,7 +39,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Backend, ImageStore, Owner, Pulse};
+use super::{Backend, ImageStore, LeftOut, Owner, Pulse, Source};
 use crate::ceph;
 use crate::config;
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
@@ -49,6 +52,7 @@ use link::Link;
 use names::Names;
 use opened::Opened;
 use owner::Held;
+use places::Omitted;
 use seen::Seen;
 
 /// How long a start waits for the cluster: with it, volumes of an earlier life are restored before the first request.
@@ -74,6 +78,8 @@ pub struct RbdBackend {
     beats: Arc<Beats>,
     suspects: Suspects,
     seen: Seen,
+    /// What the last listing has left out.
+    omitted: Omitted,
     /// Owner records that we hold.
     held: Arc<Mutex<Held>>,
     /// Images of which this life knows whether they need that lock.
@@ -142,6 +148,7 @@ impl RbdBackend {
             beats,
             suspects: Suspects::default(),
             seen: Seen::default(),
+            omitted: Omitted::default(),
             held,
             taken: Mutex::default(),
             advisory: Mutex::default(),
@@ -171,6 +178,21 @@ impl Backend for RbdBackend {
         Ok(Pulse { devices, bindings: self.known_bindings()? })
     }
 
+    fn source(&self) -> Source {
+        let conf = ceph::Conf::read(&link::how(&self.options)).ok();
+        let said = |key| conf.as_ref().and_then(|conf| conf.get(key)).filter(|text| !text.is_empty());
+        let connected = self.link.session().ok().map(|session| session.cluster.fsid().to_owned());
+        Source {
+            user: self.options.user.clone(),
+            cluster: connected.or_else(|| said("fsid")),
+            address: said("mon_host"),
+        }
+    }
+
+    fn left_out(&self) -> Vec<LeftOut> {
+        self.omitted.all()
+    }
+
     fn heartbeats(&self) -> Vec<(String, Duration)> {
         let named = |((pool, namespace), age): (link::Place, Duration)| match namespace {
             Some(namespace) => (format!("{pool}/{namespace}"), age),
@@ -178,11 +200,4 @@ impl Backend for RbdBackend {
         };
         self.beats.ages().into_iter().map(named).collect()
     }
-}
-
-/// The command that gives a user what it needs.
-pub(crate) fn caps_hint(user: &str) -> String {
-    format!(
-        "it needs: ceph auth caps client.{user} mon 'profile rbd' osd 'profile rbd' mgr 'profile rbd' (or with pool=… for each pool)"
-    )
 }

@@ -16,7 +16,7 @@ use crate::name::ImageSpec;
 const OBJECT: &str = "rbd_docker_plugin.names";
 const ATTEMPTS: u32 = 20;
 
-type Bindings = BTreeMap<String, ImageSpec>;
+pub(super) type Bindings = BTreeMap<String, ImageSpec>;
 
 #[derive(Debug)]
 pub(super) struct Names {
@@ -47,9 +47,37 @@ impl Names {
                 Ok(read)
             }
             Err(e) if e.kind == ErrorKind::Unreachable => lock(&self.last).clone().ok_or(e),
-            // Without its pool nothing is known of a name; it is not known to be free.
-            Err(e) if e.kind == ErrorKind::NotFound => Err(DriverError { kind: ErrorKind::Config, ..e }),
-            Err(e) => Err(e),
+            Err(e) => Err(without_pool(e)),
+        }
+    }
+
+    /// The image that one name is bound to: one key is read. While the cluster is away, as it was read last.
+    pub(super) fn one(&self, session: Result<Arc<Session>>, name: &str) -> Result<Option<ImageSpec>> {
+        let found = session.and_then(|session| {
+            let io = session.open(&self.place)?;
+            let found = read_one(&io, name)?;
+            if found.is_none() && lock(&self.last).as_ref().is_some_and(|last| last.contains_key(name)) {
+                session.still(&self.place, &io)?;
+            }
+            Ok(found)
+        });
+        match found {
+            Ok(found) => {
+                if let Some(last) = lock(&self.last).as_mut()
+                    && last.get(name) != found.as_ref()
+                {
+                    let last = Arc::make_mut(last);
+                    match &found {
+                        Some(spec) => last.insert(name.to_owned(), spec.clone()),
+                        None => last.remove(name),
+                    };
+                }
+                Ok(found)
+            }
+            Err(e) if e.kind == ErrorKind::Unreachable => {
+                lock(&self.last).as_ref().map(|last| last.get(name).cloned()).ok_or(e)
+            }
+            Err(e) => Err(without_pool(e)),
         }
     }
 
@@ -62,8 +90,8 @@ impl Names {
         let io = session.open(&self.place)?;
         let target = spec.to_string();
         for _ in 0..ATTEMPTS {
-            match read(&io)?.get(name) {
-                Some(bound) if bound == spec => return Ok(()),
+            match read_one(&io, name)? {
+                Some(bound) if bound == *spec => return Ok(()),
                 Some(bound) => {
                     return Err(DriverError::new(
                         ErrorKind::AlreadyExists,
@@ -89,12 +117,29 @@ impl Names {
     }
 }
 
+/// Without its pool nothing is known of a name; it is not known to be free.
+fn without_pool(e: DriverError) -> DriverError {
+    let kind = if e.kind == ErrorKind::NotFound { ErrorKind::Config } else { e.kind };
+    DriverError { kind, ..e }
+}
+
+/// One name of the registry, in the default pool and namespace.
+pub(super) fn read_one(io: &IoCtx, name: &str) -> Result<Option<ImageSpec>> {
+    match io.omap_get(OBJECT, &[name]) {
+        Err(e) if e.errno == Errno::ENOENT => Ok(None),
+        found => Ok(understood(found?).remove(name)),
+    }
+}
+
 /// The registry, in the default pool and namespace.
-pub(super) fn read(io: &IoCtx) -> Result<Bindings> {
-    let found = match io.omap(OBJECT) {
-        Err(e) if e.errno == Errno::ENOENT => return Ok(Bindings::new()),
-        found => found?,
-    };
+fn read(io: &IoCtx) -> Result<Bindings> {
+    match io.omap(OBJECT) {
+        Err(e) if e.errno == Errno::ENOENT => Ok(Bindings::new()),
+        found => Ok(understood(found?)),
+    }
+}
+
+fn understood(found: BTreeMap<String, Vec<u8>>) -> Bindings {
     let bindings = found.into_iter().filter_map(|(name, target)| {
         let spec = String::from_utf8(target).ok().and_then(|text| ImageSpec::try_from(text).ok());
         if spec.is_none() {
@@ -102,5 +147,5 @@ pub(super) fn read(io: &IoCtx) -> Result<Bindings> {
         }
         Some((name, spec?))
     });
-    Ok(bindings.collect())
+    bindings.collect()
 }

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use nix::errno::Errno;
 
 use super::header::{self, Stored};
-use super::link::{Place, Session, place};
+use super::link::{Session, place};
 use super::owner::{self, Changed, OwnerRecord, image_key, new_key};
-use super::{RbdBackend, fence, options};
-use crate::backend::{Device, ImageInfo, ImageOptions, ImageStore, Look, Owner, Record, Stage};
+use super::places::Configured;
+use super::{RbdBackend, fence, options, places};
+use crate::backend::{Device, ImageInfo, ImageOptions, ImageStore, Listing, Look, Owner, Record, Stage};
 use crate::ceph::{Image, IoCtx, Swap, features};
 use crate::error::{CallError, DriverError, ErrorKind, Result};
 use crate::lock;
@@ -66,7 +67,7 @@ impl RbdBackend {
             match session.still(&place(spec), &io) {
                 Err(e)
                     if e.kind == ErrorKind::Config
-                        && !self.options.pools.iter().any(|p| p == spec.pool()) =>
+                        && !Configured::new(&self.options).is_home(&place(spec)) =>
                 {
                     return Ok(None);
                 }
@@ -114,42 +115,12 @@ impl RbdBackend {
         Ok(found.get(&key).map(|raw| OwnerRecord::parse(raw)).transpose()?.and_then(|record| record.making))
     }
 
-    /// The pools and namespaces whose images are volumes.
-    fn places(&self) -> Result<Vec<Place>> {
-        let session = self.link.session()?;
-        let bound = self.names.all(Ok(Arc::clone(&session)))?;
-        let mut places = Vec::new();
-        for (at, pool) in self.options.pools.iter().enumerate() {
-            let place = (pool.clone(), None);
-            let io = match session.open(&place) {
-                Err(e) if e.kind == ErrorKind::NotFound && at > 0 => {
-                    tracing::warn!(pool, "does not exist; its volumes are not listed");
-                    continue;
-                }
-                io => io?,
-            };
-            places.push(place);
-            let namespaces = io.namespaces()?;
-            places.extend(namespaces.into_iter().map(|namespace| (pool.clone(), Some(namespace))));
-        }
-        for spec in bound.values() {
-            let bound = place(spec);
-            if places.contains(&bound) {
-                continue;
-            }
-            match session.open(&bound) {
-                Err(e) if e.kind == ErrorKind::NotFound => {}
-                io => drop(io.map(|_| places.push(bound))?),
-            }
-        }
-        Ok(places)
-    }
-
     fn make(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()> {
         self.seen.forget(spec);
         let session = self.link.session()?;
         let io = session.of(spec)?;
         let create = self.create_options(&session.cluster, &record.options)?;
+        self.check_new_data_pool(&session, &io, spec, &create)?;
         if header::id(&io, spec.image())?.is_some() {
             return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{spec} exists")));
         }
@@ -175,10 +146,10 @@ impl RbdBackend {
                 noted(None)?;
                 return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{spec} exists")));
             }
-            // Only the data pool can be missing: the pool itself is open.
+            // The pools are there: the namespace was removed this moment.
             Err(e) if e.errno == Errno::ENOENT => {
-                let pool = create.data_pool.as_deref().unwrap_or_default();
-                return Err(DriverError::invalid(format!("data-pool {pool:?} does not exist")).caused_by(e));
+                places::require_namespace(&io)?;
+                return Err(e.into());
             }
             Err(e) => return Err(e.into()),
         }
@@ -346,17 +317,13 @@ impl ImageStore for RbdBackend {
         options::check(&self.with_object_size(options))
     }
 
-    fn list(&self) -> Result<Vec<ImageSpec>> {
+    fn list(&self) -> Result<Listing> {
         let listed = || {
             let session = self.link.session()?;
-            let mut specs = Vec::new();
-            for place in self.places()? {
-                let images = session.open(&place)?.images()?;
-                // Names that no volume can have are no volumes.
-                let spec = |image: &str| ImageSpec::new(&place.0, place.1.as_deref(), image).ok();
-                specs.extend(images.iter().filter_map(|image| spec(&image.name)));
-            }
-            Ok(specs)
+            // Without them, the configured pools are listed all the same; theirs is one of those.
+            let bound = self.names.all(Ok(Arc::clone(&session))).unwrap_or_default();
+            let configured = Configured::new(&self.options);
+            self.omitted.list(&session, &configured, &bound, &|e| self.link.heed_error(e))
         };
         self.link.heed(listed())
     }
@@ -462,6 +429,10 @@ impl ImageStore for RbdBackend {
 
     fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
         self.link.heed(self.names.all(self.link.session()))
+    }
+
+    fn binding(&self, name: &str) -> Result<Option<ImageSpec>> {
+        self.link.heed(self.names.one(self.link.session(), name))
     }
 
     fn known_bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {

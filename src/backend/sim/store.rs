@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::{Data, Image, Sim, State};
-use crate::backend::{Backend, Device, ImageInfo, ImageStore, Look, Mapper, Owner, Pulse, Record};
+use crate::backend::{Backend, Device, ImageInfo, ImageStore, Listing, Look, Mapper, Owner, Pulse, Record};
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::name::ImageSpec;
 use crate::size::Size;
@@ -50,8 +50,8 @@ impl ImageStore for Sim {
         self.store().map(drop)
     }
 
-    fn list(&self) -> Result<Vec<ImageSpec>> {
-        Ok(self.store()?.images.keys().cloned().collect())
+    fn list(&self) -> Result<Listing> {
+        Ok(self.store()?.images.keys().cloned().collect::<Vec<_>>().into())
     }
 
     fn create(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()> {

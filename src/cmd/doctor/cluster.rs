@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use super::report::{Finding, Report, Status, said};
 use super::{HERE, geteuid, late, pools, within};
 use crate::backend::rbd::admin::Admin;
+use crate::backend::rbd::caps;
 use crate::backend::rbd::inspect::{self, Health, Monitor};
 use crate::ceph::{self, Versions};
 use crate::config::Config;
@@ -84,7 +85,8 @@ fn configuration(options: &crate::config::Ceph) -> Vec<Finding> {
         Err(e) => {
             let errno = e.source.as_ref().map_or(Errno::ENOENT, |call| call.errno);
             let fix = format!(
-                "ceph auth get-or-create {entity} mon 'profile rbd' osd 'profile rbd' mgr 'profile rbd' -o /etc/ceph/ceph.{entity}.keyring"
+                "ceph auth get-or-create {entity} {} -o /etc/ceph/ceph.{entity}.keyring",
+                caps::needed(options, None)
             );
             unreadable("key", said(&e), errno, &fix)
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::report::{Finding, Report, said};
 use super::{HERE, docker, late, within};
-use crate::backend::rbd::admin::{Admin, Lock};
+use crate::backend::rbd::admin::{Admin, Lock, Watched};
 use crate::config::Config;
 use crate::error::Result;
 use crate::linux::krbd::{Kernel, Mapping};
@@ -25,7 +25,7 @@ fn look(config: &Config, admin: &Admin) -> Vec<Finding> {
     // While the plugin runs, it is at work on all of that.
     let running = docker::listener(config).is_some();
     let seen = || -> Result<Vec<Finding>> {
-        let locks = admin.locks()?.found;
+        let locks = admin.locks(Watched::Left)?.found;
         let mut findings = Vec::new();
         let (host, boot, machine) = (boot::hostname()?, boot::boot_id()?, boot::machine_id());
         let own = |lock: &&Lock| lock.owner.host == host && lock.owner.machine_id == machine && !lock.alive;

@@ -7,10 +7,11 @@ use nix::errno::Errno;
 
 use super::report::{Finding, Report, Status, said};
 use super::{late, within};
-use crate::backend::rbd::admin::Admin;
+use crate::backend::rbd::admin::{Admin, Watched};
+use crate::backend::rbd::caps;
 use crate::backend::rbd::inspect::Images;
 use crate::cmd::output::count;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::linux::boot;
 use crate::linux::krbd::Kernel;
@@ -26,18 +27,18 @@ pub(super) fn examine(config: &Arc<Config>, admin: &Arc<Admin>, report: &mut Rep
     let limit = config.ceph.timeout * 8;
     let mut usable = Vec::new();
     for name in &config.ceph.pools {
-        let (admin, name, user) = (Arc::clone(admin), name.clone(), config.ceph.user.clone());
+        let (admin, name, config) = (Arc::clone(admin), name.clone(), Arc::clone(config));
         let asked = name.clone();
-        let findings =
-            within(limit, move || pool(&admin, &asked, &user)).unwrap_or_else(|| vec![late("pool", limit)]);
+        let findings = within(limit, move || pool(&admin, &asked, &config.ceph))
+            .unwrap_or_else(|| vec![late("pool", limit)]);
         // Where nothing can be read, nothing can be said of images.
         if findings.iter().all(|finding| finding.status != Status::Fail) {
             usable.push(name);
         }
         report.add(findings)?;
     }
-    let (asked, user) = (Arc::clone(admin), config.ceph.user.clone());
-    let fencing = within(config.ceph.timeout * 2, move || fencing(asked.may_fence(), &user));
+    let (asked, options) = (Arc::clone(admin), Arc::clone(config));
+    let fencing = within(config.ceph.timeout * 2, move || fencing(asked.may_fence(), &options.ceph));
     report.add([fencing.unwrap_or_else(|| late("fencing", config.ceph.timeout * 2))])?;
     if usable.is_empty() {
         return Ok(());
@@ -48,59 +49,73 @@ pub(super) fn examine(config: &Arc<Config>, admin: &Arc<Admin>, report: &mut Rep
     report.add(seen.unwrap_or_else(|| vec![late("images", limit)]))
 }
 
-fn pool(admin: &Admin, name: &str, user: &str) -> Vec<Finding> {
-    match admin.open(name, None) {
-        Ok(_) => {}
+fn pool(admin: &Admin, name: &str, options: &config::Ceph) -> Vec<Finding> {
+    match admin.require_namespace(name) {
+        Ok(()) => {}
         Err(e) if e.kind == ErrorKind::NotFound => {
             let fix = format!(
                 "ceph osd pool create {name} && rbd pool init {name}; or name another one: --pool, --pools"
             );
             return vec![Finding::fail("pool", format!("{name} does not exist"), fix)];
         }
+        Err(e) if e.kind == ErrorKind::Denied => return vec![capability(Err(e), name, options)],
         Err(e) => return vec![Finding::error("pool", &e, None)],
     }
-    let is_for_images = match admin.is_for_images(name) {
-        Ok(true) => Finding::ok("pool", name),
-        Ok(false) => {
+    let place =
+        admin.namespace_of(name).map_or_else(|| name.to_owned(), |namespace| format!("{name}/{namespace}"));
+    let marked = admin.applications(name).map_or_else(
+        |e| Finding::error("pool", &e, None),
+        |applications| application(name, &place, &applications),
+    );
+    vec![marked, capability(admin.may_use(name), &place, options)]
+}
+
+/// What a pool is marked for.
+fn application(name: &str, place: &str, applications: &[String]) -> Finding {
+    if applications.iter().any(|application| application == "rbd") {
+        return Finding::ok("pool", place);
+    }
+    match applications.first() {
+        None => {
             let found = format!("{name} is not marked as a pool for images");
             Finding::warn("pool", found, format!("rbd pool init {name}"))
         }
-        Err(e) => Finding::error("pool", &e, None),
-    };
-    vec![is_for_images, capability(admin.may_use(name), name, user)]
-}
-
-fn caps(user: &str) -> String {
-    format!("ceph auth caps client.{user} mon 'profile rbd' osd 'profile rbd' mgr 'profile rbd'")
-}
-
-fn capability(tried: Result<()>, pool: &str, user: &str) -> Finding {
-    let check = "capabilities";
-    let errno = |e: &DriverError| e.source.as_ref().map(|call| call.errno);
-    match tried {
-        Ok(()) => Finding::ok(check, format!("{pool}: read, write, lock, list images")),
-        Err(e) if e.kind == ErrorKind::Denied => {
-            Finding::fail(check, format!("{pool}: {}", said(&e)), caps(user))
+        Some(other) => {
+            let found = format!("{name} is a pool of {other}, not one for images");
+            Finding::warn(
+                "pool",
+                found,
+                "name another one: --pool, --pools; ceph osd pool ls detail shows them",
+            )
         }
-        Err(e) if errno(&e) == Some(Errno::EOPNOTSUPP) => {
-            let found =
-                format!("{pool} is erasure-coded: it can hold the data of images, but not the images");
-            Finding::fail(check, found, format!("--pool another one, and volumes with -o data-pool={pool}"))
-        }
-        Err(e) if errno(&e) == Some(Errno::ETIMEDOUT) => {
-            let found = format!("{pool}: its OSDs do not answer: {}", said(&e));
-            Finding::fail(check, found, "ceph health detail; ceph osd tree")
-        }
-        Err(e) => Finding::error(check, &e.context(pool), None),
     }
 }
 
-fn fencing(may: Result<bool>, user: &str) -> Finding {
+fn capability(tried: Result<()>, place: &str, options: &config::Ceph) -> Finding {
+    let check = "capabilities";
+    let errno = |e: &DriverError| e.source.as_ref().map(|call| call.errno);
+    match tried {
+        Ok(()) => Finding::ok(check, format!("{place}: read, write, lock, list images")),
+        Err(e) if e.kind == ErrorKind::Denied => {
+            Finding::fail(check, format!("{place}: {}", said(&e)), caps::command(options))
+        }
+        Err(e) if errno(&e) == Some(Errno::ETIMEDOUT) => {
+            let found = format!("{place}: its OSDs do not answer: {}", said(&e));
+            Finding::fail(check, found, "ceph health detail; ceph osd tree")
+        }
+        Err(e) => Finding::error(check, &e.context(place), None),
+    }
+}
+
+fn fencing(may: Result<bool>, options: &config::Ceph) -> Finding {
     match may {
         Ok(true) => Finding::ok("fencing", "hosts that died may be shut out"),
         Ok(false) => {
-            let found = "this user may not shut hosts out: volumes of a host that died stay its own";
-            Finding::fail("fencing", found, caps(user))
+            let found = format!(
+                "client.{} may not shut hosts out, for want of mon 'profile rbd': volumes of a host that died stay its own",
+                options.user
+            );
+            Finding::fail("fencing", found, caps::command(options))
         }
         Err(e) => Finding::error("fencing", &e, None),
     }
@@ -111,7 +126,7 @@ fn images(admin: &Admin, pools: &[String]) -> Vec<Finding> {
     let host = boot::hostname().unwrap_or_default();
     let looked = admin.look_at_images(pools, kernel, &host, Instant::now() + LOOKS);
     // The lock of an image that this host's plugin has claimed is as it should be.
-    match looked.and_then(|seen| Ok((seen, admin.locks()?))) {
+    match looked.and_then(|seen| Ok((seen, admin.locks(Watched::Left)?))) {
         Ok((mut seen, locks)) => {
             let own =
                 |spec: &ImageSpec| locks.found.iter().any(|lock| lock.image == *spec && lock.host == host);
@@ -214,12 +229,23 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_is_missing() {
+        let flags = [("conf-file", "none"), ("user", "u"), ("pool", "vol"), ("namespace", "team1")];
+        let flags = flags.iter().map(|&(key, value)| (key, value.to_owned())).collect();
+        let options = Config::load(&flags, &std::collections::BTreeMap::new()).unwrap().ceph;
         let of = |errno| {
-            capability(Err(CallError::new("rados_write_op_operate2", "rbd/x", errno).into()), "rbd", "u")
+            let e = CallError::new("rados_write_op_operate2", "vol/team1/x", errno);
+            capability(Err(e.into()), "vol/team1", &options)
         };
-        assert!(of(Errno::EPERM).fix.unwrap().starts_with("ceph auth caps client.u mon 'profile rbd'"));
-        assert!(of(Errno::EOPNOTSUPP).found.contains("erasure-coded"));
+        let command = "ceph auth caps client.u mon 'profile rbd' osd 'profile rbd pool=vol namespace=team1' \
+            mgr 'profile rbd pool=vol namespace=team1'";
+        assert_eq!(of(Errno::EPERM).fix.as_deref(), Some(command));
         assert!(of(Errno::ETIMEDOUT).found.contains("OSDs do not answer"));
-        assert_eq!(fencing(Ok(false), "u").status, Status::Fail);
+        assert_eq!(fencing(Ok(false), &options).status, Status::Fail);
+        assert_eq!(application("p", "p", &["rbd".to_owned()]).status, Status::Ok);
+        let other = application("p", "p", &["cephfs".to_owned()]);
+        assert!(
+            other.found.contains("cephfs") && !other.fix.unwrap().contains("init"),
+            "images do not belong there"
+        );
     }
 }
