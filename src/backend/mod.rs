@@ -10,10 +10,13 @@
 
 #[cfg(any(test, feature = "fault-points"))]
 pub mod fault;
+mod identity;
 pub mod local;
 #[cfg(feature = "ceph")]
 pub mod rbd;
 pub mod sim;
+
+pub use identity::Owner;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -425,59 +428,4 @@ pub struct ImageInfo {
     pub id: Option<String>,
     /// What else the backend has to show of it, for people.
     pub details: BTreeMap<&'static str, String>,
-}
-
-/// Who may use an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// Host name.
-    pub host: String,
-    /// The host's machine id, empty where it has none: tells hosts of one name apart.
-    #[serde(default)]
-    pub machine_id: String,
-    /// The kernel's boot id: another one means that the host was restarted since, the same one that it is the same host, whatever
-    /// its name is by now.
-    pub boot_id: String,
-    /// Name of the plugin instance.
-    pub plugin: String,
-    /// Its mount root, as the host calls it: tells instances of one name apart.
-    pub root: PathBuf,
-    /// Since when, seconds since the epoch.
-    pub since: u64,
-    /// The address of the kernel client that has the image mapped: what a fence shuts out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_addr: Option<String>,
-    /// The mount IDs that used it last; may lag behind.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub mount_ids: Vec<String>,
-}
-
-impl Owner {
-    /// Whether both are on one host.
-    pub fn same_host(&self, other: &Self) -> bool {
-        self.boot_id == other.boot_id || (self.host == other.host && self.machine_id == other.machine_id)
-    }
-
-    /// Whether both are one plugin, in this life and an earlier one.
-    pub fn same_plugin(&self, other: &Self) -> bool {
-        self.same_host(other) && (&self.plugin, &self.root) == (&other.plugin, &other.root)
-    }
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "plugin {:?} on host {} (since {}",
-            self.plugin,
-            self.host,
-            crate::time::rfc3339(self.since)
-        )?;
-        if !self.mount_ids.is_empty() {
-            let short: Vec<String> =
-                self.mount_ids.iter().take(4).map(|id| id.chars().take(12).collect()).collect();
-            write!(f, ", mount ID {}", short.join(", "))?;
-        }
-        f.write_str(")")
-    }
 }

@@ -60,6 +60,7 @@ fn assemble(config: &Config) -> Result<Parts> {
     let identity = Owner {
         host: boot::hostname()?,
         machine_id: boot::machine_id(),
+        firmware_id: boot::firmware_id(),
         boot_id: boot_id.clone(),
         plugin: config.name.clone(),
         // Managed plugins of one host all have the same name and the same path in their containers.
@@ -67,6 +68,10 @@ fn assemble(config: &Config) -> Result<Parts> {
         since: 0,
         client_addr: None,
         mount_ids: Vec::new(),
+    };
+    let identity = match config.backend {
+        config::Backend::Sim => identity,
+        _ => Owner { host: host_of_boot(&state, &identity)?, ..identity },
     };
     let settings = Settings {
         pool: config.pool.clone(),
@@ -135,6 +140,21 @@ fn programs() -> Programs {
 fn programs() -> Programs {
     std::env::var_os("RBD_FAULT_PROGRAMS")
         .map_or_else(Programs::find, |folder| Programs::find_first_in(&folder))
+}
+
+/// The host's name as this plugin has seen it first in this boot: it is a part of who the plugin is, and somebody may give the host another
+/// name while volumes are mounted.
+fn host_of_boot(state: &Path, identity: &Owner) -> Result<String> {
+    let path = state.join("host.json");
+    let ids = |owner: &Owner| {
+        (owner.boot_id.clone(), owner.machine_id.clone(), owner.firmware_id.clone(), owner.root.clone())
+    };
+    let known = files::load(&path)?.and_then(|raw| serde_json::from_slice::<Owner>(&raw).ok());
+    if let Some(known) = known.filter(|known| ids(known) == ids(identity)) {
+        return Ok(known.host);
+    }
+    files::save(&path, &serde_json::to_vec(identity).unwrap_or_default())?;
+    Ok(identity.host.clone())
 }
 
 /// Why the default backend cannot be opened.
@@ -221,4 +241,32 @@ fn open_at_fault_points(
         faults.arm(Plan::Kill(point));
     }
     Ok(driver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_gets_another_name_stays_itself_until_it_is_restarted() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = |host: &str, boot: &str, machine: &str| Owner {
+            host: host.to_owned(),
+            machine_id: machine.to_owned(),
+            firmware_id: String::new(),
+            boot_id: boot.to_owned(),
+            plugin: "rbd".to_owned(),
+            root: "/m/rbd".into(),
+            since: 0,
+            client_addr: None,
+            mount_ids: Vec::new(),
+        };
+        let of = |owner: Owner| host_of_boot(dir.path(), &owner).unwrap();
+        assert_eq!(of(owner("before", "b1", "m")), "before");
+        assert_eq!(of(owner("after", "b1", "m")), "before");
+        assert_eq!(of(owner("copy", "b1", "n")), "copy", "a copy of the running machine is another host");
+        assert_eq!(of(owner("after", "b2", "m")), "after");
+        std::fs::write(dir.path().join("host.json"), "{").unwrap();
+        assert_eq!(of(owner("after", "b2", "m")), "after");
+    }
 }

@@ -21,14 +21,32 @@ pub fn hostname() -> Result<String, CallError> {
         .or_call("gethostname", "this host")
 }
 
-/// What tells this machine from another one of its name: its machine id, which copies of a virtual machine share, and the UUID of its
-/// firmware, which they do not, where there is one. Empty where it has no machine id.
+/// What tells this machine from another one of its name: its machine id, which copies of a virtual machine share, and after a dot the UUID
+/// of its firmware, which they do not, where there is one. Empty where it has no machine id.
 pub fn machine_id() -> String {
-    let read = |path| fs::read_to_string(path).map(|id| id.trim().to_owned()).unwrap_or_default();
-    match (read(MACHINE_ID), read(PRODUCT_UUID)) {
-        (id, uuid) if id.is_empty() || uuid.is_empty() => id,
-        (id, uuid) => format!("{id}.{}", uuid.to_ascii_lowercase()),
+    match (read(MACHINE_ID), firmware_id()) {
+        (id, _) if !tells_machines_apart(&id) => String::new(),
+        (id, uuid) if uuid.is_empty() => id,
+        (id, uuid) => format!("{id}.{uuid}"),
     }
+}
+
+/// The UUID of the machine's firmware; empty where there is none, or one that says nothing.
+pub fn firmware_id() -> String {
+    let uuid = read(PRODUCT_UUID).to_ascii_lowercase();
+    if tells_machines_apart(&uuid) { uuid } else { String::new() }
+}
+
+/// Whether an id is one at all: images of machines have an empty one, or a word in its place, and boards zeros, or what their vendor
+/// has made up for all of them.
+pub fn tells_machines_apart(id: &str) -> bool {
+    const FAKE: &str = "03000200-0400-0500-0006-000700080009";
+    let all = |digit: char| id.chars().all(|c| c == digit || c == '-');
+    !(all('0') || all('f') || id == "uninitialized" || id == FAKE)
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
 /// A random UUID, made by the kernel.

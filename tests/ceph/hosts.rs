@@ -35,6 +35,7 @@ pub(crate) fn identity(host: &str, boot: &str) -> Owner {
     Owner {
         host: host.to_owned(),
         machine_id: format!("machine of {host}"),
+        firmware_id: format!("firmware of {host}"),
         boot_id: boot.to_owned(),
         plugin: "rbd".to_owned(),
         root: PathBuf::from("/var/lib/docker-volumes/rbd"),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::ImageStore;
+use rbd_docker_plugin::backend::Owner;
 use rbd_docker_plugin::backend::Stage;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
 use rbd_docker_plugin::backend::rbd::admin::{Admin, Watched};
@@ -29,6 +30,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("a_dead_owner_is_followed", a_dead_owner_is_followed),
         t("takeover_never", takeover_never),
         t("own_leftovers_after_a_reboot", own_leftovers_after_a_reboot),
+        t("without_firmware_an_earlier_boot_may_be_a_copy", without_firmware_an_earlier_boot_may_be_a_copy),
         t("mapped_by_hand_elsewhere", mapped_by_hand_elsewhere),
         t("old_plugin_and_this_one", old_plugin_and_this_one),
         t("administration", administration),
@@ -164,6 +166,25 @@ fn own_leftovers_after_a_reboot(lab: &Lab) {
     after.claim(&a).expect("an earlier boot of this host is not waited for");
     after.remove(&a).unwrap();
     after.release(&a).unwrap();
+}
+
+/// Two boards of one image, with one name: one is not fenced by the other while its kernel watches.
+fn without_firmware_an_earlier_boot_may_be_a_copy(lab: &Lab) {
+    let board = |boot: &str| Owner { firmware_id: String::new(), ..identity("board", boot) };
+    let one = RbdBackend::open(&options(lab), board("boot of one")).unwrap();
+    let a = spec(lab, "board");
+    volume(&one, &a);
+    one.claim(&a).unwrap();
+    drop(one);
+    let watching = Image::open(&lab.another(), "board").unwrap();
+    let two = RbdBackend::open(&options(lab), board("boot of two")).unwrap();
+    let said = in_use(two.claim(&a));
+    assert!(said.contains("its host still uses the image"), "{said}");
+    watching.close().unwrap();
+    let took = claim_in_time(&two, &a, Duration::from_secs(100));
+    assert!(took >= Duration::from_secs(9), "two signs have to last: {took:?}");
+    two.remove(&a).unwrap();
+    two.release(&a).unwrap();
 }
 
 fn mapped_by_hand_elsewhere(lab: &Lab) {

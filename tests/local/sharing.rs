@@ -272,6 +272,7 @@ fn a_killed_owner_loses_what_is_mapped_no_more(rig: &Rig) {
 fn owner(rig: &Rig, daemon: &Daemon, change: impl FnOnce(&mut Owner)) -> Owner {
     let mut owner = Owner {
         machine_id: rbd_docker_plugin::linux::boot::machine_id(),
+        firmware_id: rbd_docker_plugin::linux::boot::firmware_id(),
         host: nix::unistd::gethostname().unwrap().into_string().unwrap(),
         boot_id: rbd_docker_plugin::linux::boot::boot_id().unwrap(),
         plugin: daemon.name.clone(),

@@ -35,6 +35,7 @@ fn identity(plugin: &str) -> Owner {
     Owner {
         host: "h1".to_owned(),
         machine_id: "m1".to_owned(),
+        firmware_id: String::new(),
         boot_id: "boot".to_owned(),
         plugin: plugin.to_owned(),
         root: PathBuf::from("/m").join(plugin),

@@ -13,6 +13,7 @@ fn other_host() -> Owner {
     Owner {
         host: "h2".to_owned(),
         machine_id: "m2".to_owned(),
+        firmware_id: String::new(),
         boot_id: "boot2".to_owned(),
         plugin: "p1".to_owned(),
         root: "/m/p1".into(),

@@ -15,6 +15,7 @@ use crate::backend::Owner;
 use crate::ceph::{Cluster, IoCtx, Swap};
 use crate::config;
 use crate::error::{DriverError, ErrorKind, Result};
+use crate::linux::krbd::Kernel;
 use crate::name::{ImageSpec, VolumeName};
 use crate::time::rfc3339;
 
@@ -241,6 +242,17 @@ impl Admin {
     /// The addresses that are shut out of the cluster now.
     pub fn fences(&self) -> Result<Vec<Fence>> {
         Ok(Blocklist::read(&self.session.cluster)?.into_fences())
+    }
+
+    /// What of this host is shut out: this very client, and the kernel's clients that have images of this cluster mapped.
+    pub fn fences_of_this_host(&self) -> Result<Vec<(String, Fence)>> {
+        let cluster = &self.session.cluster;
+        let list = Blocklist::read(cluster)?;
+        let mapped = Kernel::host().list()?.into_iter().filter(|mapping| mapping.fsid == cluster.fsid());
+        let clients: BTreeSet<String> = mapped.map(|mapping| mapping.client_addr).collect();
+        let own = cluster.addresses()?;
+        let all = std::iter::once(own).chain(clients);
+        Ok(all.filter_map(|client| Some((client.clone(), list.covers(&client)?.clone()))).collect())
     }
 
     /// All of them are shut out before any of it is given to others.

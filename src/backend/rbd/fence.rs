@@ -134,8 +134,8 @@ impl RbdBackend {
             };
             return Err(in_use(spec, owner).hint(hint));
         }
-        // Without a machine id, another host of this name cannot be told from this one before its restart.
-        if !owner.same_plugin(&self.identity) || owner.machine_id.is_empty() {
+        // Without all ids, a copy of this host cannot be told from this one before its restart.
+        if !owner.same_plugin(&self.identity) || !owner.surely_same_host(&self.identity) {
             self.refuse_unless_dead(io, spec, owner, (&suspect, looked))?;
         }
         let addresses = [&record.plugin_addr, &owner.client_addr].into_iter().flatten().cloned().collect();

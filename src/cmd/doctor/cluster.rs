@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::report::{Finding, Report, Status, said};
 use super::{HERE, geteuid, late, pools, within};
-use crate::backend::rbd::admin::Admin;
+use crate::backend::rbd::admin::{Admin, Fence, Reach};
 use crate::backend::rbd::caps;
 use crate::backend::rbd::inspect::{self, Health, Monitor};
 use crate::ceph::{self, Versions};
@@ -49,6 +49,10 @@ pub(super) fn examine(config: &Arc<Config>, report: &mut Report) -> Result<Optio
         "connection",
         format!("cluster {} as client.{}", cluster.fsid(), cluster.user()),
     )])?;
+    let asked = Arc::clone(&admin);
+    let limit = timeout * 2;
+    let fenced = within(limit, move || asked.fences_of_this_host());
+    report.add([fenced.map_or_else(|| late("blocklist", limit), blocklist)])?;
     let all = Arc::clone(&admin);
     let look = within(KNOCK + HERE, move || all.monitors().iter().map(monitor).collect::<Vec<_>>());
     report.add(look.unwrap_or_else(|| vec![late("monitor", KNOCK + HERE)]))?;
@@ -175,6 +179,27 @@ fn protocol(new: bool, addresses: &[String], kernel: Option<(u32, u32)>) -> Find
     Finding::ok(check, format!("the kernel speaks {} to {port}", if new { "v2" } else { "v1" }))
 }
 
+/// Whether this host may use the cluster: a client that is shut out can still ask the monitors, and nothing else.
+fn blocklist(fenced: Result<Vec<(String, Fence)>>) -> Finding {
+    let fenced = match fenced {
+        Ok(fenced) => fenced,
+        Err(e) => return Finding::error("blocklist", &e, None),
+    };
+    let Some((client, fence)) = fenced.first() else {
+        return Finding::ok("blocklist", "nothing of this host is on it");
+    };
+    let whom = match fence.reach {
+        Reach::Client => format!("the client {client} of this host is blocklisted"),
+        Reach::Host | Reach::Range => {
+            format!("this host is blocklisted: {} (its client is {client})", fence.address)
+        }
+    };
+    let more = fenced.len() - 1;
+    let rest = if more > 0 { format!(", and {more} more of its clients") } else { String::new() };
+    let found = format!("{whom}, until {}{rest}", fence.until);
+    Finding::fail("blocklist", found, format!("when it may write again: {}", fence.end()))
+}
+
 fn health_of(health: Result<Health>) -> Finding {
     let health = match health {
         Ok(health) => health,
@@ -206,6 +231,29 @@ mod tests {
         let skew = of("HEALTH_WARN", &["MON_CLOCK_SKEW: mon.b"]);
         assert_eq!((skew.status, skew.found.as_str()), (Status::Warn, "HEALTH_WARN: MON_CLOCK_SKEW: mon.b"));
         assert_eq!(of("HEALTH_ERR", &["OSD_FULL: 1"]).status, Status::Fail);
+    }
+
+    #[test]
+    fn a_host_that_is_shut_out_is_told_with_the_way_back() {
+        assert_eq!(blocklist(Ok(Vec::new())).status, Status::Ok);
+        let fence =
+            |address: &str, reach| Fence { address: address.to_owned(), until: "T".to_owned(), reach };
+        let client = || "10.0.0.1:0/7".to_owned();
+        let finding = blocklist(Ok(vec![(client(), fence("10.0.0.1:0/0", Reach::Host))]));
+        assert_eq!(
+            finding.found,
+            "this host is blocklisted: 10.0.0.1:0/0 (its client is 10.0.0.1:0/7), until T"
+        );
+        assert_eq!(
+            finding.fix.as_deref(),
+            Some("when it may write again: ceph osd blocklist rm 10.0.0.1:0/0")
+        );
+        let one = fence("10.0.0.1:0/7", Reach::Client);
+        let finding = blocklist(Ok(vec![(client(), one.clone()), (client(), one)]));
+        assert!(
+            finding.found.contains("the client 10.0.0.1:0/7")
+                && finding.found.ends_with("1 more of its clients")
+        );
     }
 
     #[test]

@@ -35,6 +35,7 @@ fn look(config: &Config, admin: &Admin) -> Vec<Finding> {
             findings.extend(records(&earlier));
             findings.extend(staging(config)?);
         }
+        findings.extend(doubles(&locks, &host, &boot, &machine));
         findings.extend(devices(&Kernel::host().list()?, admin.cluster().fsid(), &locks));
         Ok(findings)
     };
@@ -55,6 +56,22 @@ fn records(earlier: &[&Lock]) -> Option<Finding> {
             "start the plugin, which clears them, or: rbd-docker-plugin lock break IMAGE",
         )
     })
+}
+
+/// Hosts that cannot be told from this one: copies of its machine, which each take the other for themselves before a restart.
+fn doubles(locks: &[Lock], host: &str, boot_id: &str, machine: &str) -> Option<Finding> {
+    let this = |lock: &&Lock| lock.alive && lock.owner.boot_id != boot_id && lock.owner.host == host;
+    let part = |id: &str| id.split('.').next().unwrap_or_default().to_owned();
+    let double = locks.iter().filter(this).find(|lock| {
+        let theirs = part(&lock.owner.machine_id);
+        theirs == part(machine) || theirs.is_empty() || machine.is_empty()
+    })?;
+    let found = format!(
+        "another host has this one's name and machine id, and lives: it owns {} with boot id {}",
+        double.image, double.owner.boot_id
+    );
+    let fix = "give each host its own: hostnamectl set-hostname NAME; rm /etc/machine-id && systemd-machine-id-setup; then restart it";
+    Some(Finding::fail("identity", found, fix))
 }
 
 /// Devices of this cluster that no owner record speaks of.
@@ -137,6 +154,18 @@ mod tests {
         let finding = devices(&[mapping("bar", "2")], "f", &locks).unwrap();
         assert_eq!(finding.found, "mapped without an owner record: /dev/rbd3 (rbd/bar)");
         assert_eq!(finding.fix.as_deref(), Some("if nobody needs them: rbd unmap /dev/rbd3"));
+    }
+
+    #[test]
+    fn a_copy_of_this_host_that_lives_is_told_and_an_earlier_boot_is_not() {
+        let mut other = lock("rbd/foo", "h", None);
+        other.owner.machine_id = "m.firmware".to_owned();
+        assert_eq!(doubles(&[other.clone()], "h", "mine", "m"), None, "it does not live");
+        other.alive = true;
+        assert!(doubles(&[other.clone()], "h", "mine", "m").unwrap().found.contains("rbd/foo"));
+        assert_eq!(doubles(&[other.clone()], "h", "b", "m"), None, "it is this host");
+        assert_eq!(doubles(&[other.clone()], "h", "mine", "n"), None);
+        assert_eq!(doubles(&[other], "another", "mine", "m"), None);
     }
 
     #[test]
