@@ -111,21 +111,21 @@ mod tests {
 
     #[test]
     fn a_host_is_the_same_only_where_nothing_contradicts() {
-        let this = owner("h", "m", "f", "b1");
+        let this = owner("h", "m", "u1", "b1");
         for (what, other, same, surely) in [
             ("itself", this.clone(), true, true),
-            ("after a restart", owner("h", "m", "f", "b2"), true, true),
-            ("as an earlier version wrote it", owner("h", "m.f", "", "b2"), true, true),
-            ("a container on its kernel, of another name", owner("c", "m", "f", "b1"), false, false),
-            ("a container on its kernel, with another machine id", owner("h", "n", "f", "b1"), false, false),
-            ("a copy with its memory and another firmware", owner("h", "m", "g", "b1"), false, false),
-            ("the same in an earlier version's words", owner("h", "m.g", "", "b1"), false, false),
+            ("after a restart", owner("h", "m", "u1", "b2"), true, true),
+            ("as an earlier version wrote it", owner("h", "m.u1", "", "b2"), true, true),
+            ("a container on its kernel, of another name", owner("c", "m", "u1", "b1"), false, false),
+            ("a container on its kernel, with another machine id", owner("h", "n", "u1", "b1"), false, false),
+            ("a copy with its memory and another firmware", owner("h", "m", "u2", "b1"), false, false),
+            ("the same in an earlier version's words", owner("h", "m.u2", "", "b1"), false, false),
             ("a copy without a firmware id", owner("h", "m", "", "b2"), true, false),
             ("a board whose firmware says nothing", owner("h", "m", FAKE, "b2"), true, false),
-            ("one without a machine id", owner("h", "", "f", "b2"), true, false),
-            ("one of an image that was never set up", owner("h", "uninitialized", "f", "b2"), true, false),
-            ("a machine id of zeros", owner("h", &"0".repeat(32), "f", "b2"), true, false),
-            ("another host of its name", owner("h", "n", "g", "b2"), false, false),
+            ("one without a machine id", owner("h", "", "u1", "b2"), true, false),
+            ("one of an image that was never set up", owner("h", "uninitialized", "u1", "b2"), true, false),
+            ("a machine id of zeros", owner("h", &"0".repeat(32), "u1", "b2"), true, false),
+            ("another host of its name", owner("h", "n", "u2", "b2"), false, false),
         ] {
             assert_eq!((this.same_host(&other), this.surely_same_host(&other)), (same, surely), "{what}");
             assert_eq!((other.same_host(&this), other.surely_same_host(&this)), (same, surely), "{what}");

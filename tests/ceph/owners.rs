@@ -29,6 +29,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("killed_while_creating", killed_while_creating),
         t("a_dead_owner_is_followed", a_dead_owner_is_followed),
         t("takeover_never", takeover_never),
+        t("a_read_only_volume_is_for_one_host_too", a_read_only_volume_is_for_one_host_too),
         t("own_leftovers_after_a_reboot", own_leftovers_after_a_reboot),
         t("without_firmware_an_earlier_boot_may_be_a_copy", without_firmware_an_earlier_boot_may_be_a_copy),
         t("mapped_by_hand_elsewhere", mapped_by_hand_elsewhere),
@@ -155,6 +156,20 @@ fn takeover_never(lab: &Lab) {
     two.release(&a).unwrap();
 }
 
+fn a_read_only_volume_is_for_one_host_too(lab: &Lab) {
+    let (one, two) = (host(lab, "h1"), host(lab, "h2"));
+    let a = spec(lab, "read-only");
+    one.claim(&a).unwrap();
+    one.create(&a, Size::mib(16), &record(Stage::Creating)).unwrap();
+    let mut ready = record(Stage::Ready);
+    ready.options.read_only = true;
+    one.write_record(&a, &ready).unwrap();
+    let said = in_use(two.claim(&a));
+    assert!(said.contains("a read-only volume, too, is for one host at a time"), "{said}");
+    one.remove(&a).unwrap();
+    one.release(&a).unwrap();
+}
+
 fn own_leftovers_after_a_reboot(lab: &Lab) {
     let before = host(lab, "rebooted");
     let a = spec(lab, "reboot");
@@ -195,6 +210,7 @@ fn mapped_by_hand_elsewhere(lab: &Lab) {
     let watching = Image::open(&lab.another(), "by-hand").unwrap();
     let said = in_use(backend.claim(&a));
     assert!(said.contains("not by a plugin of this kind") && said.contains("rbd status"), "{said}");
+    assert!(said.contains("it may be (a guess) an rbd-mirror daemon"), "{said}");
     watching.close().unwrap();
     claim_in_time(&backend, &a, Duration::from_secs(100));
     backend.remove(&a).unwrap();

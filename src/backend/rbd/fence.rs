@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::RbdBackend;
 use super::beats;
 use super::link::Session;
 use super::owner::{OwnerRecord, in_use};
+use super::{RbdBackend, header};
 use crate::backend::Owner;
 use crate::ceph::{Cluster, Image, IoCtx};
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
@@ -127,8 +127,15 @@ impl RbdBackend {
         let looked = Instant::now();
         if beats::alive(io)?.contains(&who) {
             self.suspects.clear(&suspect);
+            let read_only = || {
+                let id = header::id(io, spec.image()).ok()??;
+                let stored = header::read(io, &id).ok()??.record?;
+                Some(stored.record.options.read_only)
+            };
             let hint = if owner.same_plugin(&self.identity) {
                 "that is this host before its restart, or a copy of it that lives; it is known when its heartbeat has run out"
+            } else if read_only() == Some(true) {
+                "a read-only volume, too, is for one host at a time: unmount the volume there"
             } else {
                 "unmount the volume there"
             };
@@ -210,7 +217,9 @@ impl RbdBackend {
                 ErrorKind::InUse,
                 format!("{spec} is mapped or open at {address}, not by a plugin of this kind"),
             )
-            .hint(format!("unmap it there; rbd status {spec} shows who has it open"))),
+            .hint(format!(
+                "unmap it there; rbd status {spec} shows who has it open. If no host has, it may be (a guess) an rbd-mirror daemon, which opens what it mirrors and comes back by itself: rbd mirror image status {spec}; such an image can be mounted when the daemon is stopped or the image's mirroring is disabled"
+            ))),
             None => Ok(()),
         }
     }
