@@ -11,7 +11,8 @@ use super::doctor::within;
 use super::output::{self, count};
 use super::{cluster, explain};
 use crate::backend::rbd::admin::Admin;
-use crate::backend::rbd::{caps, inspect};
+use crate::backend::rbd::caps;
+use crate::backend::rbd::inspect::{self, KeyPlace};
 use crate::config::layers::{Layers, Origin};
 use crate::config::{self, Config};
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
@@ -66,7 +67,7 @@ fn look(config: &Config) -> Result<String, (Wrong, String)> {
         let error = DriverError::new(ErrorKind::Config, "ceph.conf cannot be read").caused_by(e);
         (Wrong::Conf, error.hint("--config FILE or CEPH_CONF says where it is").to_string())
     })?;
-    inspect::key_place(&config.ceph).map_err(|e| {
+    let key = inspect::key_place(&config.ceph).map_err(|e| {
         let unread = e.source.as_ref().is_some_and(|call| call.call == "rados_conf_read_file");
         wrong(if unread { Wrong::Conf } else { Wrong::Key })(e)
     })?;
@@ -81,5 +82,9 @@ fn look(config: &Config) -> Result<String, (Wrong, String)> {
         }
         Ok(format!("client.{}, {}", config.ceph.user, found.join(", ")))
     };
-    list().map_err(wrong(Wrong::Cluster))
+    list().map_err(|e| match key {
+        // Without a key there is a way in only where the cluster asks for none.
+        KeyPlace::Missing(why) => wrong(Wrong::Key)(why),
+        _ => wrong(Wrong::Cluster)(e),
+    })
 }

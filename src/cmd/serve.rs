@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::driver::api::VolumeDriver;
 use crate::driver::{self, Driver};
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
-use crate::linux::passed;
+use crate::linux::{passed, process};
 use crate::plugin::operations::Operations;
 use crate::plugin::server::{self, Limits};
 use crate::plugin::socket::{self, Claim, Socket};
@@ -31,6 +31,7 @@ pub fn run(config: &Config) -> Result<()> {
     // Before anything is opened, the log too.
     let passed = passed::take();
     driver::check(config)?;
+    process::keep_memory_private()?;
     let log = log::start(&config.log)?;
     let done = serve(config, &log, passed);
     if let Err(e) = &done

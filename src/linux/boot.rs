@@ -14,6 +14,11 @@ pub fn boot_id() -> Result<String, CallError> {
     fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).or_call("read", BOOT_ID)
 }
 
+/// The running kernel's release: `6.1.0-18-amd64`; empty when it is not to be read.
+pub fn release() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
 /// The host's name, as `uname -n` has it. Bytes that are not UTF-8 are replaced.
 pub fn hostname() -> Result<String, CallError> {
     nix::unistd::gethostname()

@@ -6,30 +6,29 @@
 
 use std::ffi::CString;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::thread;
 
 use nix::errno::Errno;
 
+use super::wipe::Wiped;
 use crate::error::{CallError, OrCall};
 
 /// Type, time stamp and length: what stands in front of the secret itself.
 const HEADER: usize = 12;
+/// An errno of the kernel's that no program's header has.
+const ENOTSUPP: i32 = 524;
+/// The shortest secret of a key of type 1.
+const AES_LENGTH: usize = 16;
+
+/// What Ceph calls the type of a key: AES with 128 bits, which everything knows.
+pub const AES: u16 = 1;
 
 /// A CryptoKey of Ceph's, as the kernel wants it: decoded, but still in its envelope. Copies share one buffer, which is
 /// overwritten when the last of them goes.
 #[derive(Clone)]
-pub struct Key(Arc<Secret>);
-
-struct Secret(Vec<u8>);
-
-impl Drop for Secret {
-    fn drop(&mut self) {
-        let (start, length) = (self.0.as_mut_ptr(), self.0.len());
-        // SAFETY: it is all of a buffer that is ours alone and goes away now.
-        unsafe { libc::explicit_bzero(start.cast(), length) };
-    }
-}
+pub struct Key(Arc<Wiped>);
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,24 +36,54 @@ impl fmt::Debug for Key {
     }
 }
 
+/// Without showing either.
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.bytes() == other.0.bytes()
+    }
+}
+
 impl Key {
-    /// Reads a key as keyring files and `ceph auth print-key` have it; blanks around it do not matter. `None` when it is none.
-    pub fn from_base64(text: &str) -> Option<Self> {
-        let secret = Secret(decode(text.trim().as_bytes())?);
-        let length = u16::from_le_bytes([*secret.0.get(HEADER - 2)?, *secret.0.get(HEADER - 1)?]);
-        (length > 0 && secret.0.len() == HEADER + usize::from(length)).then(|| Self(Arc::new(secret)))
+    /// Reads a key as librados does, which leaves aside what follows the padding, and the envelope. `None` when it is none.
+    pub fn from_base64(text: &[u8]) -> Option<Self> {
+        let mut secret = decode(text)?;
+        let length = u16::from_le_bytes([*secret.bytes().get(HEADER - 2)?, *secret.bytes().get(HEADER - 1)?]);
+        let whole = HEADER + usize::from(length);
+        secret.truncate(whole);
+        let fits = length > 0 && secret.bytes().len() == whole;
+        let key = fits.then(|| Self(Arc::new(secret)))?;
+        (key.kind() != AES || usize::from(length) >= AES_LENGTH).then_some(key)
+    }
+
+    /// Its type: 1 is `aes`, 2 is `aes256k`.
+    pub fn kind(&self) -> u16 {
+        match self.0.bytes() {
+            [low, high, ..] => u16::from_le_bytes([*low, *high]),
+            _ => 0,
+        }
     }
 }
 
 /// Puts a key where libceph finds it under `key=<name>`, for as long as the calling thread lives and for no other thread.
 pub(super) fn give(name: &str, key: &Key) -> Result<(), CallError> {
-    add("ceph", name, &key.0.0)
+    add("ceph", name, key.0.bytes())
 }
 
-/// Whether keys can be handed to the kernel at all: the seccomp profiles of container engines forbid it.
-pub fn probe() -> Result<(), CallError> {
-    let name = "rbd-docker-plugin";
-    let asked = thread::Builder::new().spawn(|| add("user", name, b"probe")).or_call("clone", name)?;
+/// Whether the kernel takes keys of a type at all: one of nobody's is given to a thread of its own, and goes with it. The seccomp
+/// profiles of container engines forbid the call (`EPERM`, `ENOSYS`), a kernel refuses types that it does not know (`EOPNOTSUPP`).
+/// Without libceph, which comes with rbd, only the call itself is tried.
+pub fn probe(kind: u16) -> Result<(), CallError> {
+    let name = "rbd-docker-plugin-probe";
+    let length: u16 = if kind == AES { 16 } else { 32 };
+    let mut payload = kind.to_le_bytes().to_vec();
+    payload.extend([0; 8]);
+    payload.extend(length.to_le_bytes());
+    payload.extend((0..length).map(|_| 7));
+    let probe = move || match add("ceph", name, &payload) {
+        Err(e) if e.errno == Errno::ENODEV => add("user", name, &payload),
+        answer => answer,
+    };
+    let asked = thread::Builder::new().spawn(probe).or_call("clone", name)?;
     asked.join().unwrap_or_else(|_| Err(CallError::new("add_key", name, Errno::EIO)))
 }
 
@@ -72,27 +101,38 @@ fn add(kind: &str, name: &str, payload: &[u8]) -> Result<(), CallError> {
             libc::c_long::from(libc::KEY_SPEC_THREAD_KEYRING),
         )
     };
-    Errno::result(serial).map(drop).or_call("add_key", name)
+    if serial >= 0 {
+        return Ok(());
+    }
+    let errno = match io::Error::last_os_error().raw_os_error() {
+        // The kernel's own ENOTSUPP, which programs have no name for: of libceph, that it does not know the key's type.
+        Some(ENOTSUPP) => Errno::EOPNOTSUPP,
+        number => number.map_or(Errno::EIO, Errno::from_raw),
+    };
+    Err(CallError::new("add_key", name, errno))
 }
 
-/// Strict base64, into a buffer that is never moved: no copy of a secret is left behind in freed memory.
-fn decode(text: &[u8]) -> Option<Vec<u8>> {
-    if text.is_empty() || !text.len().is_multiple_of(4) {
-        return None;
-    }
-    let padding = text.iter().rev().take_while(|&&b| b == b'=').count();
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut count) = (0_u32, 0);
-    for &byte in text.get(..text.len().checked_sub(padding)?)? {
-        bits = bits << 6 | u32::from(sextet(byte)?);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push(u8::try_from(bits >> count & 0xff).ok()?);
+/// Base64 as librados reads it: line ends between groups of four are left out, and what follows the padding, too.
+fn decode(text: &[u8]) -> Option<Wiped> {
+    let mut bytes = Wiped::with_capacity(text.len() / 4 * 3 + 3);
+    let mut rest = text;
+    loop {
+        while let [b'\n', behind @ ..] = rest {
+            rest = behind;
         }
+        let [a, b, c, d, behind @ ..] = rest else { return rest.is_empty().then_some(bytes) };
+        let [x, y, z, w] = [sextet(*a)?, sextet(*b)?, sextet(*c)?, sextet(*d)?];
+        bytes.push(x << 2 | y >> 4);
+        if *c == b'=' {
+            return Some(bytes);
+        }
+        bytes.push(y << 4 | z >> 2);
+        if *d == b'=' {
+            return Some(bytes);
+        }
+        bytes.push(z << 6 | w);
+        rest = behind;
     }
-    let leftover = bits & ((1 << count) - 1);
-    (padding <= 2 && leftover == 0 && bytes.len() + padding == text.len() / 4 * 3).then_some(bytes)
 }
 
 fn sextet(byte: u8) -> Option<u8> {
@@ -102,6 +142,7 @@ fn sextet(byte: u8) -> Option<u8> {
         b'0'..=b'9' => byte - b'0' + 52,
         b'+' => 62,
         b'/' => 63,
+        b'=' => 0,
         _ => return None,
     })
 }
@@ -117,12 +158,14 @@ mod tests {
 
     #[test]
     fn a_key_keeps_its_envelope_and_shows_nothing() {
-        let key = Key::from_base64(&format!(" {TEXT}\n")).unwrap();
-        assert_eq!(key.0.0.len(), 28);
-        assert_eq!(&key.0.0[..2], &[1, 0], "AES");
-        assert_eq!(&key.0.0[10..12], &[16, 0], "length");
-        assert_eq!(key.0.0[12..], (0..16).collect::<Vec<u8>>());
-        assert_eq!(format!("{key:?}"), "Key(..)");
+        for text in [TEXT.to_owned(), format!("{TEXT}\r\n"), format!("{TEXT} of 2025"), format!("\n{TEXT}")] {
+            let key = Key::from_base64(text.as_bytes()).unwrap();
+            assert_eq!(key.0.bytes().len(), 28);
+            assert_eq!(key.kind(), AES);
+            assert_eq!(&key.0.bytes()[10..12], &[16, 0], "length");
+            assert_eq!(key.0.bytes()[12..], (0..16).collect::<Vec<u8>>());
+            assert_eq!(format!("{key:?}"), "Key(..)");
+        }
     }
 
     #[test]
@@ -130,27 +173,32 @@ mod tests {
         for text in
             ["", "=", "====", "AQBm", "AQ==", "not a key", &TEXT[..36], &TEXT.replace('Q', "-"), "key = AQ=="]
         {
-            assert!(Key::from_base64(text).is_none(), "{text:?}");
+            assert!(Key::from_base64(text.as_bytes()).is_none(), "{text:?}");
         }
-        assert!(Key::from_base64(&TEXT.replacen("AAABAA", "AAACAA", 1)).is_none(), "a wrong length");
+        let longer = TEXT.replacen("AAABAA", "AAACAA", 1);
+        assert!(Key::from_base64(longer.as_bytes()).is_none(), "a wrong length");
     }
 
     #[test]
     fn base64() {
-        for (text, bytes) in
-            [("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYmFy", "foobar"), ("+/+/", "\u{0}")]
-        {
-            let wanted = if text == "+/+/" { vec![0xfb, 0xff, 0xbf] } else { bytes.as_bytes().to_vec() };
-            assert_eq!(decode(text.as_bytes()), Some(wanted), "{text}");
+        for (text, bytes) in [
+            ("Zg==", &b"f"[..]),
+            ("Zm8=", b"fo"),
+            ("Zm9v", b"foo"),
+            ("Zm9v\nYmFy\n", b"foobar"),
+            ("+/+/", &[0xfb, 0xff, 0xbf]),
+            ("Zg==Zm9v", b"f"),
+        ] {
+            assert_eq!(decode(text.as_bytes()).unwrap().bytes(), bytes, "{text}");
         }
-        for text in ["Zg=", "Zg", "Zg=a", "Z===", "Zh==", "Zm9=", "Zm9v\n", "Zm9vZg==Zm9v"] {
-            assert_eq!(decode(text.as_bytes()), None, "{text}");
+        for text in ["Zg=", "Zg", "Z-==", "Zm9v Zm9v"] {
+            assert!(decode(text.as_bytes()).is_none(), "{text}");
         }
     }
 
     #[test]
     fn a_key_lives_as_long_as_its_thread() {
-        match probe() {
+        match probe(AES) {
             Ok(()) => {}
             Err(e) if matches!(e.errno, Errno::EPERM | Errno::ENOSYS) => {
                 println!("skipped: this machine lets nobody add keys: {e}");
@@ -169,7 +217,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics(text in ".{0,64}") {
-            let _ = Key::from_base64(&text);
+            let _ = Key::from_base64(text.as_bytes());
         }
     }
 }

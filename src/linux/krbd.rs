@@ -125,6 +125,13 @@ pub struct Failure {
     pub kernel: Vec<String>,
 }
 
+/// Whether the kernel's client can speak msgr2, which distributions have brought to old kernels too; nothing when that is not to be
+/// seen, as before libceph is loaded.
+pub fn kernel_speaks_msgr2() -> Option<bool> {
+    let symbols = std::fs::read_to_string("/proc/kallsyms").ok()?;
+    symbols.contains("ceph_con_").then(|| symbols.contains(" ceph_con_v2_"))
+}
+
 /// The kernel's side of it. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Kernel(Arc<Sysfs>);

@@ -25,3 +25,4 @@ pub mod probe;
 pub mod process;
 pub mod stacked;
 mod uapi;
+pub mod wipe;

@@ -3,6 +3,11 @@
 use std::fs;
 use std::time::Duration;
 
+use nix::sys::prctl::set_dumpable;
+use nix::sys::resource::{Resource, setrlimit};
+
+use crate::error::{CallError, OrCall};
+
 /// What tells a process from another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stat {
@@ -10,6 +15,12 @@ pub struct Stat {
     pub name: String,
     /// When it was started, in clock ticks since boot.
     pub start: u64,
+}
+
+/// Leaves no core file of this process, and lets nobody but root read its memory: there are keys in it.
+pub fn keep_memory_private() -> Result<(), CallError> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).or_call("setrlimit", "RLIMIT_CORE")?;
+    set_dumpable(false).or_call("prctl", "PR_SET_DUMPABLE")
 }
 
 /// A process that is there, zombies included; `None` when it is not, or cannot be seen.

@@ -84,6 +84,11 @@ pub(crate) fn run_with(lab: &Lab, conf: &Path, words: &[&str]) -> Answer {
     answer
 }
 
+/// The same as a user.
+pub(crate) fn run_user(lab: &Lab, conf: &Path, user: &str, words: &[&str]) -> Answer {
+    run_with(lab, conf, &[&["--user", user], words].concat())
+}
+
 pub(crate) fn run(lab: &Lab, words: &[&str]) -> Answer {
     run_with(lab, &lab.conf, words)
 }

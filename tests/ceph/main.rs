@@ -8,6 +8,7 @@
 
 mod backend;
 mod commands;
+mod corpus;
 #[path = "../common/daemon.rs"]
 mod daemon;
 #[path = "../common/fake_kernel.rs"]
@@ -15,12 +16,14 @@ mod fake_kernel;
 mod hosts;
 mod kernel;
 mod layer;
+mod link;
 mod migration;
 mod owners;
 mod plugin;
 mod pools;
 mod rig;
 mod tenants;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -38,6 +41,9 @@ fn main() -> ExitCode {
     trials.extend(migration::trials(&lab));
     trials.extend(tenants::trials(&lab));
     trials.extend(pools::trials(&lab));
+    trials.extend(corpus::trials(&lab));
+    trials.extend(link::trials(&lab));
+    trials.extend(wire::trials(&lab));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // By hand: what exits with a code drops nothing.
     drop(lab);

@@ -119,6 +119,56 @@ impl Drop for Lab {
     }
 }
 
+/// A cluster of one test's own, whose daemons and settings it may change.
+#[derive(Debug)]
+pub(crate) struct Own(TempDir);
+
+impl Own {
+    pub(crate) fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        start_cluster(dir.path()).unwrap();
+        Self(dir)
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn conf(&self) -> PathBuf {
+        self.0.path().join("ceph.conf")
+    }
+
+    pub(crate) fn connect(&self) -> Cluster {
+        connect(&self.conf(), TIMEOUT).unwrap()
+    }
+
+    pub(crate) fn command(&self, line: &[&str]) -> Command {
+        let mut command = Command::new(line[0]);
+        command.args(&line[1..]).env("CEPH_CONF", self.conf()).stdin(Stdio::null());
+        command
+    }
+
+    /// A command that comes with Ceph; its output, when it succeeded.
+    pub(crate) fn run(&self, line: &[&str]) -> String {
+        let output = self.command(line).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{line:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+
+    /// `tools/ceph-cluster COMMAND` on it.
+    pub(crate) fn tool(&self, line: &[&str]) {
+        let output = tool(line).arg(self.0.path()).output().unwrap();
+        assert!(output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        tool(&["stop", self.0.path().to_str().unwrap()]).status().unwrap();
+    }
+}
+
 /// Daemons that do nothing any more, as if their host hung.
 #[derive(Debug)]
 pub(crate) struct Frozen(Vec<Pid>);

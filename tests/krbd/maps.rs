@@ -75,7 +75,7 @@ fn the_key_stays_nowhere(rig: &Rig) {
 
 fn a_wrong_key(rig: &Rig) {
     let made = rig.image(None);
-    let key = Key::from_base64("AQBmzkBnAAAAABAAAAECAwQFBgcICQoLDA0ODw==").unwrap();
+    let key = Key::from_base64(b"AQBmzkBnAAAAABAAAAECAwQFBgcICQoLDA0ODw==").unwrap();
     let options = Rig::options();
     let request = Request { key: Some(&key), ..rig.request(&made, &options) };
     let failure = kernel().map(request, made.identity(), &maker(), within(60)).unwrap_err();
@@ -213,7 +213,7 @@ fn a_dev_without_the_kernel(rig: &Rig) {
 
 fn what_this_kernel_can(_: &Rig) {
     kernel().is_writable().unwrap();
-    keyring::probe().unwrap();
+    keyring::probe(keyring::AES).unwrap();
     let known = kernel().supported_features().unwrap().unwrap();
     for name in ["layering", "exclusive-lock", "object-map", "fast-diff", "deep-flatten"] {
         let bits = features::parse(name).unwrap();

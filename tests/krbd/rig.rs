@@ -122,7 +122,7 @@ impl Rig {
             .collect();
         let secret =
             ask(json!({"prefix": "auth print-key", "entity": format!("client.{USER}")})).trim().to_owned();
-        let key = Key::from_base64(&secret).unwrap();
+        let key = Key::from_base64(secret.as_bytes()).unwrap();
         Self { cluster, monitors, secret, key, conf }
     }
 

@@ -96,6 +96,16 @@ impl Drop for Daemon {
 }
 
 #[test]
+fn it_leaves_no_core_file_and_nobody_but_root_reads_its_memory() {
+    let daemon = Daemon::start();
+    let of = |file: &str| PathBuf::from(format!("/proc/{}/{file}", daemon.child.id()));
+    let limits = fs::read_to_string(of("limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"], "{core}");
+    assert_eq!(fs::metadata(of("mem")).unwrap().uid(), 0);
+}
+
+#[test]
 fn exit_status_and_text() {
     for (args, status, part) in [
         (&["--version"][..], 0, "rbd-docker-plugin "),

@@ -166,7 +166,6 @@ impl Blocklist {
 }
 
 /// The entry that shuts this very client out, if one does. A client that is shut out can still ask the monitors.
-#[allow(dead_code, reason = "the link asks it")]
 pub(super) fn own_fence(cluster: &Cluster) -> Result<Option<Fence>> {
     let list = Blocklist::read(cluster)?;
     Ok(list.covers(&cluster.addresses()?).cloned())

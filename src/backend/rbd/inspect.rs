@@ -1,5 +1,6 @@
 //! What `doctor` asks of a cluster: it changes nothing but an object of its own, and waits for nothing longer than one request may take.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -7,15 +8,19 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::admin::Admin;
-use super::link::{how, place};
+use super::options::{DEFAULTS, with_defaults};
 use super::places::{self, Configured};
-use super::{caps, header, map, secret};
+use super::secret::Look;
+use super::session::{how, place};
+use super::{caps, conf_text, header, map, osdmap, secret};
 use crate::ceph::{Conf, Locker, Swap, features};
 use crate::config;
 use crate::error::{CallError, DriverError, ErrorKind, Result};
+use crate::linux::keyring::Key;
+use crate::linux::wipe::Wiped;
 use crate::name::ImageSpec;
 
-pub use super::monitors::Monitor;
+pub use super::monitors::{Added, Monitor};
 
 /// The object that [`Admin::may_use`] writes, reads and removes.
 const PROBE: &str = "rbd_docker_plugin.doctor";
@@ -48,16 +53,93 @@ pub struct Images {
     pub damaged: Vec<DriverError>,
 }
 
-/// Where the user's key is; nothing where the cluster asks for none. Needs no cluster.
-pub fn key_place(options: &config::Ceph) -> Result<Option<String>> {
+/// What there is of the user's key. Needs no cluster.
+pub(super) fn key(options: &config::Ceph) -> Result<Look> {
+    survive(options)?;
     let how = how(options);
-    let conf = Conf::read(&how)?;
+    let conf = Conf::read(&how).map_err(|e| unread(options, e))?;
     let user = how.user.strip_prefix("client.").unwrap_or(&how.user);
-    Ok(secret::find(|key| conf.get(key), user)?.map(|found| found.place))
+    secret::look(|key| conf.get(key), user)
+}
+
+/// An error for a ceph.conf or a keyring that librados would not survive. It reads both as soon as it is told of the ceph.conf, so
+/// it cannot be asked which keyrings those are.
+pub(super) fn survive(options: &config::Ceph) -> Result<()> {
+    for path in files(options) {
+        let text = Wiped::read(&path).unwrap_or_default();
+        if let Err(mistake) = conf_text::sections(text.bytes())
+            && mistake.deadly
+        {
+            let message = format!("{}:{}: {}", path.display(), mistake.line, mistake.what);
+            return Err(DriverError::new(ErrorKind::Config, message));
+        }
+    }
+    Ok(())
+}
+
+/// The ceph.conf, and every file that may hold the key by what is in it.
+pub(super) fn files(options: &config::Ceph) -> Vec<PathBuf> {
+    let how = how(options);
+    let user = how.user.strip_prefix("client.").unwrap_or(&how.user);
+    let entity = format!("client.{user}");
+    let expand = |text: &str| {
+        let pairs = [("cluster", how.cluster.as_str()), ("name", &entity), ("id", user), ("type", "client")];
+        pairs.iter().fold(text.to_owned(), |text, (name, value)| {
+            text.replace(&format!("${{{name}}}"), value).replace(&format!("${name}"), value)
+        })
+    };
+    let mut lists =
+        vec!["/etc/ceph/$cluster.$name.keyring,/etc/ceph/$cluster.keyring,/etc/ceph/keyring".to_owned()];
+    let text = Wiped::read(&how.conf).unwrap_or_default();
+    for section in conf_text::sections(text.bytes()).unwrap_or_default() {
+        if [entity.as_str(), "client", "global"].contains(&section.name.as_str()) {
+            let named = |entry: &&conf_text::Entry| ["keyring", "keyfile"].contains(&entry.name.as_str());
+            let entries = section.entries.iter().filter(named);
+            lists.extend(entries.map(|entry| String::from_utf8_lossy(entry.value.bytes()).into_owned()));
+        }
+    }
+    lists.extend(how.keyring.as_ref().map(|path| path.display().to_string()));
+    let mut files = vec![how.conf.clone()];
+    files.extend(lists.iter().flat_map(|list| secret::paths(&expand(list))));
+    files
+}
+
+/// Why there is no key, where that may be right: a cluster without cephx asks for none, and only connecting tells.
+#[derive(Debug)]
+pub enum KeyPlace {
+    /// A file or an option, and the key.
+    At(String, Key),
+    /// The client is told to use none.
+    NotAsked,
+    /// There is none, and that is why.
+    Missing(DriverError),
+}
+
+/// Where the user's key is. Needs no cluster.
+pub fn key_place(options: &config::Ceph) -> Result<KeyPlace> {
+    Ok(match key(options)? {
+        Look::Found(found) => KeyPlace::At(found.place, found.key),
+        Look::NotAsked => KeyPlace::NotAsked,
+        Look::Missing(why) => KeyPlace::Missing(why),
+    })
+}
+
+/// Why ceph.conf could not be read: librados tells nobody in which line.
+pub(super) fn unread(options: &config::Ceph, e: CallError) -> DriverError {
+    let conf = options.conf.display();
+    let text = Wiped::read(&options.conf).unwrap_or_default();
+    match (e.call, conf_text::sections(text.bytes())) {
+        ("rados_conf_read_file", Err(mistake)) => {
+            DriverError::new(ErrorKind::Config, format!("{conf}:{}: {}", mistake.line, mistake.what))
+                .caused_by(e)
+        }
+        _ => e.into(),
+    }
 }
 
 /// What ceph.conf says of the monitors; nothing when it cannot be read.
 pub fn mon_host(options: &config::Ceph) -> Option<String> {
+    survive(options).ok()?;
     Conf::read(&how(options)).ok()?.get("mon_host").filter(|hosts| !hosts.is_empty())
 }
 
@@ -67,13 +149,20 @@ impl Admin {
         self.session.monitors().all().to_vec()
     }
 
-    /// The addresses that the kernel is given for a mapping with these options, and the option that it needs with them.
-    pub fn kernel_monitors(&self, map_options: Option<&str>) -> (Vec<String>, Option<&'static str>) {
-        let words: Vec<String> =
-            map_options.unwrap_or_default().split(',').map(|word| word.trim().to_owned()).collect();
+    /// How the kernel is to speak to the monitors in a mapping with these options.
+    pub fn kernel_link(&self, map_options: Option<&str>) -> Result<KernelLink> {
+        let conf = |key: &str| self.cluster().conf(key).unwrap_or_default();
+        let defaults = conf(DEFAULTS);
+        let words = with_defaults(map_options.unwrap_or_default(), &defaults)?;
         let monitors = self.session.monitors();
-        let (addresses, needs) = monitors.for_options(&words);
-        (addresses.to_vec(), needs)
+        let (addresses, added) = monitors.for_options(&words, &conf("ms_client_mode"));
+        let msgr2 = added.is_some() || wants_msgr2(&words);
+        Ok(KernelLink { addresses: addresses.to_vec(), added, msgr2, defaults })
+    }
+
+    /// Why kernel clients may hang or fail on this cluster; nothing when all is well.
+    pub fn beyond_kernels(&self) -> Option<String> {
+        osdmap::beyond_kernels(self.cluster())
     }
 
     /// How the cluster is.
@@ -205,10 +294,27 @@ impl Admin {
     }
 }
 
+/// How the kernel is to speak to the monitors.
+#[derive(Debug)]
+pub struct KernelLink {
+    /// The addresses that it is given.
+    pub addresses: Vec<String>,
+    /// An option that nobody gave.
+    pub added: Option<Added>,
+    /// Whether it is to speak the new protocol.
+    pub msgr2: bool,
+    /// The cluster's own map options, if it has some.
+    pub defaults: String,
+}
+
+/// A type of keys by its name.
+pub fn key_type(kind: u16) -> String {
+    secret::type_name(kind)
+}
+
 /// Whether these map options make the kernel speak the new protocol.
-pub fn wants_msgr2(map_options: Option<&str>) -> bool {
-    let mode =
-        map_options.unwrap_or_default().split(',').find_map(|word| word.trim().strip_prefix("ms_mode="));
+fn wants_msgr2(words: &[String]) -> bool {
+    let mode = words.iter().find_map(|word| word.strip_prefix("ms_mode="));
     mode.is_some_and(|mode| mode != "legacy")
 }
 
@@ -254,8 +360,8 @@ mod tests {
 
     #[test]
     fn only_a_mode_asks_for_the_new_protocol() {
-        assert!(!wants_msgr2(None));
-        assert!(!wants_msgr2(Some("queue_depth=4,ms_mode=legacy")));
-        assert!(wants_msgr2(Some("queue_depth=4, ms_mode=crc")));
+        let of = |list: &str| wants_msgr2(&with_defaults(list, "").unwrap());
+        assert!(!of("") && !of("queue_depth=4,ms_mode=legacy"));
+        assert!(of("queue_depth=4, ms_mode=crc"));
     }
 }

@@ -3,9 +3,13 @@
 //! [`Link::session`] answers at once: with the session, or with the reason why there is none. When a request runs into its timeout, a
 //! background thread looks whether it was that request alone (one pool may hang while all others work) or the cluster; then it takes the
 //! link down, so that the next requests are answered from the cache instead of each waiting for a timeout of its own, and brings it up
-//! again later. A client of ours that was blocklisted is thrown away and made anew.
+//! again later.
+//!
+//! A client keeps the key and the monitors that it began with. So a new one is made beside the old, and takes its place once it
+//! works: when ceph.conf or a file with the key has changed, and when the old one stays silent. A client that was blocklisted is
+//! replaced at once, unless its whole host is on the blocklist: then no new one would fare better, and the old one, which the
+//! monitors still answer, asks them until the entry is gone.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::sleep;
@@ -13,17 +17,16 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use super::blocklist::{self, Fence, Reach};
 use super::caps;
-use super::monitors::{self, Monitors};
-use super::places::{self, Replicated};
-use crate::ceph::{Cluster, Connect, IoCtx};
+use super::sources::Sources;
 use crate::config;
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
-use crate::linux::keyring::Key;
 use crate::linux::krbd;
 use crate::lock;
-use crate::name::ImageSpec;
 use crate::telemetry::count::{Count, count};
+
+pub(super) use super::session::{Place, Session, place};
 
 /// How often a link that is down is tried.
 const RETRY: Duration = Duration::from_secs(1);
@@ -31,116 +34,12 @@ const RETRY: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(100);
 /// How often a link that is up looks at the monitors, which move rarely.
 const REFRESH: Duration = Duration::from_secs(60);
-
-/// A pool, and perhaps a namespace of it.
-pub(super) type Place = (String, Option<String>);
-
-/// The place of an image.
-pub(super) fn place(spec: &ImageSpec) -> Place {
-    (spec.pool().to_owned(), spec.namespace().map(str::to_owned))
-}
-
-/// How to connect.
-pub(super) fn how(options: &config::Ceph) -> Connect {
-    Connect {
-        conf: options.conf.clone(),
-        user: options.user.clone(),
-        keyring: options.keyring.clone(),
-        cluster: options.cluster.clone(),
-        timeout: options.timeout,
-    }
-}
-
-/// The cluster does not tell a wrong key from none; this host does.
-fn rejected(e: DriverError, options: &config::Ceph) -> DriverError {
-    let user = &options.user;
-    match super::inspect::key_place(options) {
-        Err(why) => {
-            let message = format!("{}: {}", e.message, why.message);
-            DriverError { message, hint: why.hint, ..e }
-        }
-        Ok(place) => {
-            let place = place.unwrap_or_else(|| "the keyring".to_owned());
-            e.hint(format!("compare the key of client.{user} in {place} with: ceph auth get client.{user}"))
-        }
-    }
-}
-
-/// A connected client.
-#[derive(Debug)]
-pub(super) struct Session {
-    pub(super) cluster: Cluster,
-    /// The user's key, for the kernel; none where the cluster does not authenticate.
-    pub(super) key: Option<Key>,
-    /// Pools by name, open.
-    open: Mutex<HashMap<Place, IoCtx>>,
-    monitors: Mutex<Monitors>,
-    replicated: Replicated,
-}
-
-impl Session {
-    pub(super) fn connect(options: &config::Ceph) -> Result<Self> {
-        let cluster = Cluster::connect(&how(options)).map_err(|e| match DriverError::from(e) {
-            e if e.kind == ErrorKind::Denied => rejected(e, options),
-            e => e,
-        })?;
-        let monitors = monitors::of(&cluster)?;
-        let key = super::secret::find(|key| cluster.conf(key), cluster.user())?.map(|found| found.key);
-        Ok(Self {
-            cluster,
-            key,
-            open: Mutex::default(),
-            monitors: Mutex::new(monitors),
-            replicated: Replicated::default(),
-        })
-    }
-
-    /// A pool or a namespace of it. `NotFound` when there is no such pool.
-    pub(super) fn open(&self, place: &Place) -> Result<IoCtx> {
-        if let Some(io) = lock(&self.open).get(place) {
-            return Ok(io.clone());
-        }
-        let io = self.cluster.ioctx(&place.0, place.1.as_deref())?;
-        self.replicated.require(&self.cluster, &io)?;
-        lock(&self.open).insert(place.clone(), io.clone());
-        Ok(io)
-    }
-
-    pub(super) fn of(&self, spec: &ImageSpec) -> Result<IoCtx> {
-        self.open(&place(spec))
-    }
-
-    /// An error when a pool that is open is not there any more, or is another one of its name, or when its namespace
-    /// is gone.
-    pub(super) fn still(&self, place: &Place, io: &IoCtx) -> Result<()> {
-        let now = self.cluster.ioctx(&place.0, None).map_err(|e| {
-            let error = DriverError::from(e);
-            // What was open a moment ago is gone by somebody's mistake, perhaps.
-            let kind = if error.kind == ErrorKind::NotFound { ErrorKind::Config } else { error.kind };
-            DriverError { kind, ..error }
-        });
-        let now = now.inspect_err(|_| lock(&self.open).clear())?;
-        if now.pool_id() == io.pool_id() {
-            return places::require_namespace(io);
-        }
-        lock(&self.open).clear();
-        Err(DriverError::new(ErrorKind::Unreachable, format!("the pool {} was made anew", place.0))
-            .hint("try again"))
-    }
-
-    pub(super) fn monitors(&self) -> Monitors {
-        lock(&self.monitors).clone()
-    }
-
-    /// One small request to the monitors, which also keeps their addresses up to date. Pools are opened anew afterwards: one that
-    /// was deleted and made again is another one.
-    fn refresh(&self) -> Result<()> {
-        let monitors = monitors::of(&self.cluster)?;
-        lock(&self.open).clear();
-        *lock(&self.monitors) = monitors;
-        Ok(())
-    }
-}
+/// So often an old client is asked in vain before a new one is tried beside it.
+const PATIENCE: u32 = 3;
+/// The longest pause between two new clients that are not let in.
+const LONGEST: Duration = Duration::from_secs(15);
+/// How often the blocklist is looked at while all of this host is on it.
+const BLOCKED: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug)]
@@ -151,6 +50,8 @@ pub(super) struct Link {
     state: Mutex<State>,
     /// Whether some request has run into its timeout since the last look.
     suspect: AtomicBool,
+    /// Whether some request was refused since then because its client is on the blocklist.
+    fenced: AtomicBool,
     /// Whether it was ever up.
     known: AtomicBool,
 }
@@ -162,6 +63,62 @@ enum State {
     Down(DriverError, Option<Arc<Session>>),
 }
 
+/// What the background thread alone knows.
+#[derive(Debug)]
+struct Keeper {
+    sources: Sources,
+    /// Whether the sources have changed since the session connected.
+    changed: bool,
+    /// When the session is asked again.
+    next: Instant,
+    /// How often it was asked in vain.
+    silent: u32,
+    /// When a new client may be made, and how long after that the next one.
+    client: Instant,
+    pause: Duration,
+    /// What the log says of the link last: not each second again.
+    said: Option<String>,
+}
+
+impl Keeper {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            sources: Sources::default(),
+            changed: false,
+            next: now,
+            silent: 0,
+            client: now,
+            pause: RETRY,
+            said: None,
+        }
+    }
+
+    /// Says once what is wrong, until it is something else.
+    fn say(&mut self, about: &str, e: &DriverError) {
+        // Which request it was that was not answered is no news.
+        let news = if e.source.as_ref().is_some_and(is_silence) { e.message.clone() } else { e.to_string() };
+        if self.said.as_ref() == Some(&news) {
+            tracing::debug!(error = %e, "{about}");
+        } else {
+            tracing::error!("{about}: {e}");
+            self.said = Some(news);
+        }
+    }
+
+    /// A new client was not let in.
+    fn wait(&mut self) {
+        self.client = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(LONGEST);
+    }
+
+    fn connected(&mut self) {
+        (self.silent, self.pause, self.said) = (0, RETRY, None);
+        self.client = Instant::now();
+        self.next = Instant::now() + REFRESH;
+    }
+}
+
 impl Link {
     /// Starts to connect, and waits for that at most `patience`.
     pub(super) fn open(options: config::Ceph, probe: Place, patience: Duration) -> Result<Arc<Self>> {
@@ -171,6 +128,7 @@ impl Link {
             probe,
             state: Mutex::new(State::Down(waiting, None)),
             suspect: AtomicBool::new(false),
+            fenced: AtomicBool::new(false),
             known: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&link);
@@ -202,7 +160,7 @@ impl Link {
     pub(super) fn heed_error(&self, e: DriverError) -> DriverError {
         if let Some(call) = &e.source {
             if is_fenced(call) {
-                self.take_down(e.clone(), true);
+                self.fenced.store(true, Ordering::SeqCst);
             } else if is_silence(call) {
                 self.suspect.store(true, Ordering::SeqCst);
             }
@@ -210,60 +168,160 @@ impl Link {
         caps::explain(&self.options, e)
     }
 
-    fn take_down(&self, why: DriverError, fenced: bool) {
-        let mut state = lock(&self.state);
-        if let State::Up(session) = &*state {
-            tracing::error!("the Ceph cluster is away: {why}");
-            let session = (!fenced).then(|| Arc::clone(session));
-            let why = DriverError { kind: ErrorKind::Unreachable, ..why };
-            *state = State::Down(why, session);
+    fn up(&self, session: Arc<Session>) {
+        self.put(State::Up(session));
+    }
+
+    fn down(&self, why: DriverError, session: Option<Arc<Session>>) {
+        self.put(State::Down(DriverError { kind: ErrorKind::Unreachable, ..why }, session));
+    }
+
+    fn put(&self, state: State) {
+        let old = std::mem::replace(&mut *lock(&self.state), state);
+        // The last one to drop a session waits for its threads: nobody else is to wait for that.
+        drop(std::thread::Builder::new().name("ceph-close".to_owned()).spawn(move || drop(old)));
+    }
+
+    /// One step of the background thread.
+    fn step(&self, keeper: &mut Keeper) {
+        if keeper.sources.changed(&self.options) {
+            (keeper.changed, keeper.client, keeper.pause) = (true, Instant::now(), RETRY);
+        }
+        let (session, was_up) = match &*lock(&self.state) {
+            State::Up(session) => (Some(Arc::clone(session)), true),
+            State::Down(_, session) => (session.clone(), false),
+        };
+        // That answer may be one to a client that was replaced meanwhile.
+        let fenced = self.fenced.swap(false, Ordering::SeqCst);
+        let suspect = self.suspect.swap(false, Ordering::SeqCst) || fenced;
+        let Some(session) = session else {
+            return self.connect(keeper, None, "no connection to the Ceph cluster");
+        };
+        if was_up && keeper.changed && Instant::now() >= keeper.client {
+            return self.exchange(keeper, &session);
+        }
+        if fenced && blocklist::own_fence(&session.cluster).is_ok_and(|fence| fence.is_some()) {
+            session.fence();
+        }
+        if session.is_fenced() {
+            return self.shut_out(keeper, session);
+        }
+        if was_up && !suspect && Instant::now() < keeper.next {
+            return;
+        }
+        match session.refresh().and_then(|()| self.probe(&session)) {
+            Ok(()) if was_up => keeper.next = Instant::now() + REFRESH,
+            Ok(()) => self.bring_up(keeper, session),
+            Err(e) if e.source.as_ref().is_some_and(is_fenced) => {
+                session.fence();
+                self.down(e, Some(session));
+            }
+            // Other refusals than silence concern one request.
+            Err(e) if was_up && !e.source.as_ref().is_some_and(is_silence) => {
+                keeper.next = Instant::now() + RETRY
+            }
+            Err(e) => {
+                keeper.silent += 1;
+                if was_up {
+                    keeper.say("the Ceph cluster is away", &e);
+                    self.down(e, Some(session));
+                } else if keeper.silent >= PATIENCE || keeper.changed {
+                    self.connect(keeper, Some(session), "the Ceph cluster is away");
+                }
+            }
         }
     }
 
-    /// One step of the background thread; how long until the next.
-    fn step(&self) -> Duration {
-        let (tried, was_up) = {
-            match &*lock(&self.state) {
-                State::Up(session) => (Some(Arc::clone(session)), true),
-                State::Down(_, session) => (session.clone(), false),
+    fn bring_up(&self, keeper: &mut Keeper, session: Arc<Session>) {
+        tracing::info!(cluster = session.cluster.fsid(), "connected to the Ceph cluster");
+        if self.known.swap(true, Ordering::SeqCst) {
+            count(Count::Reconnect);
+        }
+        keeper.connected();
+        self.up(session);
+    }
+
+    /// A client that the storage answers, too.
+    fn new_client(&self) -> (Result<()>, Option<Arc<Session>>) {
+        match Session::connect(&self.options).map(Arc::new) {
+            Ok(session) => (self.probe(&session), Some(session)),
+            Err(e) => (Err(e), None),
+        }
+    }
+
+    /// Makes a new client while the link is down; `old` may answer again one day.
+    fn connect(&self, keeper: &mut Keeper, old: Option<Arc<Session>>, about: &str) {
+        if Instant::now() < keeper.client {
+            return;
+        }
+        match self.new_client() {
+            (Ok(()), Some(new)) => {
+                keeper.changed = false;
+                self.bring_up(keeper, new);
             }
-        };
-        let answer = match &tried {
-            Some(session) => session.refresh().and_then(|()| self.probe(session)),
-            None => Ok(()),
-        };
-        let answer = answer.and_then(|()| match tried {
-            Some(session) => Ok(session),
-            None => Session::connect(&self.options).map(Arc::new),
-        });
-        match answer {
-            Ok(session) => {
-                if !was_up {
-                    tracing::info!(cluster = session.cluster.fsid(), "connected to the Ceph cluster");
-                    if self.known.swap(true, Ordering::SeqCst) {
-                        count(Count::Reconnect);
-                    }
+            (Err(e), Some(new)) if e.source.as_ref().is_some_and(is_fenced) => {
+                new.fence();
+                keeper.wait();
+                self.down(e, Some(Arc::clone(&new)));
+                self.shut_out(keeper, new);
+            }
+            (Err(e), _) => {
+                keeper.wait();
+                keeper.say(about, &e);
+                self.down(e, old);
+            }
+            (Ok(()), None) => {}
+        }
+    }
+
+    /// Puts a client of today's ceph.conf and key in the place of one that still works.
+    fn exchange(&self, keeper: &mut Keeper, old: &Arc<Session>) {
+        match self.new_client() {
+            (Ok(()), Some(new)) => {
+                tracing::info!("ceph.conf or the key has changed: connected anew");
+                keeper.changed = false;
+                keeper.connected();
+                count(Count::Reconnect);
+                self.up(new);
+            }
+            (answer, _) => {
+                keeper.wait();
+                if let Err(e) = answer {
+                    keeper.say(
+                        "ceph.conf or the key has changed, and is of no use; the old connection is kept",
+                        &e,
+                    );
                 }
-                *lock(&self.state) = State::Up(session);
-                REFRESH
+                if old.is_fenced() {
+                    self.shut_out(keeper, Arc::clone(old));
+                }
             }
+        }
+    }
+
+    /// A client that is on the blocklist. Another one helps if only this one is.
+    fn shut_out(&self, keeper: &mut Keeper, session: Arc<Session>) {
+        if Instant::now() < keeper.next
+            && matches!(&*lock(&self.state), State::Down(..))
+            && keeper.said.is_some()
+        {
+            return;
+        }
+        keeper.next = Instant::now() + BLOCKED;
+        match blocklist::own_fence(&session.cluster) {
+            Ok(Some(fence)) if fence.reach != Reach::Client => {
+                let why = why_shut_out(&session, &fence);
+                keeper.say("the Ceph cluster is away", &why);
+                self.down(why, Some(session));
+            }
+            Ok(_) => self.connect(keeper, Some(session), "the Ceph cluster is away"),
             Err(e) => {
-                let fenced = e.source.as_ref().is_some_and(is_fenced);
-                if was_up {
-                    // Other refusals than silence concern one request.
-                    if fenced || e.source.as_ref().is_some_and(is_silence) {
-                        self.take_down(e, fenced);
-                    }
-                } else {
-                    let mut state = lock(&self.state);
-                    let session = match &*state {
-                        State::Down(_, session) if !fenced => session.clone(),
-                        _ => None,
-                    };
-                    tracing::debug!(error = %e, "the Ceph cluster is still away");
-                    *state = State::Down(DriverError { kind: ErrorKind::Unreachable, ..e }, session);
+                keeper.say("the Ceph cluster is away", &e);
+                self.down(e, Some(Arc::clone(&session)));
+                keeper.silent += 1;
+                if keeper.silent >= PATIENCE {
+                    self.connect(keeper, Some(session), "the Ceph cluster is away");
                 }
-                RETRY
             }
         }
     }
@@ -282,14 +340,25 @@ impl Link {
     }
 }
 
+/// Why no client of this host may do anything.
+fn why_shut_out(session: &Session, fence: &Fence) -> DriverError {
+    let address = session.cluster.addresses().unwrap_or_default();
+    let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+    DriverError::new(
+        ErrorKind::Unreachable,
+        format!(
+            "this host ({host}) is on the cluster's blocklist until {}, by the entry {}",
+            fence.until, fence.address
+        ),
+    )
+    .hint(format!("it goes on by itself when the entry ends; to end it now: {}", fence.end()))
+}
+
 fn keep_up(link: &Weak<Link>) {
-    let mut next = Instant::now();
+    let mut keeper = Keeper::new();
     loop {
         let Some(link) = link.upgrade() else { return };
-        let suspect = link.suspect.swap(false, Ordering::SeqCst);
-        if suspect || Instant::now() >= next || link.session().is_err() {
-            next = Instant::now() + link.step();
-        }
+        link.step(&mut keeper);
         let pause = if link.session().is_ok() { LOOK } else { RETRY };
         drop(link);
         sleep(pause);

@@ -8,12 +8,16 @@ use nix::errno::Errno;
 use super::RbdBackend;
 use super::advisory::locked;
 use super::header;
+use super::link::Session;
+use super::monitors::Added;
+use super::options::DEFAULTS;
+use super::osdmap;
 use crate::backend::{Device, ImageOptions, Mapper};
 use crate::ceph::{Image, IoCtx, features};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
-use crate::linux::blkdev;
-use crate::linux::krbd::{Failure, Identity, Mapping, Mark, Request};
+use crate::linux::krbd::{Failure, Identity, Mapping, Mark, Request, kernel_speaks_msgr2};
+use crate::linux::{blkdev, boot};
 use crate::lock;
 use crate::name::ImageSpec;
 
@@ -56,14 +60,21 @@ impl RbdBackend {
         };
         refuse_features(spec, header.features & !kernel)?;
         let options = header.record.map_or_else(ImageOptions::default, |stored| stored.record.options);
-        let mut words = self.map_options(&options, header.features, spec)?;
+        let defaults = session.cluster.conf(DEFAULTS).unwrap_or_default();
+        let mut words = self.map_options(&options, &defaults, header.features, spec)?;
         let monitors = session.monitors();
-        let (addresses, needs) = monitors.for_options(&words);
-        words.extend(needs.map(str::to_owned));
+        let wire = session.cluster.conf("ms_client_mode").unwrap_or_default();
+        let (addresses, added) = monitors.for_options(&words, &wire);
+        if let Some(added) = added.filter(|_| addresses.is_empty()) {
+            let message = format!("{}, and no monitor has a v2 address for the kernel", added.why);
+            return Err(DriverError::new(ErrorKind::Config, message).hint("ceph mon enable-msgr2"));
+        }
+        words.extend(added.map(|added| added.word.to_owned()));
+        let key = session.kernel_key()?;
         let request = Request {
             monitors: addresses,
             user: session.cluster.user(),
-            key: session.key.as_ref(),
+            key: key.as_ref(),
             options: &words,
             pool: spec.pool(),
             namespace: spec.namespace(),
@@ -76,10 +87,16 @@ impl RbdBackend {
             namespace: spec.namespace(),
             image_id: &id,
         };
-        let mapping = self
-            .kernel
-            .map(request, identity, &self.maker, Deadline::after(MAPS))
-            .map_err(|e| refused(&io, spec, e))?;
+        let asked = Asked { added, defaults };
+        let mapping =
+            self.kernel.map(request, identity, &self.maker, Deadline::after(MAPS)).map_err(|e| {
+                match e.error.errno {
+                    Errno::EACCES | Errno::EPERM => {
+                        self.key_refused(spec, &e).unwrap_or_else(|| refused(&io, spec, e, &asked))
+                    }
+                    _ => refused(&io, spec, e, &asked),
+                }
+            })?;
         let hold = blkdev::open(&mapping.path).ok().map(Arc::new);
         if let Some(hold) = &hold {
             blkdev::read_ahead(hold);
@@ -94,6 +111,13 @@ impl RbdBackend {
             });
         }
         Ok(Device { hold, ..self.device(&mapping) })
+    }
+
+    /// Why the cluster does not take the key that the kernel was given, if that is so: a client that came in with an older one goes on
+    /// for a while. Another one is tried, because nothing else tells a key that was changed from a capability that lacks.
+    fn key_refused(&self, spec: &ImageSpec, failure: &Failure) -> Option<DriverError> {
+        let e = Session::connect(&self.options).err().filter(|e| e.kind != ErrorKind::Unreachable)?;
+        Some(e.context(format!("the kernel may not map {spec}")).caused_by(failure.error.clone()))
     }
 
     /// The mapping of an image on this host, by its identity; while the cluster is away, or when the image is gone, what this plugin has
@@ -242,8 +266,41 @@ pub(super) fn without_features(spec: &ImageSpec, lacking: u64) -> String {
     }
 }
 
+/// Where the options of a mapping come from that nobody gave with `map-options`.
+#[derive(Debug)]
+struct Asked {
+    added: Option<Added>,
+    defaults: String,
+}
+
+/// Which option the kernel may have refused.
+fn refused_option(spec: &ImageSpec, said: &str, asked: &Asked) -> DriverError {
+    let release = boot::release();
+    let guess = if said.contains("ms_mode") { "" } else { " (a guess)" };
+    match asked.added {
+        Some(Added { why, word }) if kernel_speaks_msgr2() != Some(true) || said.contains("ms_mode") => {
+            DriverError::new(
+                ErrorKind::MissingTool,
+                format!(
+                    "this kernel ({release}) does not speak msgr2, and {why}: {spec} is not mapped{guess}"
+                ),
+            )
+            .hint(format!(
+                "use a newer kernel, or monitors with a v1 address; {word} was added because {why}"
+            ))
+        }
+        _ if !asked.defaults.is_empty() => {
+            DriverError::new(ErrorKind::Invalid, format!("the kernel refused an option of {spec}")).hint(
+                format!("see map-options, and {DEFAULTS} in ceph.conf or in the cluster: {}", asked.defaults),
+            )
+        }
+        _ => DriverError::new(ErrorKind::Invalid, format!("the kernel refused an option of {spec}"))
+            .hint("see map-options"),
+    }
+}
+
 /// What the kernel's refusal means, with its own words.
-fn refused(io: &IoCtx, spec: &ImageSpec, failure: Failure) -> DriverError {
+fn refused(io: &IoCtx, spec: &ImageSpec, failure: Failure, asked: &Asked) -> DriverError {
     let errno = failure.error.errno;
     let said = failure.kernel.join("; ");
     let mut error = match errno {
@@ -254,12 +311,14 @@ fn refused(io: &IoCtx, spec: &ImageSpec, failure: Failure) -> DriverError {
         Errno::EROFS => DriverError::new(ErrorKind::InUse, format!("{spec}: its lock is held and not given up"))
             .hint(format!("somebody has it mapped with lock=exclusive; rbd status {spec} shows where")),
         Errno::ETIMEDOUT => DriverError::new(ErrorKind::Unreachable, format!("mapping {spec} took too long"))
-            .hint("do the monitors and OSDs answer this host's kernel? See ceph -s"),
+            .hint(match osdmap::beyond_kernels(io.cluster()) {
+                Some(why) => format!("{why}: a guess; see the kernel log"),
+                None => "do the monitors and OSDs answer this host's kernel? See ceph -s".to_owned(),
+            }),
         Errno::EACCES => DriverError::new(ErrorKind::Denied, format!("the cluster does not let the kernel map {spec}")),
         Errno::EPERM => DriverError::new(ErrorKind::Denied, format!("the kernel did not find the key for {spec}"))
             .hint("the plugin needs root, CAP_SYS_ADMIN and the add_key system call (a container's seccomp profile may forbid it)"),
-        Errno::EINVAL => DriverError::new(ErrorKind::Invalid, format!("the kernel refused an option of {spec}"))
-            .hint("see map-options"),
+        Errno::EINVAL => refused_option(spec, &said, asked),
         Errno::ENXIO => DriverError::new(ErrorKind::Failed, format!("the kernel cannot map {spec}"))
             .hint("it has a feature or a layout that this kernel lacks"),
         Errno::ESTALE => DriverError::new(ErrorKind::Failed, format!("{spec} is another image by now"))

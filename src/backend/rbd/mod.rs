@@ -16,6 +16,7 @@ mod advisory;
 mod beats;
 mod blocklist;
 pub(crate) mod caps;
+mod conf_text;
 mod data_pool;
 mod fence;
 #[cfg(fuzzing)]
@@ -29,10 +30,13 @@ mod monitors;
 mod names;
 mod opened;
 mod options;
+mod osdmap;
 mod owner;
 mod places;
 mod secret;
 mod seen;
+mod session;
+mod sources;
 mod store;
 
 use std::collections::{HashMap, HashSet};
@@ -179,7 +183,8 @@ impl Backend for RbdBackend {
     }
 
     fn source(&self) -> Source {
-        let conf = ceph::Conf::read(&link::how(&self.options)).ok();
+        let conf = inspect::survive(&self.options).ok();
+        let conf = conf.and_then(|()| ceph::Conf::read(&session::how(&self.options)).ok());
         let said = |key| conf.as_ref().and_then(|conf| conf.get(key)).filter(|text| !text.is_empty());
         let connected = self.link.session().ok().map(|session| session.cluster.fsid().to_owned());
         Source {

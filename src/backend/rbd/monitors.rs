@@ -29,16 +29,37 @@ impl Monitors {
         &self.named
     }
 
-    /// The addresses for a mapping with these options, and the option that the kernel needs with them. The kernel speaks the old
-    /// protocol unless `ms_mode` says otherwise; the monitors may have closed its port.
-    pub(super) fn for_options(&self, options: &[String]) -> (&[String], Option<&'static str>) {
+    /// The addresses for a mapping with these options, and the option that the kernel needs with them, with the reason. The kernel
+    /// speaks the old protocol, in clear, unless `ms_mode` says otherwise; `wire` is what the ceph.conf or the cluster says of the
+    /// encryption of clients (`ms_client_mode`), and the monitors may have closed the old port.
+    pub(super) fn for_options(&self, options: &[String], wire: &str) -> (&[String], Option<Added>) {
         let mode = options.iter().find_map(|option| option.strip_prefix("ms_mode="));
+        let modes: Vec<&str> = wire.split([' ', ',']).filter(|mode| !mode.is_empty()).collect();
         match mode {
-            Some(mode) if mode != "legacy" => (&self.msgr2, None),
-            None if self.legacy.is_empty() => (&self.msgr2, Some("ms_mode=prefer-crc")),
-            _ => (&self.legacy, None),
+            Some("legacy") => (&self.legacy, None),
+            Some(_) => (&self.msgr2, None),
+            None if modes == ["secure"] => {
+                (&self.msgr2, Some(Added { word: "ms_mode=secure", why: "ms_client_mode is secure" }))
+            }
+            None if modes.first() == Some(&"secure") && !self.msgr2.is_empty() => {
+                let why = "ms_client_mode prefers secure";
+                (&self.msgr2, Some(Added { word: "ms_mode=prefer-secure", why }))
+            }
+            None if self.legacy.is_empty() => {
+                (&self.msgr2, Some(Added { word: "ms_mode=prefer-crc", why: "no monitor has a v1 address" }))
+            }
+            None => (&self.legacy, None),
         }
     }
+}
+
+/// An option that nobody gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Added {
+    /// The option.
+    pub word: &'static str,
+    /// Why it is needed.
+    pub why: &'static str,
 }
 
 #[derive(Deserialize)]
@@ -112,15 +133,20 @@ mod tests {
         let new = ["10.0.0.1:3300", "[2001:db8::1]:3300"].map(str::to_owned);
         assert_eq!(monitors.all()[1].name, "b");
         assert_eq!(monitors.all()[0].addresses[1], ("v1".to_owned(), old[0].clone()));
-        assert_eq!(monitors.for_options(&[]), (&old[..], None));
-        assert_eq!(monitors.for_options(&option("ms_mode=legacy")), (&old[..], None));
-        assert_eq!(monitors.for_options(&option("ms_mode=secure")), (&new[..], None));
+        assert_eq!(monitors.for_options(&[], "crc secure"), (&old[..], None));
+        assert_eq!(monitors.for_options(&option("ms_mode=legacy"), "secure"), (&old[..], None));
+        assert_eq!(monitors.for_options(&option("ms_mode=secure"), ""), (&new[..], None));
+        let added = |wire| monitors.for_options(&[], wire).1.map(|added| added.word);
+        assert_eq!(added("secure"), Some("ms_mode=secure"), "nothing goes over the wire in clear");
+        assert_eq!(added("secure crc"), Some("ms_mode=prefer-secure"));
+        assert_eq!(added("crc"), None);
     }
 
     #[test]
     fn monitors_without_the_old_port_are_spoken_to_in_the_new_protocol() {
         let monitors = Monitors { msgr2: option("10.0.0.1:3300"), ..Monitors::default() };
-        assert_eq!(monitors.for_options(&[]), (&option("10.0.0.1:3300")[..], Some("ms_mode=prefer-crc")));
+        let (addresses, added) = monitors.for_options(&[], "crc secure");
+        assert_eq!((addresses, added.unwrap().word), (&option("10.0.0.1:3300")[..], "ms_mode=prefer-crc"));
         assert!(parse(b"{}").is_err());
     }
 }

@@ -86,6 +86,35 @@ pub(super) fn check_map_options(words: &str) -> Result<()> {
     Ok(())
 }
 
+/// What the ceph.conf, or the cluster, says of every mapping, for `rbd map` too.
+pub(super) const DEFAULTS: &str = "rbd_default_map_options";
+
+/// The words of a list, and those of the cluster's defaults that say something else.
+pub(super) fn with_defaults(given: &str, defaults: &str) -> Result<Vec<String>> {
+    let words = |list: &str| -> Vec<String> {
+        let words = list.split([',', ' ']).filter(|word| !word.is_empty());
+        words.map(str::to_owned).collect()
+    };
+    let mut all = words(given);
+    for word in words(defaults) {
+        if all.iter().any(|other| about(other) == about(&word)) {
+            continue;
+        }
+        check_map_options(&word).map_err(|e| {
+            let error = e.context(format!("{DEFAULTS} in ceph.conf or in the cluster"));
+            DriverError { kind: ErrorKind::Config, ..error }
+        })?;
+        all.push(word);
+    }
+    Ok(all)
+}
+
+/// What a word is about: `crc` and `nocrc` are about the same.
+fn about(word: &str) -> &str {
+    let name = word.split_once('=').map_or(word, |(name, _)| name);
+    name.strip_prefix("no").unwrap_or(name)
+}
+
 /// Order, stripe unit and stripe count.
 fn layout(options: &ImageOptions) -> Result<(Option<u8>, Option<u64>, Option<u64>)> {
     let order = match options.object_size.map(Size::as_bytes) {
@@ -187,20 +216,16 @@ impl RbdBackend {
         })
     }
 
-    /// The options of a mapping.
+    /// The options of a mapping; `defaults` are the cluster's.
     pub(super) fn map_options(
         &self,
         options: &ImageOptions,
+        defaults: &str,
         has: u64,
         spec: &ImageSpec,
     ) -> Result<Vec<String>> {
         let given = options.map_options.as_ref().or(self.options.map_options.as_ref());
-        let mut words: Vec<String> = given
-            .into_iter()
-            .flat_map(|list| list.split(','))
-            .filter(|word| !word.is_empty())
-            .map(str::to_owned)
-            .collect();
+        let mut words = with_defaults(given.map_or("", String::as_str), defaults)?;
         if !words.iter().any(|word| word == "noshare") {
             words.push("noshare".to_owned());
         }
@@ -251,6 +276,19 @@ mod tests {
             let e = check_map_options(wrong).unwrap_err().to_string();
             assert!(e.contains(why), "{wrong}: {e}");
         }
+    }
+
+    #[test]
+    fn what_is_given_wins_over_the_defaults_of_the_cluster() {
+        let of = |given, defaults| with_defaults(given, defaults).unwrap().join(",");
+        assert_eq!(of("", "ms_mode=secure, queue_depth=64"), "ms_mode=secure,queue_depth=64");
+        assert_eq!(
+            of("ms_mode=crc,notrim", "ms_mode=secure,queue_depth=64"),
+            "ms_mode=crc,notrim,queue_depth=64"
+        );
+        assert_eq!(of("crc", "nocrc"), "crc");
+        let e = with_defaults("", "share").unwrap_err();
+        assert!(e.kind == ErrorKind::Config && e.to_string().contains(DEFAULTS), "{e}");
     }
 
     fn options(object: Option<u64>, unit: Option<u64>, count: Option<u64>) -> ImageOptions {

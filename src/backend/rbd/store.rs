@@ -119,6 +119,7 @@ impl RbdBackend {
         self.seen.forget(spec);
         let session = self.link.session()?;
         let io = session.of(spec)?;
+        session.kernel_key()?;
         let create = self.create_options(&session.cluster, &record.options)?;
         self.check_new_data_pool(&session, &io, spec, &create)?;
         if header::id(&io, spec.image())?.is_some() {

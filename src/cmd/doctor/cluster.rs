@@ -11,7 +11,7 @@ use super::report::{Finding, Report, Status, said};
 use super::{HERE, geteuid, late, pools, within};
 use crate::backend::rbd::admin::{Admin, Fence, Reach};
 use crate::backend::rbd::caps;
-use crate::backend::rbd::inspect::{self, Health, Monitor};
+use crate::backend::rbd::inspect::{self, Health, KernelLink, KeyPlace, Monitor};
 use crate::ceph::{self, Versions};
 use crate::config::Config;
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
@@ -31,11 +31,16 @@ pub(super) fn examine(config: &Arc<Config>, report: &mut Report) -> Result<Optio
     }
     let timeout = config.ceph.timeout;
     let given = config.ceph.clone();
+    let missing = match inspect::key_place(&given) {
+        Ok(KeyPlace::Missing(why)) => Some(why),
+        _ => None,
+    };
     // To connect, to ask for the monitors; each as long as one request may take.
     let limit = timeout * 3 + Duration::from_secs(2);
     let admin = match within(limit, move || Admin::connect(&given)) {
         Some(Ok(admin)) => Arc::new(admin),
         Some(Err(e)) => {
+            report.add(missing.map(|why| no_key(&config.ceph, &why)))?;
             report.add([not_connected(config, &e)])?;
             return Ok(None);
         }
@@ -44,6 +49,7 @@ pub(super) fn examine(config: &Arc<Config>, report: &mut Report) -> Result<Optio
             return Ok(None);
         }
     };
+    report.add(missing.map(|_| Finding::ok("key", "none, and this cluster asks for none")))?;
     let cluster = admin.cluster();
     report.add([Finding::ok(
         "connection",
@@ -57,6 +63,8 @@ pub(super) fn examine(config: &Arc<Config>, report: &mut Report) -> Result<Optio
     let look = within(KNOCK + HERE, move || all.monitors().iter().map(monitor).collect::<Vec<_>>());
     report.add(look.unwrap_or_else(|| vec![late("monitor", KNOCK + HERE)]))?;
     report.add([kernel_protocol(config, &admin)])?;
+    let asked = Arc::clone(&admin);
+    report.add(within(timeout * 2, move || beyond_kernels(&asked)).flatten())?;
     let asked = Arc::clone(&admin);
     let health = within(timeout * 2, move || asked.health());
     report.add([health.map_or_else(|| late("health", timeout * 2), health_of)])?;
@@ -82,20 +90,24 @@ fn configuration(options: &crate::config::Ceph) -> Vec<Finding> {
         return vec![unreadable("ceph.conf", e.to_string(), e.errno, fix)];
     }
     let mut findings = vec![Finding::ok("ceph.conf", conf.display().to_string())];
-    let entity = format!("client.{}", options.user);
     findings.push(match inspect::key_place(options) {
-        Ok(Some(place)) => Finding::ok("key", format!("{entity} in {place}")),
-        Ok(None) => Finding::ok("key", "this cluster asks for none"),
-        Err(e) => {
-            let errno = e.source.as_ref().map_or(Errno::ENOENT, |call| call.errno);
-            let fix = format!(
-                "ceph auth get-or-create {entity} {} -o /etc/ceph/ceph.{entity}.keyring",
-                caps::needed(options, None)
-            );
-            unreadable("key", said(&e), errno, &fix)
-        }
+        Ok(KeyPlace::At(place, _)) => Finding::ok("key", format!("client.{} in {place}", options.user)),
+        Ok(KeyPlace::NotAsked) => Finding::ok("key", "auth_client_required asks for none"),
+        // Connecting tells whether the cluster asks for one.
+        Ok(KeyPlace::Missing(_)) => return findings,
+        Err(e) => no_key(options, &e),
     });
     findings
+}
+
+fn no_key(options: &crate::config::Ceph, e: &DriverError) -> Finding {
+    let errno = e.source.as_ref().map_or(Errno::ENOENT, |call| call.errno);
+    let entity = format!("client.{}", options.user);
+    let fix = format!(
+        "ceph auth get-or-create {entity} {} -o /etc/ceph/ceph.{entity}.keyring",
+        caps::needed(options, None)
+    );
+    unreadable("key", said(e), errno, &fix)
 }
 
 /// Root may read it perhaps, and then all is well.
@@ -152,31 +164,53 @@ fn answers(address: &str) -> bool {
 
 /// Whether the kernel and the monitors have a protocol in common.
 fn kernel_protocol(config: &Config, admin: &Admin) -> Finding {
-    let options = config.ceph.map_options.as_deref();
-    let (addresses, needs) = admin.kernel_monitors(options);
-    let new = inspect::wants_msgr2(options) || needs.is_some();
-    protocol(new, &addresses, super::kernel::release().as_deref().and_then(super::kernel::version))
+    match admin.kernel_link(config.ceph.map_options.as_deref()) {
+        Ok(link) => protocol(&link, super::kernel::speaks_msgr2()),
+        Err(e) => Finding::error("ms_mode", &e, None),
+    }
 }
 
-fn protocol(new: bool, addresses: &[String], kernel: Option<(u32, u32)>) -> Finding {
+fn protocol(link: &KernelLink, speaks_msgr2: Option<bool>) -> Finding {
     let check = "ms_mode";
-    if addresses.is_empty() {
+    let new = link.msgr2;
+    let why = link.added.map_or_else(String::new, |added| format!(" ({}: {})", added.word, added.why));
+    if link.addresses.is_empty() {
         let (wanted, open) =
             if new { ("v2", "ceph mon enable-msgr2") } else { ("v1", "--map-options ms_mode=prefer-crc") };
-        let found =
-            format!("the kernel is to speak {wanted} to the monitors, and none of them has such an address");
+        let found = format!(
+            "the kernel is to speak {wanted} to the monitors{why}, and none of them has such an address"
+        );
         return Finding::fail(check, found, open);
     }
-    let port = addresses.join(", ");
-    if new && kernel.is_some_and(|version| version < (5, 11)) {
-        let found = format!("the kernel is to speak v2 to {port}, which Linux can from 5.11 on");
-        return Finding::fail(
-            check,
-            found,
-            "use a newer kernel, or ms_mode=legacy and monitors with a v1 address",
-        );
+    let port = link.addresses.join(", ");
+    let fix = "use a newer kernel, or ms_mode=legacy and monitors with a v1 address";
+    match speaks_msgr2 {
+        Some(false) if new => {
+            let found = format!("the kernel is to speak v2 to {port}{why}, which this kernel does not");
+            return Finding::fail(check, found, fix);
+        }
+        None if new => {
+            let found = format!(
+                "the kernel is to speak v2 to {port}{why}; whether this old kernel can shows when rbd is loaded"
+            );
+            return Finding::warn(check, found, "modprobe rbd, and ask again");
+        }
+        _ => {}
     }
-    Finding::ok(check, format!("the kernel speaks {} to {port}", if new { "v2" } else { "v1" }))
+    let defaults = match link.defaults.as_str() {
+        "" => String::new(),
+        defaults => format!("; rbd_default_map_options = {defaults}"),
+    };
+    Finding::ok(
+        check,
+        format!("the kernel speaks {} to {port}{why}{defaults}", if new { "v2" } else { "v1" }),
+    )
+}
+
+/// What the OSD map asks of clients that kernels cannot do.
+fn beyond_kernels(admin: &Admin) -> Option<Finding> {
+    let why = admin.beyond_kernels()?;
+    Some(Finding::warn("osd map", why, "ceph osd dump shows it; librados clients go on, mounts may hang"))
 }
 
 /// Whether this host may use the cluster: a client that is shut out can still ask the monitors, and nothing else.
@@ -267,12 +301,22 @@ mod tests {
     #[test]
     fn kernel_and_monitors_need_a_common_protocol() {
         let port = ["10.0.0.1:3300".to_owned()];
-        assert_eq!(protocol(true, &port, Some((6, 1))).status, Status::Ok);
-        assert_eq!(protocol(true, &port, None).status, Status::Ok);
-        assert_eq!(protocol(true, &port, Some((4, 18))).status, Status::Fail);
-        assert_eq!(protocol(false, &port, Some((4, 18))).status, Status::Ok);
-        assert_eq!(protocol(true, &[], Some((6, 1))).fix.as_deref(), Some("ceph mon enable-msgr2"));
-        assert_eq!(protocol(false, &[], None).status, Status::Fail);
+        let link = |msgr2, addresses: &[String]| KernelLink {
+            addresses: addresses.to_vec(),
+            added: None,
+            msgr2,
+            defaults: "queue_depth=64".to_owned(),
+        };
+        let status = |msgr2, addresses: &[String], speaks| protocol(&link(msgr2, addresses), speaks).status;
+        assert_eq!(status(true, &port, Some(true)), Status::Ok);
+        assert_eq!(status(true, &port, None), Status::Warn);
+        assert_eq!(status(true, &port, Some(false)), Status::Fail);
+        assert_eq!(status(false, &port, Some(false)), Status::Ok);
+        assert_eq!(protocol(&link(true, &[]), Some(true)).fix.as_deref(), Some("ceph mon enable-msgr2"));
+        assert_eq!(status(false, &[], None), Status::Fail);
+        assert!(
+            protocol(&link(false, &port), None).found.ends_with("rbd_default_map_options = queue_depth=64")
+        );
     }
 
     #[test]

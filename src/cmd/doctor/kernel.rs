@@ -6,30 +6,36 @@ use nix::errno::Errno;
 
 use super::geteuid;
 use super::report::Finding;
+use crate::backend::rbd::inspect::{self, KeyPlace};
 use crate::config::Config;
 use crate::error::CallError;
-use crate::linux::keyring;
 use crate::linux::krbd::Kernel;
+use crate::linux::{boot, keyring, krbd};
 
-pub(super) fn examine(_: &Config) -> Vec<Finding> {
-    let release = release().unwrap_or_default();
+pub(super) fn examine(config: &Config) -> Vec<Finding> {
+    let release = boot::release();
     let mut findings = vec![module(Kernel::host().supported_features(), &release)];
     if findings.iter().all(|finding| finding.fix.is_none()) {
         findings
             .extend(numbers(fs::read_to_string("/sys/module/rbd/parameters/single_major").ok().as_deref()));
         findings.push(sysfs(Kernel::host().is_writable()));
     }
-    findings.push(keys(keyring::probe()));
+    let kind = match inspect::key_place(&config.ceph) {
+        Ok(KeyPlace::At(_, key)) => key.kind(),
+        _ => keyring::AES,
+    };
+    findings.push(keys(keyring::probe(kind), kind));
     findings
 }
 
-/// `6.1.0-18-amd64`
-pub(super) fn release() -> Option<String> {
-    fs::read_to_string("/proc/sys/kernel/osrelease").ok().map(|release| release.trim().to_owned())
+/// Whether the kernel's client speaks msgr2; nothing when nobody can tell before it is loaded.
+pub(super) fn speaks_msgr2() -> Option<bool> {
+    let recent = || version(&boot::release()).is_some_and(|version| version >= (5, 11)).then_some(true);
+    krbd::kernel_speaks_msgr2().or_else(recent)
 }
 
-/// Its first two numbers.
-pub(super) fn version(release: &str) -> Option<(u32, u32)> {
+/// The first two numbers of a release.
+fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
@@ -92,8 +98,13 @@ fn sysfs(writable: Result<(), CallError>) -> Finding {
     }
 }
 
-fn keys(probed: Result<(), CallError>) -> Finding {
+fn keys(probed: Result<(), CallError>, kind: u16) -> Finding {
     match probed {
+        Err(e) if e.errno == Errno::EOPNOTSUPP => Finding::fail(
+            "add_key",
+            format!("this kernel does not know keys of type {}", inspect::key_type(kind)),
+            "make the user a key of type aes (ceph auth get-or-create --key-type aes, where this Ceph has that option)",
+        ),
         Ok(()) => Finding::ok("add_key", "keys can be handed to the kernel"),
         Err(e) => {
             let fix = "in a container: run it --privileged, or with a seccomp profile that allows add_key";
@@ -129,6 +140,8 @@ mod tests {
         assert_eq!(numbers(Some("N\n")).unwrap().status, Status::Warn);
         assert_eq!(sysfs(Ok(())).status, Status::Ok);
         assert_eq!(sysfs(Err(CallError::new("open", "/sys", Errno::EROFS))).status, Status::Fail);
-        assert_eq!(keys(Err(CallError::new("add_key", "x", Errno::EPERM))).status, Status::Fail);
+        assert_eq!(keys(Err(CallError::new("add_key", "x", Errno::EPERM)), 1).status, Status::Fail);
+        let unknown = keys(Err(CallError::new("add_key", "x", Errno::EOPNOTSUPP)), 2);
+        assert_eq!((unknown.status, unknown.found.contains("2 (aes256k)")), (Status::Fail, true));
     }
 }

@@ -85,7 +85,7 @@ fn request<'a>(monitors: &'a [String], options: &'a [String]) -> Request<'a> {
 }
 
 fn key() -> Key {
-    Key::from_base64("AQBmzkBnAAAAABAAAAECAwQFBgcICQoLDA0ODw==").unwrap()
+    Key::from_base64(b"AQBmzkBnAAAAABAAAAECAwQFBgcICQoLDA0ODw==").unwrap()
 }
 
 #[test]
