@@ -25,7 +25,7 @@ const OLDEST: [i64; 3] = [1, 16, 0];
 const FUNCTIONS: &[&str] = &[
     // cluster
     "rados_(version|create2|connect|shutdown|conf_(read_file|set|get)|cluster_(fsid|stat)|getaddrs|get_instance_id)",
-    "rados_(mon_command|buffer_free|pool_list|blocklist_add|wait_for_latest_osdmap)",
+    "rados_(mon_command|buffer_free|pool_list|pool_reverse_lookup|blocklist_add|wait_for_latest_osdmap)",
     "rados_ioctx_(create|destroy|get_id|set_namespace)",
     "rados_set_pool_full_try",
     // objects
@@ -39,6 +39,9 @@ const FUNCTIONS: &[&str] = &[
     "rbd_image_options_(create|destroy|set_string|set_uint64)",
     "rbd_(open|open_read_only|close|get_size|get_features|get_id|flush|write_zeroes|diff_iterate2)",
     "rbd_(snap_list|snap_list_end|watchers_list|watchers_list_cleanup)",
+    "rbd_(snap_get_namespace_type|snap_is_protected|list_children3|linked_image_spec_list_cleanup)",
+    "rbd_(get_group|group_info_cleanup|mirror_image_get_info|mirror_image_get_info_cleanup)",
+    "rbd_(read2|pool_metadata_get|trash_list|trash_list_cleanup)",
     "rbd_(lock_exclusive|unlock|break_lock)",
 ];
 

@@ -282,6 +282,11 @@ impl From<CallError> for DriverError {
             (_, Errno::EIO | Errno::ESTALE | Errno::ENXIO | Errno::ETIMEDOUT) => {
                 (K::Unreachable, "the storage does not answer", None)
             }
+            (_, Errno::EBADMSG) => (
+                K::Failed,
+                "the answer is not understood",
+                Some("the object may be damaged, or written by a newer version of Ceph: ceph health detail"),
+            ),
             _ => (K::Failed, "the operation failed", None),
         };
         let mut error = DriverError::new(kind, message).caused_by(e);

@@ -182,7 +182,7 @@ impl Pages {
         let mut volumes: Vec<VolumeView> =
             listed.into_iter().map(|volume| self.view(volume.name, &mounts)).collect();
         volumes.sort_by(|a, b| a.name.cmp(&b.name));
-        Volumes { volumes, degraded }
+        Volumes { volumes, degraded, no_volumes: self.driver.no_volumes() }
     }
 
     fn view(&self, name: String, mounts: &[MountView]) -> VolumeView {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::backend::NoVolume;
 pub use crate::driver::overview::MountView;
 
 /// `/v1/status`
@@ -47,6 +48,9 @@ pub struct Volumes {
     pub volumes: Vec<VolumeView>,
     /// Why this is what was known before, if it is.
     pub degraded: Option<String>,
+    /// Images of the pools that are no volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_volumes: Vec<NoVolume>,
 }
 
 /// One of them.

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::{
-    Backend, Device, ImageInfo, ImageOptions, ImageStore, LeftOut, Listing, Look, Mapper, Owner, Pulse,
-    Record, Source,
+    Backend, Device, ImageInfo, ImageOptions, ImageStore, LeftOut, Listing, Look, Mapper, NoVolume, Owner,
+    Pulse, Record, Source,
 };
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
@@ -186,6 +186,7 @@ impl ImageStore for Faulty<dyn Backend> {
         release(spec: &ImageSpec) -> ();
         owner(spec: &ImageSpec, id: Option<&str>) -> Option<Owner>;
         may_exist(spec: &ImageSpec) -> bool;
+        content(spec: &ImageSpec) -> Content;
         known_bindings() -> Arc<BTreeMap<String, ImageSpec>>;
         is_copy(spec: &ImageSpec, of: &Device) -> bool;
         owned() -> Vec<ImageSpec>;
@@ -204,6 +205,14 @@ impl ImageStore for Faulty<dyn Backend> {
 
     fn reachable(&self) -> Result<()> {
         self.inner.reachable()
+    }
+
+    fn no_volumes(&self) -> Vec<NoVolume> {
+        self.inner.no_volumes()
+    }
+
+    fn whereabouts(&self, spec: &ImageSpec) -> Option<String> {
+        self.inner.whereabouts(spec)
     }
 
     fn note_uses(&self, spec: &ImageSpec, ids: &[String]) -> Result<()> {

@@ -29,7 +29,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DriverError, Result};
-use crate::host::FsKind;
+use crate::host::{Content, FsKind};
 use crate::name::ImageSpec;
 use crate::size::Size;
 
@@ -38,12 +38,25 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
     /// What is known of an image; `None` when there is neither an image nor a half-made one.
     fn info(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>>;
 
+    /// What the image holds, by its signatures, read without a mapping: somebody else may have it mapped.
+    fn content(&self, spec: &ImageSpec) -> Result<Content>;
+
+    /// What is known of an image that is not there under this name any more: where it is now, for an error.
+    fn whereabouts(&self, _spec: &ImageSpec) -> Option<String> {
+        None
+    }
+
+    /// Images that [`list`](Self::list) has left out when it was last asked, and why.
+    fn no_volumes(&self) -> Vec<NoVolume> {
+        Vec::new()
+    }
+
     /// Refuses options that this backend cannot honour. Asked before anything is made.
     fn check_options(&self, options: &ImageOptions) -> Result<()> {
         options.refuse_rbd_only()
     }
 
-    /// All images of all pools, half-made ones too, without opening each. An error only when nothing can be listed.
+    /// All images of all pools of which [`info`](Self::info) says that they are whole. An error only when nothing can be listed.
     fn list(&self) -> Result<Listing>;
 
     /// Makes a blank image with its record. The record is there before the image: killed between the two it leaves a
@@ -143,6 +156,15 @@ pub struct Look {
     pub lost: Vec<(ImageSpec, String)>,
     /// Those whose owner record is gone or wrong.
     pub amiss: Vec<ImageSpec>,
+}
+
+/// An image that is no volume.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NoVolume {
+    /// Where it is, as `rbd` writes it.
+    pub image: String,
+    /// Why it is no volume.
+    pub why: String,
 }
 
 /// Images as block devices.
@@ -333,9 +355,9 @@ pub struct ImageOptions {
     /// Mode of the root directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<u32>,
-    /// Mounted read-only, always.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub read_only: bool,
+    /// Whether it is mounted read-only, always.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
     /// Image features, as a sorted list of names with commas.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<String>,
@@ -357,6 +379,9 @@ pub struct ImageOptions {
     /// How the kernel holds the image's exclusive lock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lock: Option<LockMode>,
+    /// Whether the size was a small number without a unit: elsewhere that means GiB.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub bare_size: bool,
 }
 
 impl ImageOptions {
@@ -426,6 +451,19 @@ pub struct ImageInfo {
     pub allocated: Option<Size>,
     /// What its name does not change, where the store has that.
     pub id: Option<String>,
+    /// What it is, in the words of the options that would make such a one: its size and, in a Ceph cluster, features and layout.
+    pub is: ImageOptions,
+    /// What keeps it from being mounted, although it is there.
+    pub trouble: Option<Trouble>,
     /// What else the backend has to show of it, for people.
     pub details: BTreeMap<&'static str, String>,
+}
+
+/// Why an image that is there cannot be mounted.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    /// What a Mount answers.
+    pub why: DriverError,
+    /// Whether it may be removed all the same.
+    pub removable: bool,
 }

@@ -197,6 +197,23 @@ impl Cluster {
         })
     }
 
+    /// The name of a pool, as this client's map has it.
+    pub fn pool_name(&self, id: i64) -> Result<String> {
+        let call = "rados_pool_reverse_lookup";
+        fit(call, format_args!("pool {id}"), 128, |room| {
+            let mut name = vec![0_u8; room];
+            // SAFETY: the handle is live, and `room` bytes may be written.
+            let rc = unsafe {
+                sys::rados_pool_reverse_lookup(self.raw(), id, name.as_mut_ptr().cast::<c_char>(), room)
+            };
+            match rc {
+                0.. => Fit::Fits(string(&name)),
+                _ if rc == -libc::ERANGE => Fit::Needs(0),
+                _ => Fit::Failed(rc.into()),
+            }
+        })
+    }
+
     /// A pool, or a namespace in it. A missing pool is `ENOENT`; whether the namespace exists is not asked.
     pub fn ioctx(&self, pool: &str, namespace: Option<&str>) -> Result<IoCtx> {
         let (name, namespace) = (pool.to_owned(), namespace.map(str::to_owned));

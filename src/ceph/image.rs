@@ -4,16 +4,20 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use librbd_sys as sys;
 use nix::errno::Errno;
 use tracing::warn;
 
 use super::call::{Fit, c_string, check, fit, plain_address, string, text};
-use super::{IoCtx, Lockers, Result};
+use super::{IoCtx, Lockers, Result, features};
+use crate::error::CallError;
 
 /// How much is cleared by one call: librbd takes less than 2 GiB.
 const CHUNK: u64 = 1 << 30;
+/// How much is looked at by one call where each object is asked.
+const LOOKS: u64 = 16 << 30;
 
 /// Somebody who has an image open for writing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,29 +165,41 @@ impl Image {
         self.done(call, rc, Errno::ENOENT)
     }
 
-    /// Whether no block of it was ever written, as far as the cluster knows: not even by its parent, if it is a clone.
-    pub fn is_untouched(&self) -> Result<bool> {
+    /// Whether no block of it was ever written, as far as the cluster knows: not even by its parent, if it is a clone. `ETIMEDOUT`
+    /// when the time is over before all of it was looked at: without a map of its objects each of them is asked.
+    pub fn is_untouched(&self, within: Duration) -> Result<bool> {
         let call = "rbd_diff_iterate2";
         let size = self.size()?;
         let touched = AtomicBool::new(false);
-        // SAFETY: the image is open, no snapshot to start from means from the beginning, and the callback gets a flag that is there
-        // until the call returns, when nothing of it runs any more.
-        let rc = unsafe {
-            sys::rbd_diff_iterate2(
-                self.handle,
-                ptr::null(),
-                0,
-                size,
-                1,
-                1,
-                Some(extent),
-                ptr::from_ref(&touched).cast_mut().cast::<c_void>(),
-            )
-        };
-        if touched.load(Ordering::Relaxed) {
-            return Ok(false);
+        let start = Instant::now();
+        let step = if self.features()? & features::FAST_DIFF != 0 { size.max(1) } else { LOOKS };
+        let mut at = 0;
+        while at < size {
+            if start.elapsed() > within {
+                return Err(CallError::new(call, self.object(), Errno::ETIMEDOUT));
+            }
+            let length = step.min(size - at);
+            // SAFETY: the image is open, no snapshot to start from means from the beginning, and the callback gets a flag that is there
+            // until the call returns, when nothing of it runs any more.
+            let rc = unsafe {
+                sys::rbd_diff_iterate2(
+                    self.handle,
+                    ptr::null(),
+                    at,
+                    length,
+                    1,
+                    1,
+                    Some(extent),
+                    ptr::from_ref(&touched).cast_mut().cast::<c_void>(),
+                )
+            };
+            if touched.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            check(call, self.object(), rc.into())?;
+            at += length;
         }
-        check(call, self.object(), rc.into()).map(|_| true)
+        Ok(true)
     }
 
     /// Makes all of it read as zeros, and gives the space back.
@@ -204,26 +220,6 @@ impl Image {
         check("rbd_flush", self.object(), rc.into()).map(drop)
     }
 
-    /// The names of its snapshots.
-    pub fn snapshots(&self) -> Result<Vec<String>> {
-        fit("rbd_snap_list", self.object(), 16, |room| {
-            let mut found = vec![sys::rbd_snap_info_t::default(); room];
-            let Ok(mut count) = c_int::try_from(room) else { return Fit::Failed(-i64::from(libc::ERANGE)) };
-            // SAFETY: the image is open, and `count` entries may be written.
-            let rc = unsafe { sys::rbd_snap_list(self.handle, found.as_mut_ptr(), &raw mut count) };
-            match usize::try_from(rc) {
-                Ok(listed) => {
-                    let names = found.iter().take(listed).filter_map(snapshot).collect();
-                    // SAFETY: librbd has filled the entries, the last one with a null pointer, and they are freed here only.
-                    unsafe { sys::rbd_snap_list_end(found.as_mut_ptr()) }
-                    Fit::Fits(names)
-                }
-                Err(_) if rc == -libc::ERANGE => Fit::Needs(usize::try_from(count).unwrap_or(0)),
-                Err(_) => Fit::Failed(rc.into()),
-            }
-        })
-    }
-
     /// Closes it; dropping it does too, and can only log that it failed. It is closed either way.
     pub fn close(mut self) -> Result<()> {
         self.close_once()
@@ -239,8 +235,16 @@ impl Image {
         check("rbd_close", self.object(), rc.into()).map(drop)
     }
 
-    fn object(&self) -> String {
+    pub(super) fn object(&self) -> String {
         self.io.named(&self.name)
+    }
+
+    pub(super) fn raw(&self) -> sys::rbd_image_t {
+        self.handle
+    }
+
+    pub(super) fn io(&self) -> &IoCtx {
+        &self.io
     }
 
     /// The end of a call for which one errno means that there was nothing to do.
@@ -264,11 +268,6 @@ fn watcher(found: &sys::rbd_image_watcher_t) -> Option<Watcher> {
     // SAFETY: librbd has stored a string in it.
     let address = unsafe { text(found.addr) };
     Some(Watcher { address: plain_address(&address?), id: found.id, cookie: found.cookie })
-}
-
-fn snapshot(found: &sys::rbd_snap_info_t) -> Option<String> {
-    // SAFETY: librbd has stored a string in it.
-    unsafe { text(found.name) }
 }
 
 /// Hears of an extent: the first one that exists ends the search.

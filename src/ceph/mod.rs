@@ -22,6 +22,7 @@ mod images;
 mod ioctx;
 mod lock;
 mod omap;
+mod ties;
 mod version;
 
 pub use class::ClassCall;
@@ -31,6 +32,7 @@ pub use images::{CreateOptions, ImageName};
 pub use ioctx::IoCtx;
 pub use lock::{Locker, Lockers};
 pub use omap::Swap;
+pub use ties::{Mirrored, Snapshot, SnapshotOf, Trashed};
 pub use version::{Versions, versions};
 
 use crate::error::CallError;

@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::options::Options;
+use super::read::small;
 use super::undo::Undo;
 use super::{Driver, LONG};
 use crate::backend::{ImageInfo, ImageOptions, Record, Stage};
@@ -12,7 +13,7 @@ use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
 use crate::name::{ImageSpec, VolumeName};
-use crate::time::{now, seconds};
+use crate::time::now;
 
 /// How often to look whether another plugin has made the image.
 const POLL: Duration = Duration::from_millis(100);
@@ -47,6 +48,9 @@ impl Driver {
                 };
                 let record = Record { stage: Stage::Creating, adopted: false, created: now(), options };
                 self.check_format(&record)?;
+                if let (true, Some(size)) = (record.options.bare_size, record.options.size) {
+                    tracing::warn!(image = %spec, "{}", small(size));
+                }
                 let shown_later = Making::begin(self, &spec);
                 let made_meanwhile = self.make(&spec, record, deadline)?;
                 drop(shown_later);
@@ -61,48 +65,6 @@ impl Driver {
         }
         self.cache.add(&self.shown_name(&spec)?);
         Ok(())
-    }
-
-    /// The image is there: its options must be those asked for. An image that somebody else made has none yet, and gets them.
-    fn accept(&self, name: &str, spec: &ImageSpec, info: &ImageInfo, asked: ImageOptions) -> Result<()> {
-        let differs = |how: &str| {
-            DriverError::new(
-                ErrorKind::AlreadyExists,
-                format!("volume {name:?} exists with other options: {how}"),
-            )
-            .hint("leave the options out, or choose another name")
-        };
-        let compare = |record: &Record| {
-            record.options.conflict(&asked).map_or(Ok(()), |conflict| Err(differs(&conflict)))
-        };
-        if let Some(record) = &info.record {
-            return compare(record);
-        }
-        if let (Some(asked), Some(size)) = (asked.size, info.size)
-            && asked != size
-        {
-            return Err(differs(&format!("size is {size}, not {asked}")));
-        }
-        if asked == ImageOptions::default() {
-            return Ok(());
-        }
-        let mount_options = self.mount_options(&asked);
-        let options = ImageOptions { size: info.size, mount_options, ..asked.clone() };
-        let record =
-            Record { stage: Stage::Creating, adopted: true, created: seconds(info.created), options };
-        self.check_format(&record)?;
-        let mut undo = Undo::default();
-        let result = (|| {
-            undo.push("release the image", || self.backend.release(spec));
-            self.backend.claim(spec)?;
-            // Another host may have adopted it since we looked.
-            match self.backend.info(spec)?.and_then(|info| info.record) {
-                Some(theirs) => compare(&theirs)?,
-                None => self.backend.write_record(spec, &record)?,
-            }
-            self.backend.release(spec)
-        })();
-        result.map_err(|e| self.undo(spec, undo, e))
     }
 
     /// Claims the image; while another plugin is making it (Swarm sends Create to many hosts), waits for it to be made.

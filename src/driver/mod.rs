@@ -10,6 +10,7 @@ pub mod options;
 pub mod refs;
 pub mod undo;
 
+mod accept;
 mod cache;
 mod checking;
 mod create;

@@ -85,16 +85,21 @@ impl Driver {
             }
         }
         if !self.backend.may_exist(spec)? {
-            return Err(missing(name).hint(CREATE_IT));
+            let hint = self.backend.whereabouts(spec).unwrap_or_else(|| CREATE_IT.to_owned());
+            return Err(missing(name).hint(hint));
         }
         self.mount_fresh(name, arrival, deadline)
     }
 
     fn mountable(&self, name: &str, spec: &ImageSpec) -> Result<ImageInfo> {
-        self.existing(name, spec).map_err(|e| match e.kind {
+        let info = self.existing(name, spec).map_err(|e| match e.kind {
             ErrorKind::NotFound => e.hint(CREATE_IT),
             _ => e,
-        })
+        })?;
+        match info.trouble {
+            Some(trouble) => Err(trouble.why),
+            None => Ok(info),
+        }
     }
 
     /// The kernel's word on a mount that we remember.
@@ -281,7 +286,7 @@ impl Driver {
         deadline: Deadline,
     ) -> Result<(Device, Filesystem, (Option<String>, bool))> {
         let created = seconds(info.created);
-        let mut record = info.record.unwrap_or_else(|| Record {
+        let mut record = info.record.clone().unwrap_or_else(|| Record {
             stage: Stage::Creating,
             adopted: true,
             created,
@@ -290,13 +295,18 @@ impl Driver {
                 ..ImageOptions::default()
             },
         });
-        let kept = (record.options.mount_options.clone(), record.options.read_only);
+        let kept = (record.options.mount_options.clone(), record.options.read_only.unwrap_or(false));
         let expected = record.options.fstype.filter(|_| record.stage == Stage::Ready);
         let blank = match self.host.probe(&device, expected)? {
             Content::Filesystem(found) => match &record.stage {
                 // The mkfs of an adoption that died: never given out, so made anew.
                 Stage::Formatting { uuid } if found.uuid.as_ref() == Some(uuid) => false,
-                _ => return Ok((device, found, kept)),
+                _ => {
+                    if let Some(record) = &info.record {
+                        self.correct_claimed(spec, record, &info, &found);
+                    }
+                    return Ok((device, found, kept));
+                }
             },
             Content::Foreign(what) => {
                 return Err(DriverError::new(

@@ -17,6 +17,9 @@ pub const VALID: &str = "size=<MiB, or a number with K, M, G, T>, pool=<name>, f
      namespace=<name>, features=<a,b>, object-size=<bytes, or with K, M>, stripe-unit=<bytes, or with K, M>, \
      stripe-count=<number>, data-pool=<name>, map-options=<a,b=c>, lock=<cooperative|exclusive> (those from namespace on are for images in Ceph)";
 
+/// A bare number below this is worth a word: other plugins take it for GiB.
+pub(super) const SMALL: Size = Size::mib(100);
+
 /// Parsed options.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
@@ -53,7 +56,11 @@ impl Options {
     fn set(&mut self, key: &str, value: &str) -> Result<()> {
         let image = &mut self.image;
         match key {
-            "size" => image.size = Some(value.parse()?),
+            "size" => {
+                let size = value.parse()?;
+                image.size = Some(size);
+                image.bare_size = size < SMALL && value.bytes().all(|b| b.is_ascii_digit());
+            }
             "fstype" => image.fstype = Some(value.parse()?),
             "mkfs-options" => {
                 image.mkfs_options =
@@ -63,7 +70,7 @@ impl Options {
             "uid" => image.uid = Some(number(value, 10, u32::MAX - 1, "a number such as 1000")?),
             "gid" => image.gid = Some(number(value, 10, u32::MAX - 1, "a number such as 1000")?),
             "mode" => image.mode = Some(number(value, 8, 0o7777, "octal permission bits such as 0750")?),
-            "read-only" => image.read_only = boolean(value)?,
+            "read-only" => image.read_only = Some(boolean(value)?),
             "features" => image.features = Some(words(value)?),
             "object-size" => image.object_size = Some(bytes(value)?),
             "stripe-unit" => image.stripe_unit = Some(bytes(value)?),
@@ -170,20 +177,6 @@ fn boolean(value: &str) -> Result<bool> {
 }
 
 impl ImageOptions {
-    /// What of `asked` differs from these, as `key=have, asked key=want`. What was not asked for does not differ.
-    pub fn conflict(&self, asked: &ImageOptions) -> Option<String> {
-        let have = self.shown();
-        let want = asked.shown();
-        let differing: Vec<String> = want
-            .iter()
-            .filter(|(key, value)| have.get(*key) != Some(value))
-            .map(|(key, value)| {
-                format!("{key} is {}, not {value}", have.get(key).map_or("not set", String::as_str))
-            })
-            .collect();
-        (!differing.is_empty()).then(|| differing.join(", "))
-    }
-
     /// Those that are set, as `docker volume inspect` shows them.
     pub fn shown(&self) -> BTreeMap<&'static str, String> {
         let mut shown = BTreeMap::new();
@@ -195,7 +188,7 @@ impl ImageOptions {
         put("uid", self.uid.map(|uid| uid.to_string()));
         put("gid", self.gid.map(|gid| gid.to_string()));
         put("mode", self.mode.map(|mode| format!("{mode:04o}")));
-        put("read-only", self.read_only.then(|| "true".to_owned()));
+        put("read-only", self.read_only.map(|read_only| read_only.to_string()));
         put("features", self.features.clone());
         put("object-size", self.object_size.map(|size| size.to_string()));
         put("stripe-unit", self.stripe_unit.map(|size| size.to_string()));
@@ -252,7 +245,7 @@ mod tests {
                 uid: Some(1000),
                 gid: Some(0),
                 mode: Some(0o750),
-                read_only: true,
+                read_only: Some(true),
                 features: Some("exclusive-lock,layering".to_owned()),
                 object_size: Some(Size::bytes(1 << 20)),
                 stripe_unit: Some(Size::bytes(65536)),
@@ -260,6 +253,7 @@ mod tests {
                 data_pool: Some("ec".to_owned()),
                 map_options: Some("queue_depth=64,notrim".to_owned()),
                 lock: Some(LockMode::Exclusive),
+                bare_size: false,
             }
         );
         assert_eq!(parse(&[("order", "22")]).unwrap(), parse(&[("objectSize", "4M")]).unwrap());
@@ -301,12 +295,10 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_asked_for_can_conflict() {
-        let have = parse(&[("size", "64"), ("fstype", "ext4")]).unwrap().image;
-        assert_eq!(have.conflict(&ImageOptions::default()), None);
-        assert_eq!(have.conflict(&parse(&[("size", "64M")]).unwrap().image), None);
-        let e = have.conflict(&parse(&[("size", "65"), ("uid", "1")]).unwrap().image).unwrap();
-        assert_eq!(e, "size is 64M, not 65M, uid is not set, not 1");
+    fn a_small_number_without_a_unit_is_remarked() {
+        let bare = |size: &str| parse(&[("size", size)]).unwrap().image.bare_size;
+        assert!(bare("16") && bare(" 99 "));
+        assert!(!bare("16M") && !bare("100") && !bare("16G"));
     }
 
     proptest! {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Driver;
 use super::api::Volume;
 use super::table::MountedVolume;
-use crate::backend::Pulse;
+use crate::backend::{NoVolume, Pulse};
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::host::Usage;
 use crate::linux::blkstat::{self, BlockIo};
@@ -205,6 +205,11 @@ impl Driver {
     /// What is known of a volume, for when the store does not answer.
     pub fn known_volume(&self, name: &str, why: &str) -> Option<Volume> {
         self.cache.get(name, &DriverError::new(ErrorKind::Unreachable, why))
+    }
+
+    /// The images that the last List has left out, and why.
+    pub fn no_volumes(&self) -> Vec<NoVolume> {
+        self.backend.no_volumes()
     }
 
     /// The size of a volume, if a Get has ever told it.

@@ -27,6 +27,11 @@ impl ImageInfo {
             None => false,
         }
     }
+
+    /// Whether a Create has begun it, and has not ended yet.
+    pub fn is_being_made(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.stage != Stage::Ready && !record.adopted)
+    }
 }
 
 impl Driver {

@@ -1,12 +1,15 @@
 //! Path, Get and List: no guard, no waiting, and never "not found" because something is away.
 
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
 use super::Driver;
 use super::api::Volume;
-use crate::backend::{ImageInfo, Listing};
+use super::options::SMALL;
+use crate::backend::{ImageInfo, ImageOptions, Listing, Stage};
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
 use crate::name::{ImageSpec, VolumeName};
@@ -35,9 +38,16 @@ impl Driver {
         // Of all names one is read, however many there are. It is bound to an image of its own name.
         let answer = self.backend.binding(volume.image()).and_then(|bound| {
             let spec = self.resolve_bound(bound.as_ref(), &volume)?;
-            let info = self.existing(name, &spec)?;
+            let shown = self.shown_bound(bound.as_ref(), &spec);
+            let info = match self.existing(name, &spec) {
+                Err(e) if e.kind == ErrorKind::NotFound && self.table.get(&spec).is_some() => {
+                    let why = self.backend.whereabouts(&spec);
+                    return Ok((self.describe_vanished(name, &spec, why), shown));
+                }
+                info => info?,
+            };
             self.was_looked_up(volume.image(), bound.as_ref());
-            Ok((self.describe(name, &spec, &info), self.shown_bound(bound.as_ref(), &spec)))
+            Ok((self.describe(name, &spec, &info), shown))
         });
         match answer {
             Ok((volume, shown)) => {
@@ -77,6 +87,13 @@ impl Driver {
         };
         self.was_answered(&names.bindings);
         let making = lock(&self.making).clone();
+        // Containers use what is mounted, even when its image is under this name no more.
+        let mut specs = specs;
+        let listed: HashSet<ImageSpec> = specs.iter().cloned().collect();
+        let mounted = self.table.all();
+        let mounted = mounted.iter().map(|volume| &volume.refs.spec);
+        let unseen = |spec: &ImageSpec| left_out.iter().any(|left_out| left_out.covers(spec));
+        specs.extend(mounted.filter(|spec| !listed.contains(spec) && !unseen(spec)).cloned());
         let mut volumes: Vec<Volume> = specs
             .iter()
             .filter(|spec| !making.contains(spec))
@@ -107,6 +124,30 @@ impl Driver {
         }
     }
 
+    /// What is mounted here, although there is no image of this name any more.
+    fn describe_vanished(&self, name: &str, spec: &ImageSpec, why: Option<String>) -> Volume {
+        let info = ImageInfo {
+            size: None,
+            record: None,
+            created: SystemTime::UNIX_EPOCH,
+            allocated: None,
+            id: None,
+            is: ImageOptions::default(),
+            trouble: None,
+            details: BTreeMap::new(),
+        };
+        let mut volume = self.describe(name, spec, &info);
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        volume.created_at = None;
+        for gone in ["made-by", "size", "allocated"] {
+            volume.status.remove(gone);
+        }
+        volume.status.insert("health".to_owned(), json!("degraded"));
+        let reason = format!("{spec} is mounted here, but there is no image of this name any more{why}");
+        volume.status.insert("reason".to_owned(), json!(reason));
+        volume
+    }
+
     fn describe(&self, name: &str, spec: &ImageSpec, info: &ImageInfo) -> Volume {
         let mounted = self.table.get(spec);
         let mut status = Map::new();
@@ -122,9 +163,23 @@ impl Driver {
             put(key, json!(value));
         }
         let mut health = "ok";
+        if let Some(trouble) = &info.trouble {
+            health = "unusable";
+            put("reason", json!(trouble.why.to_string()));
+        }
         match &info.record {
             Some(record) => {
-                put("options", json!(record.options.shown()));
+                put("options", json!(info.options_that_hold()));
+                if let Some(to_come) = info.options_to_come() {
+                    put("when-formatted", json!(to_come));
+                }
+                if record.stage == Stage::Ready {
+                    put("fstype", json!(record.options.fstype));
+                }
+                if let (true, Some(size)) = (record.options.bare_size, info.size.filter(|size| *size < SMALL))
+                {
+                    put("warning", json!(small(size)));
+                }
                 put("made-by", json!(if record.adopted { "somebody else" } else { "this plugin" }));
             }
             None => {
@@ -170,6 +225,11 @@ impl Driver {
             status,
         }
     }
+}
+
+/// What is said of a small volume whose size was a bare number.
+pub(super) fn small(size: Size) -> String {
+    format!("it has {size} only: a size without a unit is in MiB; where GiB were meant, say so: size=16G")
 }
 
 pub(super) fn missing(name: &str) -> DriverError {

@@ -186,8 +186,10 @@ impl Driver {
             ..ImageOptions::default()
         });
         let Content::Filesystem(found) = self.host.probe(&device, options.fstype)? else { return Ok(false) };
-        let flags =
-            MountFlags { options: options.mount_options.unwrap_or_default(), read_only: options.read_only };
+        let flags = MountFlags {
+            options: options.mount_options.unwrap_or_default(),
+            read_only: options.read_only.unwrap_or(false),
+        };
         let mountpoint = self.mountpoint(spec);
         {
             let _short = self.lock_uses(spec);

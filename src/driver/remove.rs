@@ -29,6 +29,11 @@ impl Driver {
             tracing::info!(image = %spec, "not removed: the plugin was started with --remove ignore");
             return Ok(());
         }
+        if let Some(trouble) = info.as_ref().and_then(|info| info.trouble.as_ref())
+            && !trouble.removable
+        {
+            return Err(trouble.why.clone().context(format_args!("volume {name:?} cannot be removed")));
+        }
         if info.is_none() {
             tracing::info!(image = %spec, "does not exist, nothing to remove");
             return self.unbind(&spec);

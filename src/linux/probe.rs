@@ -4,14 +4,17 @@
 //! a read error is always an error. A superblock with a wrong checksum still counts as its filesystem; the check before the
 //! mount judges it.
 
+use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use libblkid_rs::{BlkidErr, BlkidFltr, BlkidProbe, BlkidSafeprobeRet, BlkidSublks, BlkidSublksFlags};
 use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::blkdev;
-use crate::error::CallError;
+use crate::error::{CallError, OrCall};
 use crate::host::{Content, Filesystem, FsKind};
 
 /// Whether the device holds the filesystem that is expected on it: a few reads, where [`probe`] reads all over the device.
@@ -43,6 +46,31 @@ pub fn probe(path: &Path) -> Result<Content, CallError> {
         blkdev::ends_are_zero(path)?;
     }
     Ok(found)
+}
+
+/// What a regular file holds, as [`probe`] says it of a device; `name` is what errors call it.
+pub fn content_of(file: &File, name: &str) -> Result<Content, CallError> {
+    let name = Path::new(name);
+    let mut probe = BlkidProbe::new().map_err(|e| failed("blkid_new_probe", name, &e))?;
+    probe.set_device(file.as_raw_fd(), 0, 0).map_err(|e| failed("blkid_probe_set_device", name, &e))?;
+    let mut question = || {
+        probe.enable_superblocks(true)?;
+        probe.enable_partitions(true)?;
+        look(&mut probe)
+    };
+    question().map_err(|e| failed("blkid_do_safeprobe", name, &e))
+}
+
+/// What an image holds of which only the ends are at hand: the rest is taken for zeros. `size` is that of all of it.
+pub fn content_of_ends(beginning: &[u8], end: &[u8], size: u64, name: &str) -> Result<Content, CallError> {
+    let made = memfd_create(c"image", MFdFlags::MFD_CLOEXEC).or_call("memfd_create", name)?;
+    let file = File::from(made);
+    let write = |bytes: &[u8], at: u64| file.write_all_at(bytes, at);
+    file.set_len(size)
+        .and_then(|()| write(beginning, 0))
+        .and_then(|()| write(end, size.saturating_sub(end.len() as u64)))
+        .or_call("write", name)?;
+    content_of(&file, name)
 }
 
 fn ask(

@@ -15,9 +15,11 @@ mod daemon;
 mod fake_kernel;
 mod hosts;
 mod kernel;
+mod kinds;
 mod layer;
 mod link;
 mod migration;
+mod options;
 mod owners;
 mod plugin;
 mod pools;
@@ -44,6 +46,8 @@ fn main() -> ExitCode {
     trials.extend(corpus::trials(&lab));
     trials.extend(link::trials(&lab));
     trials.extend(wire::trials(&lab));
+    trials.extend(kinds::trials(&lab));
+    trials.extend(options::trials(&lab));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // By hand: what exits with a code drops nothing.
     drop(lab);

@@ -162,7 +162,7 @@ fn a_read_only_volume_is_for_one_host_too(lab: &Lab) {
     one.claim(&a).unwrap();
     one.create(&a, Size::mib(16), &record(Stage::Creating)).unwrap();
     let mut ready = record(Stage::Ready);
-    ready.options.read_only = true;
+    ready.options.read_only = Some(true);
     one.write_record(&a, &ready).unwrap();
     let said = in_use(two.claim(&a));
     assert!(said.contains("a read-only volume, too, is for one host at a time"), "{said}");

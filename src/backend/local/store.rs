@@ -12,9 +12,10 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::unistd::{Whence, lseek64};
 
 use super::LocalBackend;
-use crate::backend::{ImageInfo, ImageStore, Listing, Owner, Record};
+use crate::backend::{ImageInfo, ImageOptions, ImageStore, Listing, Owner, Record, Stage};
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
-use crate::linux::files;
+use crate::host::Content;
+use crate::linux::{files, probe};
 use crate::name::ImageSpec;
 use crate::size::Size;
 
@@ -60,12 +61,30 @@ impl ImageStore for LocalBackend {
             created: image.as_ref().and_then(|image| image.modified().ok()).unwrap_or(SystemTime::UNIX_EPOCH),
             allocated: image.as_ref().map(|image| Size::bytes(image.blocks() * 512)),
             id: None,
+            is: ImageOptions {
+                size: image.as_ref().map(|image| Size::bytes(image.len())),
+                ..ImageOptions::default()
+            },
+            trouble: None,
             details: BTreeMap::new(),
         }))
     }
 
+    fn content(&self, spec: &ImageSpec) -> Result<Content> {
+        let path = self.paths.image(spec);
+        Ok(probe::content_of(&self.open_image(spec)?, &path.display().to_string())?)
+    }
+
     fn list(&self) -> Result<Listing> {
-        self.paths.specs("img").map(Listing::from)
+        let mut whole = Vec::new();
+        for spec in self.paths.specs("img")? {
+            // A record that cannot be read is Get's to tell.
+            let record = self.record(&spec).unwrap_or_default();
+            if record.is_none_or(|record| record.stage == Stage::Ready || record.adopted) {
+                whole.push(spec);
+            }
+        }
+        Ok(whole.into())
     }
 
     fn create(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()> {
@@ -146,14 +165,29 @@ impl ImageStore for LocalBackend {
     }
 
     fn owner(&self, spec: &ImageSpec, _id: Option<&str>) -> Result<Option<Owner>> {
-        let content = files::load(&self.paths.owner(spec))?;
-        Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
+        let path = self.paths.owner(spec);
+        // Nothing is in it yet where somebody is just claiming the image.
+        let Some(content) = files::load(&path)?.filter(|content| !content.is_empty()) else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&content).map(Some).map_err(|e| {
+            DriverError::new(
+                ErrorKind::Failed,
+                format!("the owner record {} is damaged: {e}", path.display()),
+            )
+            .hint("it is mended when the volume is next mounted here")
+        })
     }
 
     fn owned(&self) -> Result<Vec<ImageSpec>> {
         let mut owned = Vec::new();
         for spec in self.paths.specs("owner")? {
-            if self.owner(&spec, None)?.is_none_or(|owner| owner.same_plugin(&self.identity)) {
+            let owner = match self.owner(&spec, None) {
+                // Damaged: a claim tells whose it is.
+                Err(e) if e.source.is_none() => None,
+                owner => owner?,
+            };
+            if owner.is_none_or(|owner| owner.same_plugin(&self.identity)) {
                 owned.push(spec);
             }
         }

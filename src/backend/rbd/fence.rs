@@ -134,7 +134,7 @@ impl RbdBackend {
             };
             let hint = if owner.same_plugin(&self.identity) {
                 "that is this host before its restart, or a copy of it that lives; it is known when its heartbeat has run out"
-            } else if read_only() == Some(true) {
+            } else if read_only().flatten() == Some(true) {
                 "a read-only volume, too, is for one host at a time: unmount the volume there"
             } else {
                 "unmount the volume there"

@@ -6,8 +6,9 @@ use super::{header, inspect, monitors, secret};
 
 /// Any bytes are understood or refused.
 pub fn answers(bytes: &[u8]) {
-    let fields: Vec<_> = bytes.splitn(4, |byte| *byte == b'|').map(|field| Ok(field.to_vec())).collect();
+    let fields: Vec<_> = bytes.splitn(6, |byte| *byte == b'|').map(|field| Ok(field.to_vec())).collect();
     drop(header::understand("1", &fields));
+    drop(header::understand_id("a", bytes));
     drop(OwnerRecord::parse(bytes));
     if let Ok(list) = Blocklist::parse(bytes) {
         for fence in list.clone().into_fences() {

@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Record, Stage};
-use crate::ceph::{ClassCall, IoCtx};
-use crate::error::{CallError, Result};
+use crate::ceph::{ClassCall, IoCtx, features};
+use crate::error::{CallError, DriverError, Result};
 use crate::size::Size;
 
 /// The image itself, not a snapshot of it (CEPH_NOSNAP).
@@ -25,8 +25,14 @@ pub(super) struct Header {
     pub(super) size: Size,
     pub(super) object_size: Size,
     pub(super) features: u64,
+    /// Size of a stripe's part and number of objects that it goes over, where that is not one whole object.
+    pub(super) striping: Option<(u64, u64)>,
+    /// The id of the pool that holds the data, when it is another one.
+    pub(super) data_pool: Option<i64>,
     pub(super) created: SystemTime,
     pub(super) record: Option<Stored>,
+    /// What is wrong with the record: then nothing is known of what this image may be used for.
+    pub(super) damage: Option<DriverError>,
 }
 
 /// Our record as it is kept.
@@ -44,7 +50,7 @@ pub(super) struct Stored {
 /// The id of an image by its name; nothing when there is none.
 pub(super) fn id(io: &IoCtx, image: &str) -> Result<Option<String>, CallError> {
     match io.exec(&format!("rbd_id.{image}"), "rbd", "get_id", &[]) {
-        Ok(answer) => Ok(Decoder(&answer).string()),
+        Ok(answer) => understand_id(image, &answer).map(Some),
         Err(e) if e.errno == Errno::ENOENT => Ok(None),
         Err(e) => Err(e),
     }
@@ -55,6 +61,13 @@ pub(super) fn data_pool(io: &IoCtx, image: &str) -> Result<Option<i64>> {
     let answer = io.exec(&object(image), "rbd", "get_data_pool", &[])?;
     let pool = Decoder(&answer).u64().ok_or_else(|| damaged(image, "get_data_pool"))?.cast_signed();
     Ok((pool >= 0).then_some(pool))
+}
+
+/// What `get_id` has answered. What is no id is damage, and not the word that there is no image.
+pub(super) fn understand_id(image: &str, answer: &[u8]) -> Result<String, CallError> {
+    let is_id = |id: &String| !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic());
+    let damaged = || CallError::new("get_id", format!("rbd_id.{image}"), Errno::EBADMSG);
+    Decoder(answer).string().filter(is_id).ok_or_else(damaged)
 }
 
 /// The object of an image's header.
@@ -72,6 +85,8 @@ pub(super) fn read(io: &IoCtx, id: &str) -> Result<Option<Header>> {
         call("get_features", &head[..]),
         call("metadata_get", &key[..]),
         call("get_create_timestamp", &[]),
+        call("get_stripe_unit_count", &[]),
+        call("get_data_pool", &[]),
     ];
     match io.exec_many(&object(id), &calls) {
         Err(e) if e.errno == Errno::ENOENT => Ok(None),
@@ -79,9 +94,9 @@ pub(super) fn read(io: &IoCtx, id: &str) -> Result<Option<Header>> {
     }
 }
 
-/// What the four methods have answered.
+/// What the methods have answered.
 pub(super) fn understand(id: &str, answers: &[Result<Vec<u8>, Errno>]) -> Result<Option<Header>> {
-    let [size, features, record, created] = answers else {
+    let [size, features, record, created, striping, data_pool] = answers else {
         return Err(damaged(id, "get_size").into());
     };
     if matches!(size, Err(Errno::ENOENT)) {
@@ -97,21 +112,53 @@ pub(super) fn understand(id: &str, answers: &[Result<Vec<u8>, Errno>]) -> Result
     let features = features.as_ref().map_err(|errno| failed(id, "get_features", *errno))?;
     let features = Decoder(features).u64().ok_or_else(|| damaged(id, "get_features"))?;
     let record = match record {
-        Ok(answer) => Decoder(answer).string().map(|text| parse_record(&text, id)).transpose()?.flatten(),
-        Err(Errno::ENOENT) => None,
+        Ok(answer) => {
+            let text = Decoder(answer).string().ok_or_else(|| damaged(id, "metadata_get").into());
+            text.and_then(|text| parse_record(&text, id))
+        }
+        Err(Errno::ENOENT) => Ok(None),
         Err(errno) => return Err(failed(id, "metadata_get", *errno).into()),
     };
+    let (record, damage) = match record {
+        Ok(record) => (record, None),
+        Err(damage) => (None, Some(damage)),
+    };
     // Not in every image: those of before Mimic have none.
-    let created = created.as_ref().ok().and_then(|answer| {
-        let mut fields = Decoder(answer);
-        Some(UNIX_EPOCH + Duration::new(u64::from(fields.u32()?), fields.u32()?.min(999_999_999)))
-    });
+    let created = match created {
+        Ok(answer) => {
+            let mut fields = Decoder(answer);
+            let time = fields.u32().zip(fields.u32()).ok_or_else(|| damaged(id, "get_create_timestamp"))?;
+            UNIX_EPOCH + Duration::new(u64::from(time.0), time.1.min(999_999_999))
+        }
+        Err(_) => UNIX_EPOCH,
+    };
+    let has = |feature: u64| features & feature != 0;
+    let striping = match striping {
+        _ if !has(features::STRIPING) => None,
+        Ok(answer) => {
+            let mut fields = Decoder(answer);
+            let both = fields.u64().zip(fields.u64()).filter(|(unit, count)| *unit > 0 && *count > 0);
+            Some(both.ok_or_else(|| damaged(id, "get_stripe_unit_count"))?)
+        }
+        Err(errno) => return Err(failed(id, "get_stripe_unit_count", *errno).into()),
+    };
+    let data_pool = match data_pool {
+        _ if !has(features::DATA_POOL) => None,
+        Ok(answer) => {
+            let pool = Decoder(answer).u64().ok_or_else(|| damaged(id, "get_data_pool"))?;
+            Some(pool.cast_signed())
+        }
+        Err(errno) => return Err(failed(id, "get_data_pool", *errno).into()),
+    };
     Ok(Some(Header {
         size: Size::bytes(size),
         object_size: Size::bytes(1 << order),
         features,
-        created: created.unwrap_or(UNIX_EPOCH),
+        striping,
+        data_pool,
+        created,
         record,
+        damage,
     }))
 }
 
@@ -119,7 +166,7 @@ pub(super) fn understand(id: &str, answers: &[Result<Vec<u8>, Errno>]) -> Result
 /// means nothing on another image.
 pub(super) fn parse_record(text: &str, id: &str) -> Result<Option<Stored>> {
     let mut stored: Stored = serde_json::from_str(text).map_err(|e| {
-        crate::error::DriverError::new(
+        DriverError::new(
             crate::error::ErrorKind::Failed,
             format!("the record in the metadata of image {id} is damaged: {e}"),
         )
@@ -274,6 +321,45 @@ mod tests {
             assert!(stored(unusable, "b2").is_none(), "{unusable}");
         }
         assert!(parse_record("{", "a1").unwrap_err().to_string().contains("damaged"));
+    }
+
+    #[test]
+    fn an_answer_that_is_no_id_is_damage_and_not_the_word_that_there_is_no_image() {
+        assert_eq!(understand_id("a", &string(b"10ab")).unwrap(), "10ab");
+        for damage in [&b""[..], &[4, 0, 0, 0, b'1'], &[0, 0, 0, 0], &string(b"\xff\xfe"), &string(b"a\n")] {
+            let e = understand_id("a", damage).unwrap_err();
+            assert_eq!((e.errno, e.object.as_str()), (Errno::EBADMSG, "rbd_id.a"), "{damage:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_says_what_the_image_is_and_damage_is_no_absence() {
+        let number = |n: u64| Ok(n.to_le_bytes().to_vec());
+        let both = |a: u64, b: u64| Ok([a.to_le_bytes(), b.to_le_bytes()].concat());
+        let size = || Ok([vec![22], (64_u64 << 20).to_le_bytes().to_vec()].concat());
+        let bits = features::LAYERING | features::STRIPING | features::DATA_POOL;
+        let none = || Err(Errno::ENOENT);
+        let whole = [size(), number(bits), none(), none(), both(65536, 4), number(7)];
+        let header = understand("1", &whole).unwrap().unwrap();
+        assert_eq!((header.striping, header.data_pool), (Some((65536, 4)), Some(7)));
+        let plain =
+            [size(), number(features::LAYERING), none(), none(), Err(Errno::ENOEXEC), number(u64::MAX)];
+        let header = understand("1", &plain).unwrap().unwrap();
+        assert_eq!((header.striping, header.data_pool), (None, None));
+        assert!(header.record.is_none() && header.damage.is_none());
+        for at in [0, 1, 3, 4, 5] {
+            let mut short = whole.clone();
+            short[at] = Ok(vec![1, 2, 3]);
+            let e = understand("1", &short).unwrap_err();
+            assert_eq!(e.source.unwrap().errno, Errno::EBADMSG, "answer {at}");
+        }
+        // What Mount may do with the image is in the record: that it cannot be read is not that it is not there.
+        for record in [Ok(vec![9, 0, 0, 0]), Ok(string(b"{"))] {
+            let mut damaged = whole.clone();
+            damaged[2] = record;
+            let header = understand("1", &damaged).unwrap().unwrap();
+            assert!(header.record.is_none() && header.damage.is_some());
+        }
     }
 
     proptest! {

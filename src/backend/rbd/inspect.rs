@@ -12,7 +12,7 @@ use super::options::{DEFAULTS, with_defaults};
 use super::places::{self, Configured};
 use super::secret::Look;
 use super::session::{how, place};
-use super::{caps, conf_text, header, map, osdmap, secret};
+use super::{caps, conf_text, header, kinds, map, osdmap, secret};
 use crate::ceph::{Conf, Locker, Swap, features};
 use crate::config;
 use crate::error::{CallError, DriverError, ErrorKind, Result};
@@ -49,8 +49,10 @@ pub struct Images {
     pub lacking: Vec<(ImageSpec, String, String)>,
     /// Those with an advisory lock that bears the host's name.
     pub locked: Vec<(ImageSpec, Locker)>,
-    /// Those that cannot be read.
+    /// Those that cannot be read, or cannot be used as they are.
     pub damaged: Vec<DriverError>,
+    /// Those that are no volumes, as `rbd` names them, and why.
+    pub no_volumes: Vec<(String, String)>,
 }
 
 /// What there is of the user's key. Needs no cluster.
@@ -248,7 +250,19 @@ impl Admin {
                 };
                 for image in images {
                     seen.count += 1;
-                    let Ok(spec) = ImageSpec::new(pool, place.1.as_deref(), &image.name) else { continue };
+                    let spec = match ImageSpec::new(pool, place.1.as_deref(), &image.name) {
+                        Ok(spec) => spec,
+                        Err(e) => {
+                            let parts = [Some(pool.as_str()), place.1.as_deref(), Some(image.name.as_str())];
+                            let named = parts.into_iter().flatten().collect::<Vec<_>>().join("/");
+                            seen.no_volumes.push((named, e.message));
+                            continue;
+                        }
+                    };
+                    if image.id.is_empty() {
+                        seen.no_volumes.push((spec.to_string(), "it is an image of format 1".to_owned()));
+                        continue;
+                    }
                     if Instant::now() < until {
                         self.look_at(&spec, &image.id, kernel, host, &mut seen)?;
                     }
@@ -270,8 +284,12 @@ impl Admin {
         seen.looked += 1;
         let header = match header::read(&io, id) {
             Ok(Some(header)) => header,
-            // Removed meanwhile.
-            Ok(None) => return Ok(()),
+            // Half removed, or removed meanwhile.
+            Ok(None) => {
+                let why = "it has no header: rbd rm ends its removal";
+                seen.no_volumes.push((spec.to_string(), why.to_owned()));
+                return Ok(());
+            }
             // What the cluster does not answer is no fault of the image.
             Err(e) if e.source.is_some() => return Err(e),
             Err(e) => {
@@ -279,10 +297,14 @@ impl Admin {
                 return Ok(());
             }
         };
+        if let Some(trouble) = kinds::trouble(spec, &header, None) {
+            seen.damaged.push(trouble.why);
+            return Ok(());
+        }
         let lacking = kernel.map_or(0, |kernel| header.features & !kernel);
         if lacking != 0 {
             let names = features::names(lacking).join(",");
-            seen.lacking.push((spec.clone(), names, map::without_features(spec, lacking)));
+            seen.lacking.push((spec.clone(), names, map::without_features(spec, header.features, lacking)));
         }
         if header.features & features::EXCLUSIVE_LOCK == 0 {
             let lockers = io.lockers(&format!("rbd_header.{id}"), "rbd_lock")?;

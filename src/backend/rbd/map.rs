@@ -7,11 +7,11 @@ use nix::errno::Errno;
 
 use super::RbdBackend;
 use super::advisory::locked;
-use super::header;
 use super::link::Session;
 use super::monitors::Added;
 use super::options::DEFAULTS;
 use super::osdmap;
+use super::{header, kinds};
 use crate::backend::{Device, ImageOptions, Mapper};
 use crate::ceph::{Image, IoCtx, features};
 use crate::deadline::Deadline;
@@ -58,7 +58,9 @@ impl RbdBackend {
             return Err(DriverError::new(ErrorKind::MissingTool, "the kernel module rbd is not loaded")
                 .hint("modprobe rbd; to load it at every start: echo rbd > /etc/modules-load.d/rbd.conf"));
         };
-        refuse_features(spec, header.features & !kernel)?;
+        if let Some(trouble) = kinds::trouble(spec, &header, Some(kernel)) {
+            return Err(trouble.why);
+        }
         let options = header.record.map_or_else(ImageOptions::default, |stored| stored.record.options);
         let defaults = session.cluster.conf(DEFAULTS).unwrap_or_default();
         let mut words = self.map_options(&options, &defaults, header.features, spec)?;
@@ -243,27 +245,40 @@ fn is_named(mapping: &Mapping, spec: &ImageSpec) -> bool {
 }
 
 /// An error for features that the kernel lacks, with the command that ends it.
-fn refuse_features(spec: &ImageSpec, lacking: u64) -> Result<()> {
-    if lacking == 0 {
-        return Ok(());
+pub(super) fn lacks(spec: &ImageSpec, has: u64, lacking: u64) -> DriverError {
+    let mut names = features::names(lacking).join(",");
+    if names.is_empty() {
+        names = format!("unknown ones ({lacking:#x})");
     }
-    let names = features::names(lacking).join(",");
     let message = format!("{spec} has features that this kernel lacks: {names}");
-    Err(DriverError::new(ErrorKind::Failed, message).hint(without_features(spec, lacking)))
+    DriverError::new(ErrorKind::Failed, message).hint(without_features(spec, has, lacking))
 }
 
-/// What lets a kernel that lacks these features map the image.
-pub(super) fn without_features(spec: &ImageSpec, lacking: u64) -> String {
+/// What lets a kernel that lacks these features map the image, out of those that it has.
+pub(super) fn without_features(spec: &ImageSpec, has: u64, lacking: u64) -> String {
     let removable = features::EXCLUSIVE_LOCK
         | features::OBJECT_MAP
         | features::FAST_DIFF
         | features::DEEP_FLATTEN
         | features::JOURNALING;
-    if lacking & !removable == 0 {
-        format!("rbd feature disable {spec} {}", features::names(lacking).join(","))
-    } else {
-        "use a newer kernel".to_owned()
+    if lacking & !removable != 0 {
+        return "use a newer kernel".to_owned();
     }
+    // What rests on one of them has to go with it.
+    let mut go = lacking;
+    if go & features::EXCLUSIVE_LOCK != 0 {
+        go |= features::OBJECT_MAP | features::JOURNALING;
+    }
+    if go & features::OBJECT_MAP != 0 {
+        go |= features::FAST_DIFF;
+    }
+    let go = go & has;
+    let mirrored = if go & features::JOURNALING != 0 {
+        " (where it is mirrored by its journal, that ends its mirroring)"
+    } else {
+        ""
+    };
+    format!("rbd feature disable {spec} {}{mirrored}", features::names(go).join(","))
 }
 
 /// Where the options of a mapping come from that nobody gave with `map-options`.

@@ -16,13 +16,16 @@ mod advisory;
 mod beats;
 mod blocklist;
 pub(crate) mod caps;
+mod catalogue;
 mod conf_text;
 mod data_pool;
 mod fence;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod header;
+mod inside;
 mod kin;
+mod kinds;
 mod link;
 mod map;
 mod mine;
@@ -51,6 +54,7 @@ use crate::linux::krbd::{Kernel, Maker, Mapping};
 use crate::lock;
 use crate::name::ImageSpec;
 use beats::Beats;
+use catalogue::Catalogue;
 use fence::Suspects;
 use link::Link;
 use names::Names;
@@ -84,6 +88,7 @@ pub struct RbdBackend {
     seen: Seen,
     /// What the last listing has left out.
     omitted: Omitted,
+    catalogue: Catalogue,
     /// Owner records that we hold.
     held: Arc<Mutex<Held>>,
     /// Images of which this life knows whether they need that lock.
@@ -153,6 +158,7 @@ impl RbdBackend {
             suspects: Suspects::default(),
             seen: Seen::default(),
             omitted: Omitted::default(),
+            catalogue: Catalogue::default(),
             held,
             taken: Mutex::default(),
             advisory: Mutex::default(),

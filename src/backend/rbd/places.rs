@@ -15,7 +15,7 @@ use super::link::{Place, Session, place};
 use super::names::Bindings;
 use super::owner::{self, Keys};
 use crate::backend::{LeftOut, Listing};
-use crate::ceph::{Cluster, IoCtx};
+use crate::ceph::{Cluster, ImageName, IoCtx};
 use crate::config;
 use crate::error::{CallError, DriverError, ErrorKind, Result};
 use crate::lock;
@@ -172,6 +172,7 @@ impl Omitted {
         session: &Session,
         configured: &Configured<'_>,
         bound: &Bindings,
+        volumes: &dyn Fn(&Place, &[ImageName]) -> Vec<ImageSpec>,
         heed: &dyn Fn(DriverError) -> DriverError,
     ) -> Result<Listing> {
         let mut left_out: Vec<LeftOut> = Vec::new();
@@ -194,7 +195,7 @@ impl Omitted {
         for place in places {
             let home = configured.is_home(&place);
             let found = self.silent(&place).map_or_else(|| Ok(()), Err);
-            match found.and_then(|()| images(session, &place, home)) {
+            match found.and_then(|()| images(session, &place, home).map(|found| volumes(&place, &found))) {
                 Ok(found) => {
                     answered = true;
                     specs.extend(found);
@@ -215,15 +216,13 @@ impl Omitted {
 }
 
 /// The images of a place. In a pool that was deleted, and in a namespace that was removed, there seem to be none.
-fn images(session: &Session, place: &Place, home: bool) -> Result<Vec<ImageSpec>> {
+fn images(session: &Session, place: &Place, home: bool) -> Result<Vec<ImageName>> {
     let io = session.open(place)?;
     let images = io.images()?;
     if images.is_empty() && home {
         session.still(place, &io)?;
     }
-    // Names that no volume can have are no volumes.
-    let spec = |image: &str| ImageSpec::new(&place.0, place.1.as_deref(), image).ok();
-    Ok(images.iter().filter_map(|image| spec(&image.name)).collect())
+    Ok(images)
 }
 
 /// The owner records of one place.

@@ -62,8 +62,11 @@ mod tests {
             size: Size::bytes(1),
             object_size: Size::bytes(1),
             features: 0,
+            striping: None,
+            data_pool: None,
             created: UNIX_EPOCH,
             record: None,
+            damage: None,
         };
         let [a, b] = ["a", "b"].map(|image| ImageSpec::new("rbd", None, image).unwrap());
         let seen = Seen::default();

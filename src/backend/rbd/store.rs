@@ -7,13 +7,16 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use nix::errno::Errno;
 
 use super::header::{self, Stored};
-use super::link::{Session, place};
+use super::link::{Place, Session, place};
 use super::owner::{self, Changed, OwnerRecord, image_key, new_key};
-use super::places::Configured;
-use super::{RbdBackend, fence, options, places};
-use crate::backend::{Device, ImageInfo, ImageOptions, ImageStore, Listing, Look, Owner, Record, Stage};
-use crate::ceph::{Image, IoCtx, Swap, features};
+use super::places::{self, Configured};
+use super::{RbdBackend, inside, kinds, options};
+use crate::backend::{
+    Device, ImageInfo, ImageOptions, ImageStore, Listing, Look, NoVolume, Owner, Record, Stage,
+};
+use crate::ceph::{Image, ImageName, IoCtx, Swap};
 use crate::error::{CallError, DriverError, ErrorKind, Result};
+use crate::host::Content;
 use crate::lock;
 use crate::name::ImageSpec;
 use crate::size::Size;
@@ -49,7 +52,7 @@ impl RbdBackend {
                 self.seen.note(spec, &id, None);
                 Ok(true)
             }
-            // Whether the pool is there as well.
+            // Whether the pool is there as well, or an image of the old format.
             None => Ok(self.info_of(spec)?.is_some_and(|info| !info.is_half_made())),
         }
     }
@@ -74,8 +77,10 @@ impl RbdBackend {
                 still => still?,
             }
             // Claimed and perhaps begun, but not there.
-            let making = self.making(&io, spec)?;
-            return Ok(making.map(|record| half_made(record, None)));
+            return match self.making(&io, spec)? {
+                Some(record) => Ok(Some(half_made(record, None))),
+                None => kinds::format_1(&io, spec),
+            };
         };
         let header = match seen {
             Some((_, header)) => Some(header),
@@ -88,24 +93,28 @@ impl RbdBackend {
             let record = self.making(&io, spec)?.unwrap_or(gone);
             return Ok(Some(half_made(record, None)));
         };
-        let (record, removing) = match header.record {
-            Some(stored) => (Some(stored.record), stored.removing),
+        let (record, removing) = match &header.record {
+            Some(stored) => (Some(stored.record.clone()), stored.removing),
             // Made by a Create that died before it could write the record.
-            None => (self.making(&io, spec)?, false),
+            None if header.damage.is_none() => (self.making(&io, spec)?, false),
+            None => (None, false),
         };
-        let details = [
-            ("features", features::names(header.features).join(",")),
-            ("object-size", header.object_size.to_string()),
-            ("cluster", io.cluster().fsid().to_owned()),
-        ];
-        Ok(Some(ImageInfo {
+        let is = kinds::is(&io, &header);
+        let details = kinds::details(&io, &header, &is);
+        let info = ImageInfo {
             size: (!removing).then_some(header.size),
             record,
             created: header.created,
             allocated: None,
             id: Some(id),
-            details: BTreeMap::from(details),
-        }))
+            is,
+            trouble: kinds::trouble(spec, &header, self.kernel.supported_features()?),
+            details,
+        };
+        if info.is_half_made() {
+            self.catalogue.forget(spec);
+        }
+        Ok(Some(info))
     }
 
     /// The record of the image that somebody is making, or was making when they died, under this name.
@@ -120,8 +129,8 @@ impl RbdBackend {
         let session = self.link.session()?;
         let io = session.of(spec)?;
         session.kernel_key()?;
-        let create = self.create_options(&session.cluster, &record.options)?;
-        self.check_new_data_pool(&session, &io, spec, &create)?;
+        let create = self.create_options(&io, spec, &record.options)?;
+        self.check_new_data_pool(&session, &io, spec, &create.layout)?;
         if header::id(&io, spec.image())?.is_some() {
             return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{spec} exists")));
         }
@@ -141,7 +150,11 @@ impl RbdBackend {
         };
         io.create_object(TRASH)?;
         let mut claim = noted(Some(record))?;
-        match io.create_image(spec.image(), size.as_bytes(), &create) {
+        let mut made = io.create_image(spec.image(), size.as_bytes(), &create.layout);
+        if made.as_ref().is_err_and(|e| e.errno == Errno::EEXIST) && inside::clear_entry(&io, spec)? {
+            made = io.create_image(spec.image(), size.as_bytes(), &create.layout);
+        }
+        match made {
             Ok(()) => {}
             Err(e) if e.errno == Errno::EEXIST => {
                 noted(None)?;
@@ -150,9 +163,9 @@ impl RbdBackend {
             // The pools are there: the namespace was removed this moment.
             Err(e) if e.errno == Errno::ENOENT => {
                 places::require_namespace(&io)?;
-                return Err(e.into());
+                return Err(create.explain(spec, size, e));
             }
-            Err(e) => return Err(e.into()),
+            Err(e) => return Err(create.explain(spec, size, e)),
         }
         let gone = || DriverError::new(ErrorKind::Failed, format!("{spec} was removed while it was made"));
         let id = header::id(&io, spec.image())?.ok_or_else(gone)?;
@@ -219,9 +232,11 @@ impl RbdBackend {
                 |stored| stored.record,
             )
         });
-        if let Some(record) = &record {
-            self.refuse_unless_removable(&io, spec)?;
+        if let (Some(record), Some(header)) = (&record, &header) {
+            kinds::refuse_unless_removable(&io, spec, header)?;
             self.write(spec, record, true)?;
+        } else if let Some(trouble) = kinds::format_1(&io, spec)?.and_then(|info| info.trouble) {
+            return Err(trouble.why);
         }
         let mut told = Instant::now();
         // Also where only a name is left, or nothing: librbd goes on with a removal that died.
@@ -247,17 +262,33 @@ impl RbdBackend {
                 });
             }
             (Err(e), _) if e.errno == Errno::ENOENT => {}
-            (Err(e), Some(record)) => return Err(self.not_removed(&io, spec, record, e)),
+            (Err(e), Some(record)) => return Err(self.not_removed(&io, spec, record, header.as_ref(), e)),
             (Err(e), None) => return Err(e.into()),
         }
         self.change(&io, &new_key(spec), |before| Some(OwnerRecord { making: None, ..before })).map(drop)
     }
 
     /// A refusal leaves the image whole; then it must not count as half removed.
-    fn not_removed(&self, io: &IoCtx, spec: &ImageSpec, record: &Record, e: CallError) -> DriverError {
-        let refused =
-            matches!(e.errno, Errno::EBUSY | Errno::ENOTEMPTY | Errno::EROFS | Errno::ECHILD | Errno::EMLINK);
-        let error = match self.refuse_unless_removable(io, spec) {
+    fn not_removed(
+        &self,
+        io: &IoCtx,
+        spec: &ImageSpec,
+        record: &Record,
+        header: Option<&header::Header>,
+        e: CallError,
+    ) -> DriverError {
+        let refused = matches!(
+            e.errno,
+            Errno::EBUSY
+                | Errno::ENOTEMPTY
+                | Errno::EROFS
+                | Errno::ECHILD
+                | Errno::EMLINK
+                | Errno::EINVAL
+                | Errno::EOPNOTSUPP
+        );
+        let why = header.map_or(Ok(()), |header| kinds::refuse_unless_removable(io, spec, header));
+        let error = match why {
             Err(better) if refused => better.caused_by(e),
             _ => DriverError::from(e),
         };
@@ -266,39 +297,20 @@ impl RbdBackend {
             _ => error,
         }
     }
-
-    /// An error that says what an image has that keeps it from being removed.
-    fn refuse_unless_removable(&self, io: &IoCtx, spec: &ImageSpec) -> Result<()> {
-        let image = Image::open_read_only(io, spec.image())?;
-        let snapshots = image.snapshots()?;
-        if !snapshots.is_empty() {
-            return Err(DriverError::new(
-                ErrorKind::InUse,
-                format!("{spec} has {} snapshot(s): {}", snapshots.len(), shortened(&snapshots)),
-            )
-            .hint(format!("rbd snap purge {spec} removes them, if they are not needed")));
-        }
-        drop(image);
-        let watchers = fence::watchers(io, spec)?;
-        if watchers.is_empty() {
-            return Ok(());
-        }
-        Err(DriverError::new(
-            ErrorKind::InUse,
-            format!("{spec} is mapped or open at {}", shortened(&watchers)),
-        )
-        .hint("unmap it there"))
-    }
-}
-
-fn shortened(names: &[String]) -> String {
-    let more = if names.len() > 4 { ", …" } else { "" };
-    format!("{}{more}", names.iter().take(4).cloned().collect::<Vec<_>>().join(", "))
 }
 
 fn half_made(record: Record, size: Option<Size>) -> ImageInfo {
     let created = UNIX_EPOCH + Duration::from_secs(record.created);
-    ImageInfo { size, record: Some(record), created, allocated: None, id: None, details: BTreeMap::new() }
+    ImageInfo {
+        size,
+        record: Some(record),
+        created,
+        allocated: None,
+        id: None,
+        is: ImageOptions::default(),
+        trouble: None,
+        details: BTreeMap::new(),
+    }
 }
 
 impl ImageStore for RbdBackend {
@@ -324,7 +336,13 @@ impl ImageStore for RbdBackend {
             // Without them, the configured pools are listed all the same; theirs is one of those.
             let bound = self.names.all(Ok(Arc::clone(&session))).unwrap_or_default();
             let configured = Configured::new(&self.options);
-            self.omitted.list(&session, &configured, &bound, &|e| self.link.heed_error(e))
+            let volumes = |place: &Place, images: &[ImageName]| {
+                self.catalogue.volumes(place, images, |spec| self.info_of(spec))
+            };
+            let heed = |e| self.link.heed_error(e);
+            let listing = self.omitted.list(&session, &configured, &bound, &volumes, &heed);
+            self.catalogue.listed();
+            listing
         };
         self.link.heed(listed())
     }
@@ -338,11 +356,16 @@ impl ImageStore for RbdBackend {
     }
 
     fn is_untouched(&self, spec: &ImageSpec) -> Result<bool> {
-        let untouched = || {
-            let io = self.link.session()?.of(spec)?;
-            Ok(Image::open_read_only(&io, spec.image())?.is_untouched()?)
-        };
-        self.link.heed(untouched())
+        self.link.heed(self.link.session().and_then(|session| inside::is_untouched(&session.of(spec)?, spec)))
+    }
+
+    fn content(&self, spec: &ImageSpec) -> Result<Content> {
+        self.link.heed(self.link.session().and_then(|session| inside::content(&session.of(spec)?, spec)))
+    }
+
+    fn whereabouts(&self, spec: &ImageSpec) -> Option<String> {
+        let io = self.link.session().and_then(|session| session.of(spec)).ok()?;
+        inside::whereabouts(&io, spec)
     }
 
     fn discard(&self, spec: &ImageSpec) -> Result<()> {
@@ -352,6 +375,10 @@ impl ImageStore for RbdBackend {
             Ok(Image::open(&io, spec.image())?.discard_all()?)
         };
         self.link.heed(discarded())
+    }
+
+    fn no_volumes(&self) -> Vec<NoVolume> {
+        self.catalogue.no_volumes()
     }
 
     fn remove(&self, spec: &ImageSpec) -> Result<()> {

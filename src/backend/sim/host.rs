@@ -30,11 +30,7 @@ impl State {
 impl Host for Sim {
     fn probe(&self, device: &Device, _expected: Option<FsKind>) -> Result<Content> {
         let mut state = self.world.look();
-        Ok(match &state.image_on(device)?.1.data {
-            Data::Filesystem(found, _) => Content::Filesystem(found.clone()),
-            Data::Foreign(what) if !what.is_empty() => Content::Foreign(what.clone()),
-            Data::Untouched | Data::HalfFormatted | Data::Foreign(_) => Content::Nothing,
-        })
+        Ok(state.image_on(device)?.1.data.content())
     }
 
     fn ends_are_zero(&self, device: &Device) -> Result<bool> {

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Device, Owner, Record};
-use crate::host::{Filesystem, Mounted, Process};
+use crate::host::{Content, Filesystem, Mounted, Process};
 use crate::name::ImageSpec;
 use crate::size::Size;
 
@@ -82,6 +82,17 @@ pub enum Data {
     Filesystem(Filesystem, String),
     /// Something else, by name; an empty name has no signature.
     Foreign(String),
+}
+
+impl Data {
+    /// What a probe finds.
+    pub(super) fn content(&self) -> Content {
+        match self {
+            Self::Filesystem(found, _) => Content::Filesystem(found.clone()),
+            Self::Foreign(what) if !what.is_empty() => Content::Foreign(what.clone()),
+            Self::Untouched | Self::HalfFormatted | Self::Foreign(_) => Content::Nothing,
+        }
+    }
 }
 
 impl World {

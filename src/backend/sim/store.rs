@@ -5,8 +5,11 @@ use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::{Data, Image, Sim, State};
-use crate::backend::{Backend, Device, ImageInfo, ImageStore, Listing, Look, Mapper, Owner, Pulse, Record};
+use crate::backend::{
+    Backend, Device, ImageInfo, ImageOptions, ImageStore, Listing, Look, Mapper, Owner, Pulse, Record, Stage,
+};
 use crate::error::{DriverError, ErrorKind, Result};
+use crate::host::Content;
 use crate::name::ImageSpec;
 use crate::size::Size;
 
@@ -42,8 +45,15 @@ impl ImageStore for Sim {
             created: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             allocated: None,
             id: None,
+            is: ImageOptions { size: image.map(|image| image.size), ..ImageOptions::default() },
+            trouble: None,
             details: BTreeMap::new(),
         }))
+    }
+
+    fn content(&self, spec: &ImageSpec) -> Result<Content> {
+        let state = self.store()?;
+        Ok(state.images.get(spec).ok_or_else(|| missing(spec))?.data.content())
     }
 
     fn reachable(&self) -> Result<()> {
@@ -51,7 +61,11 @@ impl ImageStore for Sim {
     }
 
     fn list(&self) -> Result<Listing> {
-        Ok(self.store()?.images.keys().cloned().collect::<Vec<_>>().into())
+        let state = self.store()?;
+        let whole = |spec: &&ImageSpec| {
+            state.records.get(*spec).is_none_or(|record| record.stage == Stage::Ready || record.adopted)
+        };
+        Ok(state.images.keys().filter(whole).cloned().collect::<Vec<_>>().into())
     }
 
     fn create(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()> {

@@ -167,6 +167,13 @@ fn findings(seen: &Images, compared: bool) -> Vec<Finding> {
         let fix = format!("if no old plugin runs here: {}", fixes.join("; "));
         all.push(Finding::warn("locks", found, fix));
     }
+    if !seen.no_volumes.is_empty() {
+        let named: Vec<String> =
+            seen.no_volumes.iter().take(NAMED).map(|(image, why)| format!("{image:?} ({why})")).collect();
+        let found = format!("no volumes: {}{}", named.join(", "), few(seen.no_volumes.len()));
+        let fix = "rbd rename gives an image another name; docker volume ls does not show these";
+        all.push(Finding::warn("images", found, fix));
+    }
     for e in seen.damaged.iter().take(NAMED) {
         all.push(Finding { status: Status::Warn, ..Finding::error("images", e, None) });
     }
@@ -215,6 +222,15 @@ mod tests {
         let seen = Images { count: 1, looked: 1, locked: vec![(spec("a"), locker)], ..Images::default() };
         let fix = findings(&seen, true).remove(0).fix.unwrap();
         assert_eq!(fix, "if no old plugin runs here: rbd lock remove rbd/a h1 client.41");
+    }
+
+    #[test]
+    fn images_that_are_no_volumes_are_named_with_the_reason() {
+        let no_volumes = vec![("rbd/my vol".to_owned(), "a blank".to_owned())];
+        let seen = Images { count: 1, looked: 1, no_volumes, ..Images::default() };
+        let finding = findings(&seen, true).remove(0);
+        assert_eq!(finding.status, Status::Warn);
+        assert_eq!(finding.found, "no volumes: \"rbd/my vol\" (a blank)");
     }
 
     #[test]

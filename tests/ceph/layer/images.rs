@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use rbd_docker_plugin::ceph::{CreateOptions, Image, features};
 use serde_json::{Value, json};
 
-use crate::rig::{Lab, Ready, fresh, trial};
+use crate::rig::{Lab, Ready, TIMEOUT, fresh, trial};
 
 pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
     vec![
@@ -150,7 +150,7 @@ fn remove(lab: &Lab) {
     let mut shares = Vec::new();
     let e = lab.io.remove_image(&name, &mut |share| shares.push(share)).unwrap_err();
     assert_eq!((e.call, e.errno), ("rbd_remove_with_progress", Errno::EBUSY));
-    assert_eq!(image.is_untouched(), Ok(false), "nothing was taken away");
+    assert_eq!(image.is_untouched(TIMEOUT), Ok(false), "nothing was taken away");
     image.close().unwrap();
     shares.clear();
     lab.io.remove_image(&name, &mut |share| shares.push(share)).unwrap();
@@ -209,7 +209,8 @@ fn snapshots(lab: &Lab) {
         lab.run(&["rbd", "snap", "create", "--no-progress", "--snap", snapshot, &lab.spec(&name)]);
     }
     let image = Image::open(&lab.io, &name).unwrap();
-    let mut found = image.snapshots().unwrap();
+    let mut found: Vec<String> =
+        image.snapshots().unwrap().into_iter().map(|snapshot| snapshot.name).collect();
     found.sort();
     assert_eq!(found, names);
     image.close().unwrap();
@@ -222,31 +223,31 @@ fn untouched(lab: &Lab) {
         let name = fresh("untouched");
         let options = CreateOptions { features: Some(bits), ..CreateOptions::default() };
         lab.io.create_image(&name, 256 << 20, &options).unwrap();
-        let look = || Image::open_read_only(&lab.io, &name).unwrap().is_untouched().unwrap();
+        let look = || Image::open_read_only(&lab.io, &name).unwrap().is_untouched(TIMEOUT).unwrap();
         assert!(look());
         lab.run(&["rbd", "resize", "--no-progress", "--size", "512", &lab.spec(&name)]);
         assert!(look(), "growing writes nothing");
         write(lab, &name, "4K");
         assert!(!look());
         let image = Image::open(&lab.io, &name).unwrap();
-        assert_eq!(image.is_untouched(), Ok(false));
+        assert_eq!(image.is_untouched(TIMEOUT), Ok(false));
         image.discard_all().unwrap();
-        assert_eq!(image.is_untouched(), Ok(true), "features {bits}");
+        assert_eq!(image.is_untouched(TIMEOUT), Ok(true), "features {bits}");
     }
     let name = fresh("empty");
     lab.io.create_image(&name, 0, &plain()).unwrap();
     let image = Image::open(&lab.io, &name).unwrap();
-    assert_eq!(image.is_untouched(), Ok(true));
+    assert_eq!(image.is_untouched(TIMEOUT), Ok(true));
     image.discard_all().unwrap();
     // One block at the end of a large one.
     let name = fresh("large");
     lab.io.create_image(&name, 40 << 30, &plain()).unwrap();
     let image = Image::open_read_only(&lab.io, &name).unwrap();
-    assert_eq!(image.is_untouched(), Ok(true));
+    assert_eq!(image.is_untouched(TIMEOUT), Ok(true));
     let last: u64 = (40 << 30) / (4 << 20) - 1;
     let last = format!("rbd_data.{}.{last:016x}", image.id().unwrap());
     lab.run(&["rados", "-p", &lab.pool, "put", &last, "/etc/hostname"]);
-    assert_eq!(image.is_untouched(), Ok(false));
+    assert_eq!(image.is_untouched(TIMEOUT), Ok(false));
 }
 
 fn untouched_clone(lab: &Lab) {
@@ -256,7 +257,7 @@ fn untouched_clone(lab: &Lab) {
     let snapshot = format!("{}@s", lab.spec(&parent));
     lab.run(&["rbd", "snap", "create", "--no-progress", &snapshot]);
     lab.run(&["rbd", "clone", "--rbd-default-clone-format", "2", &snapshot, &lab.spec(&clone)]);
-    assert_eq!(Image::open_read_only(&lab.io, &clone).unwrap().is_untouched(), Ok(false));
+    assert_eq!(Image::open_read_only(&lab.io, &clone).unwrap().is_untouched(TIMEOUT), Ok(false));
 }
 
 fn discard(lab: &Lab) {
@@ -269,7 +270,7 @@ fn discard(lab: &Lab) {
         lab.run(&["rbd", "import", "--no-progress", full.to_str().unwrap(), &lab.spec(&name)]);
         let image = Image::open(&lab.io, &name).unwrap();
         assert_eq!(image.size().unwrap(), u64::try_from(bytes).unwrap());
-        assert_eq!(image.is_untouched(), Ok(false));
+        assert_eq!(image.is_untouched(TIMEOUT), Ok(false));
         image.discard_all().unwrap();
         image.close().unwrap();
         let _ = fs::remove_file(&after);
@@ -282,7 +283,7 @@ fn discard(lab: &Lab) {
     lab.io.create_image(&name, 5 << 30, &CreateOptions::default()).unwrap();
     let image = Image::open(&lab.io, &name).unwrap();
     image.discard_all().unwrap();
-    assert_eq!(image.is_untouched(), Ok(true));
+    assert_eq!(image.is_untouched(TIMEOUT), Ok(true));
     image.close().unwrap();
     assert_eq!(Image::open_read_only(&lab.io, &name).unwrap().discard_all().unwrap_err().errno, Errno::EROFS);
 }

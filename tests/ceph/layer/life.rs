@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use rbd_docker_plugin::ceph::{ClassCall, CreateOptions, Image, Swap};
 use serde_json::json;
 
-use crate::rig::{Lab, Ready, connect, fresh, trial};
+use crate::rig::{Lab, Ready, TIMEOUT, connect, fresh, trial};
 
 pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
     vec![trial("a_small_life", ready, life)]
@@ -65,11 +65,11 @@ fn images(lab: &Lab) {
     image.lock("cookie").unwrap();
     assert_eq!((image.watchers().unwrap().len(), image.lockers().unwrap().lockers.len()), (1, 1));
     lab.run(&["rbd", "snap", "create", "--no-progress", &format!("{}@s", lab.spec(&name))]);
-    assert_eq!(Image::open(&io, &name).unwrap().snapshots().unwrap(), ["s"]);
+    assert_eq!(Image::open(&io, &name).unwrap().snapshots().unwrap()[0].name, "s");
     lab.run(&["rbd", "snap", "rm", "--no-progress", &format!("{}@s", lab.spec(&name))]);
     image.unlock("cookie").unwrap();
     image.discard_all().unwrap();
-    assert_eq!(image.is_untouched(), Ok(true));
+    assert_eq!(image.is_untouched(TIMEOUT), Ok(true));
     image.close().unwrap();
     let renamed = fresh("life");
     io.rename_image(&name, &renamed).unwrap();

@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 use nix::errno::Errno;
 use rbd_docker_plugin::ceph::{CreateOptions, Image, IoCtx};
 
-use crate::rig::{Lab, Ready, fresh, trial, wait_until};
+use crate::rig::{Lab, Ready, TIMEOUT, fresh, trial, wait_until};
 
 pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
     vec![
@@ -172,7 +172,7 @@ fn old_format(lab: &Lab) {
     assert_eq!(image.lockers().unwrap().lockers, []);
     image.lock("cookie").unwrap();
     assert_eq!(image.lockers().unwrap().lockers[0].cookie, "cookie");
-    assert_eq!(image.is_untouched(), Ok(true));
+    assert_eq!(image.is_untouched(TIMEOUT), Ok(true));
 }
 
 fn many_lockers(lab: &Lab) {

@@ -62,7 +62,7 @@ fn frozen_osd(lab: &Lab) {
     assert_eq!(ends("watchers", 1, || image.watchers()), none);
     assert_eq!(ends("lockers of an image", 1, || image.lockers()), none);
     assert_eq!(ends("lock", 1, || image.lock("c")), none);
-    assert_eq!(ends("is_untouched", 3, || reader.is_untouched()), none);
+    assert_eq!(ends("is_untouched", 3, || reader.is_untouched(TIMEOUT)), none);
     assert_eq!(ends("discard_all", 1, || image.discard_all()), none);
     ends("close", 4, || image.close());
     ends("close of a reader", 1, || reader.close());
