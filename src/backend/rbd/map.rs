@@ -119,7 +119,8 @@ impl RbdBackend {
     /// for a while. Another one is tried, because nothing else tells a key that was changed from a capability that lacks.
     fn key_refused(&self, spec: &ImageSpec, failure: &Failure) -> Option<DriverError> {
         let e = Session::connect(&self.options).err().filter(|e| e.kind != ErrorKind::Unreachable)?;
-        Some(e.context(format!("the kernel may not map {spec}")).caused_by(failure.error.clone()))
+        let kernel = &failure.error;
+        Some(e.context(format!("the kernel may not map {spec} ({kernel})")))
     }
 
     /// The mapping of an image on this host, by its identity; while the cluster is away, or when the image is gone, what this plugin has
