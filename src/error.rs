@@ -5,6 +5,8 @@
 //! program can act on, a sentence and a hint a person can act on, the call that caused it, and everything that
 //! went wrong while undoing the operation (`also`). Neither ever holds a secret: objects are names and paths.
 
+mod meaning;
+
 use std::fmt;
 use std::io;
 
@@ -15,7 +17,7 @@ pub type Result<T, E = DriverError> = std::result::Result<T, E>;
 
 /// One failed call: `mount(/dev/loop3 on /mnt/x): Device or resource busy (EBUSY)`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{call}({object}): {} ({errno:?})", errno.desc())]
+#[error("{call}({object}): {}", self.said())]
 pub struct CallError {
     /// Name of the system call, ioctl, sysfs write or function of librados or librbd.
     pub call: &'static str,
@@ -29,6 +31,16 @@ impl CallError {
     /// The one constructor.
     pub fn new(call: &'static str, object: impl fmt::Display, errno: Errno) -> Self {
         Self { call, object: object.to_string(), errno }
+    }
+
+    /// What the errno says: `Device or resource busy (EBUSY)`. The one that leaks out of the kernel without a name is 524.
+    fn said(&self) -> String {
+        match self.errno {
+            Errno::UnknownErrno => {
+                "an error that has no name, mostly ENOTSUPP (524): not supported".to_owned()
+            }
+            errno => format!("{} ({errno:?})", errno.desc()),
+        }
     }
 }
 
@@ -181,120 +193,6 @@ impl fmt::Display for DriverError {
     }
 }
 
-/// The meaning of a failed call, by call and errno: the same errno means different things to different calls.
-impl From<CallError> for DriverError {
-    fn from(e: CallError) -> Self {
-        use ErrorKind as K;
-        let (kind, message, hint) = match (e.call, e.errno) {
-            (_, Errno::ENOSPC | Errno::EDQUOT) => {
-                (K::NoSpace, "no space left", Some("free some space, or extend the storage, and try again"))
-            }
-            (_, Errno::ESHUTDOWN) => (
-                K::Unreachable,
-                "this client was fenced: it is on the cluster's blocklist",
-                Some("it connects anew by itself; ceph osd blocklist ls shows who else is"),
-            ),
-            ("rados_connect", Errno::ETIMEDOUT) => (
-                K::Unreachable,
-                "no monitor of the Ceph cluster answered",
-                Some("check mon_host in ceph.conf, the network, and ceph -s"),
-            ),
-            ("rados_connect", Errno::EACCES | Errno::EPERM) => (
-                K::Denied,
-                "the Ceph cluster rejects the user or its key",
-                Some("compare the keyring with: ceph auth get client.USER"),
-            ),
-            ("rados_connect" | "rados_conf_read_file", Errno::ENOENT) => (
-                K::Config,
-                "the Ceph configuration names no monitor, or no keyring with the user's key",
-                Some(
-                    "check mon_host and keyring in ceph.conf, and the files' readability; rbd-docker-plugin doctor says which it is",
-                ),
-            ),
-            ("rados_conf_read_file", _) => (K::Config, "the Ceph configuration cannot be read", None),
-            ("rados_ioctx_create", Errno::ENOENT) => (
-                K::NotFound,
-                "the pool or namespace does not exist",
-                Some(
-                    "ceph osd pool ls shows the pools; ceph osd pool create POOL and rbd pool init POOL make one",
-                ),
-            ),
-            (
-                "rbd_open" | "rbd_open_read_only" | "rbd_remove_with_progress" | "rbd_rename",
-                Errno::ENOENT,
-            ) => (K::NotFound, "the image does not exist", None),
-            ("rbd_create4", Errno::EINVAL | Errno::ENOSYS | Errno::EDOM) => (
-                K::Invalid,
-                "the cluster refused the image's size, features or layout",
-                Some("see features, object-size and stripe-unit"),
-            ),
-            ("rbd_create4", Errno::ENOENT) => (K::Invalid, "the data pool does not exist", None),
-            (call, Errno::EROFS) if call.starts_with("rbd_") => (
-                K::InUse,
-                "the image's exclusive lock is held and not given up",
-                Some("it is mapped with lock=exclusive: unmount it first"),
-            ),
-            (call, Errno::EPERM | Errno::EACCES)
-                if call.starts_with("rados_") || call.starts_with("rbd_") =>
-            {
-                (
-                    K::Denied,
-                    "the Ceph user lacks a capability",
-                    Some(
-                        "it needs mon 'profile rbd', osd 'profile rbd' and mgr 'profile rbd' (ceph auth caps)",
-                    ),
-                )
-            }
-            (call, Errno::ETIMEDOUT | Errno::ENOTCONN)
-                if call.starts_with("rados_") || call.starts_with("rbd_") =>
-            {
-                (
-                    K::Unreachable,
-                    "the Ceph cluster does not answer",
-                    Some("ceph -s shows what is down; it is tried again by itself"),
-                )
-            }
-            ("mount", Errno::EUCLEAN) => (
-                K::NeedsRepair,
-                "Image filesystem has errors, requires manual repairs",
-                Some("run the filesystem's own checker on the unmounted image"),
-            ),
-            ("mount", Errno::EINVAL) => (
-                K::Failed,
-                "the kernel refused the filesystem or a mount option",
-                Some("the kernel log (dmesg) names the reason"),
-            ),
-            ("mount", Errno::EACCES | Errno::EROFS) => (
-                K::Failed,
-                "the device is read-only",
-                Some("mount the volume read-only, or make its image writable"),
-            ),
-            ("mount", Errno::ENODEV) => {
-                (K::MissingTool, "the kernel does not know this filesystem", Some("load its kernel module"))
-            }
-            (
-                "umount2" | "LOOP_CLR_FD" | "rbd_remove" | "rmdir" | "flock",
-                Errno::EBUSY | Errno::EWOULDBLOCK,
-            ) => (K::InUse, "still in use", None),
-            (_, Errno::EPERM | Errno::EACCES) => {
-                (K::Denied, "permission denied", Some("the plugin needs to run as root with CAP_SYS_ADMIN"))
-            }
-            (_, Errno::EIO | Errno::ESTALE | Errno::ENXIO | Errno::ETIMEDOUT) => {
-                (K::Unreachable, "the storage does not answer", None)
-            }
-            (_, Errno::EBADMSG) => (
-                K::Failed,
-                "the answer is not understood",
-                Some("the object may be damaged, or written by a newer version of Ceph: ceph health detail"),
-            ),
-            _ => (K::Failed, "the operation failed", None),
-        };
-        let mut error = DriverError::new(kind, message).caused_by(e);
-        error.hint = hint.map(str::to_owned);
-        error
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,20 +213,6 @@ mod tests {
             e.to_string(),
             "volume \"a\": in use: umount2(/m): Device or resource busy (EBUSY); stop the container; \
              also: unmap failed"
-        );
-    }
-
-    #[test]
-    fn the_meaning_depends_on_the_call() {
-        let kind = |call, errno| DriverError::from(CallError::new(call, "x", errno)).kind;
-        assert_eq!(kind("umount2", Errno::EBUSY), ErrorKind::InUse);
-        assert_eq!(kind("mount", Errno::EUCLEAN), ErrorKind::NeedsRepair);
-        assert_eq!(kind("write", Errno::ENOSPC), ErrorKind::NoSpace);
-        assert_eq!(kind("readdir", Errno::EIO), ErrorKind::Unreachable);
-        assert_eq!(
-            kind("open", Errno::ENOENT),
-            ErrorKind::Failed,
-            "an ENOENT is not found only where its caller says so"
         );
     }
 }
