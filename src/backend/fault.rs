@@ -263,6 +263,7 @@ impl Host for Faulty<dyn Host> {
         mount(device: &Device, fs: &Filesystem, target: &Path, flags: &MountFlags) -> ();
         twin(device: &Device, fs: &Filesystem) -> Option<Mounted>;
         settle(root: &Path, settle: &Settle) -> ();
+        tidy(root: &Path, begun: u64) -> ();
         is_empty(root: &Path) -> bool;
         unmount(target: &Path) -> ();
         detach(target: &Path) -> ();

@@ -7,6 +7,7 @@
 #[cfg(feature = "ceph")]
 mod cluster;
 mod docker;
+mod engines;
 mod host;
 #[cfg(feature = "ceph")]
 mod kernel;
@@ -76,7 +77,8 @@ fn examine(config: &Arc<Config>, report: &mut Report) -> Result<()> {
         Backend::Local(_) | Backend::Sim => {}
     }
     step(config, report, "host", host::examine)?;
-    step(config, report, "docker", docker::examine)
+    step(config, report, "docker", docker::examine)?;
+    step(config, report, "engines", engines::examine)
 }
 
 fn settings(config: &Config) -> Vec<Finding> {

@@ -25,9 +25,24 @@ const LONGEST: Duration = Duration::from_secs(12 * 3600);
 /// What a Mount needs after the check, before Docker gives up.
 const SPARE: Duration = Duration::from_secs(5);
 
-/// What checks that went on behind their Mount have found: for which superblock, and what.
+/// What checks that went on behind their Mount have come to.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Verdicts(Arc<Mutex<BTreeMap<ImageSpec, (u32, DriverError)>>>);
+pub(super) struct Verdicts(Arc<Mutex<BTreeMap<ImageSpec, Verdict>>>);
+
+#[derive(Debug)]
+enum Verdict {
+    /// It ended well.
+    Mended {
+        /// When it was begun, seconds since the epoch.
+        begun: u64,
+    },
+    /// It could not mend what it has found.
+    Damaged {
+        /// Of the superblock that it has left.
+        print: u32,
+        found: DriverError,
+    },
+}
 
 /// A check under way.
 #[derive(Debug, Default)]
@@ -44,7 +59,7 @@ struct State {
 }
 
 impl Driver {
-    /// Checks a filesystem that its superblock says to need it; `Busy` when that goes on behind the Mount. Then nothing of the Mount may
+    /// Checks a filesystem that its superblock says to need it; when that was begun, if its checker ran since the last mount. `Busy` when that goes on behind the Mount. Then nothing of the Mount may
     /// be undone: the caller asks [`is_reserved`](super::guard::Guards::is_reserved).
     pub(super) fn check(
         &self,
@@ -52,24 +67,25 @@ impl Driver {
         device: &Device,
         filesystem: &Filesystem,
         deadline: Deadline,
-    ) -> Result<Checked> {
+    ) -> Result<Option<u64>> {
         let Some(print) = self.host.needs_check(device, filesystem)? else {
-            lock(&self.verdicts.0).remove(spec);
-            return Ok(Checked::NotNeeded);
+            return Ok(match lock(&self.verdicts.0).remove(spec) {
+                Some(Verdict::Mended { begun }) => Some(begun),
+                _ => None,
+            });
         };
-        if let Some((of, found)) = lock(&self.verdicts.0).get(spec)
-            && *of == print
-        {
-            return Err(found.clone());
+        match lock(&self.verdicts.0).get(spec) {
+            Some(Verdict::Damaged { print: of, found }) if *of == print => return Err(found.clone()),
+            _ => {}
         }
-        let begun = Instant::now();
+        let (begun, begun_at) = (Instant::now(), now());
         let check = Arc::new(Check::default());
         self.begin(Arc::clone(&check), spec.clone(), device.clone(), filesystem.clone())?;
         let patience = Deadline::after(deadline.left().saturating_sub(SPARE).min(patience()));
         let mut state = check.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(result) = state.result.take() {
-                return result;
+                return result.map(|checked| (checked == Checked::Clean).then_some(begun_at));
             }
             if patience.left().is_zero() {
                 break;
@@ -90,7 +106,7 @@ impl Driver {
         device: Device,
         filesystem: Filesystem,
     ) -> Result<()> {
-        let (host, verdicts) = (Arc::clone(&self.host), self.verdicts.clone());
+        let (host, verdicts, begun) = (Arc::clone(&self.host), self.verdicts.clone(), now());
         let work = move || {
             let result = host.check(&device, &filesystem, Deadline::after(LONGEST));
             let print = host.needs_check(&device, &filesystem);
@@ -102,12 +118,15 @@ impl Driver {
                 return;
             };
             match result {
-                Ok(_) => tracing::info!(image = %spec, "the check of its filesystem has ended well"),
+                Ok(_) => {
+                    tracing::info!(image = %spec, "the check of its filesystem has ended well");
+                    lock(&verdicts.0).insert(spec, Verdict::Mended { begun });
+                }
                 Err(e) => {
                     tracing::error!(image = %spec, error = %e, "the check of its filesystem has ended");
                     if let Ok(Some(print)) = print {
                         let found = e.context(format_args!("checked until {}", rfc3339(now())));
-                        lock(&verdicts.0).insert(spec, (print, found));
+                        lock(&verdicts.0).insert(spec, Verdict::Damaged { print, found });
                     }
                 }
             }

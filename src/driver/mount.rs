@@ -223,7 +223,7 @@ impl Driver {
         deadline: Deadline,
     ) -> Result<(Device, Filesystem, bool)> {
         let (device, filesystem, options) = self.ensure_filesystem(spec, info, device, deadline)?;
-        self.check(spec, &device, &filesystem, deadline)?;
+        let checked = self.check(spec, &device, &filesystem, deadline)?;
         deadline.check("checking the filesystem took too long")?;
         let flags = MountFlags { options: options.0.unwrap_or_default(), read_only: options.1 };
         let read_only = flags.read_only || mount::parse(&flags.options)?.read_only();
@@ -238,6 +238,9 @@ impl Driver {
         self.host.make_dir(mountpoint)?;
         undo.push("unmount the volume", || self.host.unmount(mountpoint));
         self.mount_filesystem(spec, &device, &filesystem, mountpoint, flags)?;
+        if let Some(begun) = checked {
+            self.host.tidy(mountpoint, begun)?;
+        }
         Ok((device.unheld(), filesystem, read_only))
     }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -107,6 +107,22 @@ impl Host for KernelHost {
         }
         if let Some(mode) = settle.mode {
             fchmod(folder.as_fd(), Mode::from_bits_truncate(mode)).or_call("fchmod", root.display())?;
+        }
+        Ok(())
+    }
+
+    fn tidy(&self, root: &Path, begun: u64) -> Result<()> {
+        let folder = root.join("lost+found");
+        // One that was there before was changed before.
+        let is_new =
+            |found: &fs::Metadata| u64::try_from(found.ctime()).is_ok_and(|changed| changed >= begun);
+        if !fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir() && is_new(&found)) {
+            return Ok(());
+        }
+        match unlinkat(&open_folder(root)?, "lost+found", UnlinkatFlags::RemoveDir) {
+            Ok(()) => tracing::debug!(root = %root.display(), "removed the empty lost+found of a check"),
+            // Not empty: it holds what the checker has saved.
+            Err(errno) => tracing::info!(folder = %folder.display(), %errno, "what a check has added stays"),
         }
         Ok(())
     }

@@ -43,6 +43,9 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Sets a fresh filesystem up: removes an empty `lost+found`, then applies owner and mode to the root.
     fn settle(&self, root: &Path, settle: &Settle) -> Result<()>;
 
+    /// Takes away what a checker that was begun at this time (seconds since the epoch) has added to the root: a `lost+found` that is empty.
+    fn tidy(&self, root: &Path, begun: u64) -> Result<()>;
+
     /// Whether a filesystem holds nothing, but perhaps an empty `lost+found`.
     fn is_empty(&self, root: &Path) -> Result<bool>;
 

@@ -48,7 +48,8 @@ pub fn parse(options: &str) -> Result<Options, DriverError> {
     if options.chars().any(char::is_control) {
         return Err(DriverError::invalid("mount options must not contain control characters"));
     }
-    for word in words(options) {
+    for word in words(options)? {
+        let word = word.as_str();
         match word {
             "" => {
                 return Err(DriverError::invalid(format!("mount options {options:?} contain an empty word"))
@@ -68,7 +69,7 @@ pub fn parse(options: &str) -> Result<Options, DriverError> {
             _ => match flag(word) {
                 Some((bits, true)) => flags.insert(bits),
                 Some((bits, false)) => flags.remove(bits),
-                None => data.push(word),
+                None => data.push(word.to_owned()),
             },
         }
     }
@@ -142,14 +143,67 @@ fn refused(word: &str) -> DriverError {
         .hint("it would do something else than mount the image's device")
 }
 
-/// Splits at commas, but not within double quotes: `context="a:b,c"`.
-fn words(options: &str) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
-    let all = options.split(move |c| {
-        quoted ^= c == '"';
-        c == ',' && !quoted
-    });
-    all.filter(move |_| !options.is_empty())
+/// Splits at commas, but not within quotes, and not where a backslash is before the comma: `context="a:b,c"`, `context='a:b,c'` and
+/// `context=a:b\,c` are one word, and so is `context=a:s0:c1,c2`, because no filesystem has an option of a category's name. The kernel
+/// knows double quotes only.
+fn words(options: &str) -> Result<Vec<String>, DriverError> {
+    let mut words: Vec<String> = Vec::new();
+    let (mut word, mut quote, mut escaped) = (String::new(), None, false);
+    for c in options.chars() {
+        match (c, quote) {
+            _ if escaped => {
+                escaped = false;
+                word.push(c);
+            }
+            ('\\', _) => escaped = true,
+            ('"' | '\'', None) => quote = Some(c),
+            (_, Some(open)) if c == open => quote = None,
+            (',', None) => words.push(std::mem::take(&mut word)),
+            _ => word.push(c),
+        }
+    }
+    if quote.is_some() || escaped {
+        return Err(DriverError::invalid(format!("mount options {options:?} end within a quotation"))
+            .hint("close the quotes: context=\"system_u:object_r:container_file_t:s0:c1,c2\""));
+    }
+    if !options.is_empty() {
+        words.push(word);
+    }
+    let mut joined: Vec<String> = Vec::new();
+    for word in words {
+        match joined.last_mut() {
+            Some(context) if is_context(context) && is_category(&word) => {
+                context.push(',');
+                context.push_str(&word);
+            }
+            _ => joined.push(word),
+        }
+    }
+    joined.into_iter().map(quoted).collect()
+}
+
+/// A label of SELinux: `context=`, `fscontext=`, `defcontext=`, `rootcontext=`.
+fn is_context(word: &str) -> bool {
+    word.split_once('=')
+        .is_some_and(|(key, _)| ["context", "fscontext", "defcontext", "rootcontext"].contains(&key))
+}
+
+/// `c1`, `c0.c1023`.
+fn is_category(word: &str) -> bool {
+    let number = |part: &str| {
+        part.strip_prefix('c').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    word.split('.').all(number)
+}
+
+/// As the kernel takes it: a value with a comma in double quotes.
+fn quoted(word: String) -> Result<String, DriverError> {
+    match word.split_once('=') {
+        _ if word.contains('"') => Err(DriverError::invalid(format!("mount option {word:?} holds a quote"))
+            .hint("the kernel takes no quotes within a value")),
+        Some((key, value)) if value.contains(',') => Ok(format!("{key}=\"{value}\"")),
+        _ => Ok(word),
+    }
 }
 
 /// The flag that a word sets (`true`) or clears.
@@ -206,6 +260,11 @@ mod tests {
             ("noexec,exec,dirsync,sync", F::DIRSYNC | F::SYNCHRONOUS, ""),
             ("_netdev,nofail,x-systemd.device-timeout=5,nodev", F::empty(), ""),
             (r#"context="a:b,c",noatime"#, F::NOATIME, r#"context="a:b,c""#),
+            (r"context='a:b,c',noatime", F::NOATIME, r#"context="a:b,c""#),
+            (r"context=a:b\,c,noatime", F::NOATIME, r#"context="a:b,c""#),
+            (r#""context=a:s0:c1,c2",ro"#, F::RDONLY, r#"context="a:s0:c1,c2""#),
+            ("context=u:r:t:s0:c1,c2.c9,discard", F::empty(), r#"context="u:r:t:s0:c1,c2.c9",discard"#),
+            (r#"context="u:r:t:s0""#, F::empty(), "context=u:r:t:s0"),
             ("lazytime", F::from_bits_retain(libc::MS_LAZYTIME), ""),
         ] {
             let flags = flags | F::NODEV;
@@ -231,6 +290,9 @@ mod tests {
             "a,,b",
             "a\0b",
             "user",
+            "context=\"a:b,c",
+            "context='a:b",
+            "discard\\",
         ] {
             assert!(parse(text).is_err(), "{text:?}");
         }

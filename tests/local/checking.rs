@@ -18,6 +18,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
     vec![
         t("goes_on_behind_the_refused_mount", goes_on_behind_the_refused_mount),
         t("what_it_found_is_kept_until_it_is_mended", what_it_found_is_kept_until_it_is_mended),
+        t("it_leaves_the_root_as_its_containers_did", it_leaves_the_root_as_its_containers_did),
         t("a_killed_plugin_neither_ends_nor_doubles_it", a_killed_plugin_neither_ends_nor_doubles_it),
     ]
 }
@@ -33,8 +34,10 @@ impl Slow {
     fn new(rig: &Rig, name: &str) -> Self {
         let (folder, real) = (rig.folder("programs"), rig.folder("programs/real"));
         symlink(std::env::current_exe().unwrap(), real.join("e2fsck")).unwrap();
+        let ignored = rig.path("ignored");
         let script = format!(
-            "#!/bin/sh\n{}=checker {}={} exec {}/e2fsck \"$@\"\n",
+            "#!/bin/sh\ngrep SigIgn /proc/$$/status > {}\n{}=checker {}={} exec {}/e2fsck \"$@\"\n",
+            ignored.display(),
             child::PART,
             child::OBJECT,
             folder.display(),
@@ -52,6 +55,11 @@ impl Slow {
     /// A volume whose superblock calls for the checker.
     fn volume(&self, requests: &[&str]) {
         create(&self.daemon, "v", &json!({}));
+        self.mark(requests);
+    }
+
+    /// Has its filesystem call for the checker.
+    fn mark(&self, requests: &[&str]) {
         let image = self.daemon.file("v", "img");
         for request in requests.iter().chain(&["set_super_value state 2"]) {
             let mut debugfs = Command::new("/usr/sbin/debugfs");
@@ -116,11 +124,41 @@ fn what_it_found_is_kept_until_it_is_mended(rig: &Rig) {
     daemon.unmount("v", "a");
 }
 
+/// e2fsck makes a lost+found when it checks all of a filesystem that has none.
+fn it_leaves_the_root_as_its_containers_did(rig: &Rig) {
+    let slow = Slow::new(rig, "root");
+    let daemon = &slow.daemon;
+    slow.volume(&[]);
+    let root =
+        |at: PathBuf| fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert!(mount_error(daemon, "v").contains("is being checked"));
+    slow.go();
+    wait("the check to end", || slow.mount());
+    assert_eq!(root(daemon.mountpoint("v")), Vec::<std::ffi::OsString>::new(), "behind the Mount");
+    daemon.unmount("v", "a");
+    let at = daemon.mountpoint("v");
+    let mounted = |requests: &[&str]| {
+        slow.mark(requests);
+        wait("the volume to be mounted", || slow.mount());
+        root(at.clone())
+    };
+    assert_eq!(mounted(&[]), Vec::<std::ffi::OsString>::new(), "within the Mount");
+    fs::create_dir_all(at.join("lost+found/saved")).unwrap();
+    daemon.unmount("v", "a");
+    assert_eq!(mounted(&[]), ["lost+found"], "what holds something stays");
+    daemon.unmount("v", "a");
+    at_rest(daemon, "v");
+    assert_eq!(slow.begun().len(), 3, "{}", daemon.logs());
+}
+
 fn a_killed_plugin_neither_ends_nor_doubles_it(rig: &Rig) {
     let mut slow = Slow::new(rig, "killed");
     slow.volume(&[]);
     assert!(mount_error(&slow.daemon, "v").contains("is being checked"));
     let checker = slow.begun()[0];
+    let ignored = fs::read_to_string(rig.path("ignored")).unwrap();
+    let ignored = u64::from_str_radix(ignored.split_whitespace().last().unwrap(), 16).unwrap();
+    assert_eq!(ignored >> (libc::SIGPIPE - 1) & 1, 1, "it would die of its output's end");
     slow.daemon.kill();
     assert!(PathBuf::from(format!("/proc/{checker}")).exists(), "the checker died with the plugin");
     slow.daemon.start_with(&slow.environment);

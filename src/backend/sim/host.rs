@@ -84,6 +84,10 @@ impl Host for Sim {
         Ok(())
     }
 
+    fn tidy(&self, _root: &Path, _begun: u64) -> Result<()> {
+        Ok(())
+    }
+
     fn is_empty(&self, root: &Path) -> Result<bool> {
         let state = self.world.look();
         let mount = state.mounts.iter().rfind(|mount| mount.target == root);
