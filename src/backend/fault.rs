@@ -272,6 +272,7 @@ impl Host for Faulty<dyn Host> {
         make_dir(dir: &Path) -> ();
         remove_dir(dir: &Path) -> ();
         held_elsewhere(device: &Device) -> bool;
+        which_held(devices: &[Device]) -> Vec<bool>;
         refuse_held(target: &Path, device: &Device) -> ();
         save(path: &Path, content: &[u8]) -> ();
         load(path: &Path) -> Option<Vec<u8>>;
@@ -280,9 +281,9 @@ impl Host for Faulty<dyn Host> {
     }
 
     // In the background, too.
-    fn usage(&self, target: &Path) -> Result<Usage> {
+    fn usage(&self, mount: &Mounted) -> Result<Usage> {
         self.faults.hang("usage");
-        self.inner.usage(target)
+        self.inner.usage(mount)
     }
 
     fn is_alive(&self, process: Process) -> bool {

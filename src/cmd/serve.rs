@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::driver::api::VolumeDriver;
 use crate::driver::{self, Driver};
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
-use crate::linux::{passed, process};
+use crate::linux::{memory, passed, process};
 use crate::plugin::operations::Operations;
 use crate::plugin::server::{self, Limits};
 use crate::plugin::socket::{self, Claim, Socket};
@@ -28,6 +28,8 @@ const CHANGES: usize = 1536;
 
 /// Runs until a signal ends it. What went wrong is in the log when there is one, and always in the error.
 pub fn run(config: &Config) -> Result<()> {
+    // Before any thread is made.
+    memory::use_few_arenas();
     // Before anything is opened, the log too.
     let passed = passed::take();
     driver::check(config)?;
@@ -74,7 +76,8 @@ fn serve(config: &Config, log: &Log, passed: Passed) -> Result<()> {
             return Err(e);
         }
     };
-    let left = listen(&runtime, socket, driver, operations, signals, log.clone());
+    let left = listen(&runtime, socket, Arc::clone(&driver) as _, operations, signals, log.clone());
+    driver.stopped();
     admin.end();
     // Not dropped: that would wait for operations that are stuck in the kernel.
     runtime.shutdown_background();

@@ -1,8 +1,9 @@
 //! The last good answers, for when the backend is away: Docker throws its own record of a volume away when Get answers an error.
 //!
-//! Names survive a restart of the plugin in `volumes.json`; it is written when the set of names changes, or soon after. It is
+//! Names survive a restart of the plugin in `volumes.json`; it is written in the background, soon after they change. It is
 //! a cache: losing it costs nothing while the backend answers. It counts for those alone who have filled it: another
-//! user, another cluster, another default pool or namespace begins with nothing.
+//! user, another cluster, another default pool or namespace begins with nothing. A name with a size (`foo@1024`) is kept
+//! without it: it means the same image.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -88,7 +89,9 @@ impl Cache {
         });
         // Written by versions up to 0.1, without a word on whose it is.
         let known = known.or_else(|| cache.read(&settings.state.join("known.json")));
-        cache.known = Mutex::new(known.unwrap_or_default());
+        // Earlier versions kept names with sizes.
+        let known = known.unwrap_or_default().into_iter().filter(|(name, _)| key(name) == name).collect();
+        cache.known = Mutex::new(known);
         cache
     }
 
@@ -108,19 +111,20 @@ impl Cache {
 
     /// A volume under its shown name.
     pub(super) fn add(&self, name: &str) {
-        self.change(|known| {
+        self.note(|known| {
             let new = !known.contains_key(name);
             known.entry(name.to_owned()).or_default();
             new
         });
     }
 
-    /// What Get answered; `spelling` when List shows the volume under another name. Written by [`flush`](Self::flush): Docker asks
-    /// for all volumes at once when it starts.
+    /// What Get answered; `spelling` when List shows the volume under another name. Written by [`flush`](Self::flush), as all is: Docker
+    /// asks for all volumes at once when it starts.
     pub(super) fn put(&self, volume: &Volume, spelling: bool) {
         self.note(|known| {
-            let entry =
-                known.entry(volume.name.clone()).or_insert_with(|| Known { spelling, ..Known::default() });
+            let entry = known
+                .entry(key(&volume.name).to_owned())
+                .or_insert_with(|| Known { spelling, ..Known::default() });
             let size = volume.status.get("size").and_then(|size| size.as_str()).map(str::to_owned);
             let news = (&entry.created_at, &entry.size) != (&volume.created_at, &size);
             entry.created_at.clone_from(&volume.created_at);
@@ -131,12 +135,12 @@ impl Cache {
 
     /// The volume is gone.
     pub(super) fn remove(&self, name: &str) {
-        self.change(|known| known.remove(name).is_some());
+        self.note(|known| known.remove(name).is_some());
     }
 
     /// These are all there are; of the other spellings those stay that `means` one of them.
     pub(super) fn set_names<'a>(&self, names: impl Iterator<Item = &'a str>, means: impl Fn(&str) -> bool) {
-        self.change(|known| {
+        self.note(|known| {
             let before: Vec<String> = known.keys().cloned().collect();
             let mut old = std::mem::take(known);
             known.extend(names.map(|name| (name.to_owned(), old.remove(name).unwrap_or_default())));
@@ -147,12 +151,12 @@ impl Cache {
 
     /// The size of a volume, as it was last seen.
     pub(super) fn size(&self, name: &str) -> Option<String> {
-        lock(&self.known).get(name)?.size.clone()
+        lock(&self.known).get(key(name))?.size.clone()
     }
 
     /// The volume as it was last seen, with the reason why it is not seen now.
     pub(super) fn get(&self, name: &str, why: &DriverError) -> Option<Volume> {
-        lock(&self.known).get(name).map(|known| degraded(name, known, &why.to_string()))
+        lock(&self.known).get(key(name)).map(|known| degraded(name, known, &why.to_string()))
     }
 
     /// All of them.
@@ -168,12 +172,7 @@ impl Cache {
         such.map(|(name, known)| degraded(name, known, &why)).collect()
     }
 
-    /// Changes the map, and writes it when `change` says that it matters.
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Known>) -> bool) {
-        self.note(change);
-        self.flush();
-    }
-
+    /// Changes the map; it is written when `change` says that it matters.
     fn note(&self, change: impl FnOnce(&mut BTreeMap<String, Known>) -> bool) {
         if change(&mut lock(&self.known)) {
             self.dirty.store(true, Ordering::SeqCst);
@@ -193,6 +192,14 @@ impl Cache {
         if let Err(e) = self.host.save(&self.file, &content) {
             tracing::warn!(file = %self.file.display(), error = %e, "the cache cannot be written");
         }
+    }
+}
+
+/// The name under which a volume is kept.
+fn key(name: &str) -> &str {
+    match name.rsplit_once('@') {
+        Some((front, size)) if size.bytes().all(|byte| byte.is_ascii_digit()) => front,
+        _ => name,
     }
 }
 

@@ -27,9 +27,22 @@ impl Driver {
         self.backend.check_options(&asked)?;
         let (spec, bind) = self.target(&volume, pool.as_deref(), namespace.as_deref())?;
         Self::is_about(&spec);
-        let _guard = self.guards.lock(&spec, until)?;
+        let guard = self.guards.lock(&spec, until)?;
         self.restore_if_unsettled(&spec)?;
-        match &self.backend.info(&spec)? {
+        let found = self.backend.info(&spec)?;
+        if found.is_none()
+            && pool.is_none()
+            && namespace.is_none()
+            && spec != self.at_home(&volume)?
+            && volume.pool().is_none()
+        {
+            // Its image is gone: removed by a plugin that died before it took the name away, or by hand.
+            tracing::warn!(image = %spec, "does not exist any more, its name is free again");
+            self.unbind(&spec)?;
+            drop(guard);
+            return self.create(name, options);
+        }
+        match &found {
             Some(info) if !info.is_half_made() => self.accept(name, &spec, info, asked)?,
             _ if !self.settings.create => {
                 return Err(DriverError::new(

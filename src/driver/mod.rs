@@ -18,6 +18,7 @@ mod fenced;
 mod mount;
 mod naming;
 mod open;
+mod orphans;
 pub mod overview;
 mod provision;
 mod read;
@@ -42,6 +43,7 @@ use std::time::{Duration, Instant};
 use api::{Client, Glance, Scope, Volume, VolumeDriver};
 use cache::Cache;
 use guard::Guards;
+use orphans::Orphans;
 use overview::Heard;
 use table::Table;
 use undo::Undo;
@@ -134,8 +136,9 @@ pub struct Driver {
     making: Mutex<HashSet<ImageSpec>>,
     /// Volumes with something left to undo, see [`recovery`].
     unsettled: Mutex<HashSet<ImageSpec>>,
-    /// Since when the uses of a volume are orphaned.
-    orphaned: Mutex<BTreeMap<ImageSpec, Instant>>,
+    orphans: Orphans,
+    /// Whether memory was used for a moment that can be given back.
+    wants_trim: AtomicBool,
     /// Volumes that were taken away from this plugin, and why, until they are mounted again.
     fenced: Mutex<BTreeMap<ImageSpec, String>>,
     /// The mount IDs that the backend was told of.
@@ -179,7 +182,8 @@ impl Driver {
             table: Table::default(),
             making: Mutex::default(),
             unsettled: Mutex::default(),
-            orphaned: Mutex::default(),
+            orphans: Orphans::default(),
+            wants_trim: AtomicBool::new(false),
             fenced: Mutex::default(),
             noted: Mutex::default(),
             looking: Mutex::default(),
@@ -196,6 +200,11 @@ impl Driver {
             driver.host.make_dir(folder)?;
         }
         Ok(driver)
+    }
+
+    /// Nothing more will be asked of it: what would have been written in the background is written now.
+    pub fn stopped(&self) {
+        self.cache.flush();
     }
 
     /// The deadlines of an operation: until when it may wait for its guard, and when it has to be over.

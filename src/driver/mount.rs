@@ -1,5 +1,6 @@
 //! Mount: one more use of the mount that is there, or claim → map → check → mount → remember.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -129,6 +130,7 @@ impl Driver {
                     refs.uses.retain(|one_use| one_use.id != arrival.id());
                 }
                 let dropped = now.refs.total() - refs.total();
+                self.hurry_orphans(spec);
                 tracing::warn!(image = %spec, dropped, "dropped uses that Docker has forgotten");
             }
             return self.add_use(&now, refs, arrival);
@@ -140,7 +142,7 @@ impl Driver {
     /// that we know keeps to these rules.
     pub(super) fn has_stale(&self, refs: &Refs, arrival: &Arrival<'_>) -> bool {
         (arrival.client.is_some() && refs.uses.iter().any(|one_use| one_use.id == arrival.id()))
-            || refs.clients().any(|client| !self.host.is_alive(client))
+            || refs.clients().collect::<BTreeSet<_>>().into_iter().any(|client| !self.host.is_alive(client))
     }
 
     fn mount_fresh(&self, name: &str, arrival: &Arrival<'_>, deadline: Deadline) -> Result<PathBuf> {

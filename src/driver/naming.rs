@@ -32,7 +32,7 @@ impl Driver {
     }
 
     /// The image that a name means when nothing is bound to it.
-    fn at_home(&self, name: &VolumeName) -> Result<ImageSpec> {
+    pub(super) fn at_home(&self, name: &VolumeName) -> Result<ImageSpec> {
         name.in_place(&self.settings.pool, self.settings.namespace.as_deref())
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
@@ -15,6 +16,9 @@ use crate::lock;
 use crate::name::{ImageSpec, VolumeName};
 use crate::size::Size;
 use crate::time::{rfc3339, seconds};
+
+/// A List of so many takes memory that is worth giving back.
+const MANY: usize = 1000;
 
 impl Driver {
     /// See [`VolumeDriver::path`](super::api::VolumeDriver::path).
@@ -111,8 +115,12 @@ impl Driver {
             self.cache.those(&left_out.why, |name| spec_of(name).is_some_and(|spec| left_out.covers(&spec)))
         });
         volumes.extend(unseen);
-        let known = |name: &str| spec_of(name).is_some_and(|spec| specs.contains(&spec));
+        let all: HashSet<&ImageSpec> = specs.iter().collect();
+        let known = |name: &str| spec_of(name).is_some_and(|spec| all.contains(&spec));
         self.cache.set_names(volumes.iter().map(|volume| volume.name.as_str()), known);
+        if volumes.len() >= MANY {
+            self.wants_trim.store(true, Ordering::SeqCst);
+        }
         Ok(volumes)
     }
 

@@ -17,6 +17,7 @@ use crate::backend::{Device, ImageOptions};
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::host::{Content, MountFlags, Mounted};
+use crate::linux::memory;
 use crate::lock;
 use crate::name::ImageSpec;
 
@@ -48,6 +49,7 @@ impl Driver {
         specs.iter().for_each(|spec| self.mark_unsettled(spec));
         let count = specs.len();
         self.restoring.store(count, Ordering::SeqCst);
+        self.wants_trim.store(true, Ordering::SeqCst);
         let (done, restored) = mpsc::channel();
         for spec in specs {
             let done = done.clone();
@@ -225,7 +227,12 @@ impl Driver {
             }
             self.backend.unmap(spec, device)?;
         }
-        if let Some(info) = self.backend.info(spec)?
+        let info = self.backend.info(spec)?;
+        if info.is_none() {
+            // A Remove may have died after it; a name that stayed bound would lead the next Create astray.
+            self.unbind(spec)?;
+        }
+        if let Some(info) = info
             && info.is_half_made()
             && let Some(mut record) = info.record
         {
@@ -290,9 +297,12 @@ impl Driver {
                         driver.note_uses();
                     });
                 }
-                let orphaned = |uses: &Refs| uses.clients().any(|client| !driver.host.is_alive(client));
-                if driver.table.all().iter().any(|mounted| orphaned(&mounted.refs)) {
-                    driver.in_background(|driver| driver.look_for_orphans());
+                let due = driver.due_orphans();
+                if !due.is_empty() {
+                    driver.in_background(move |driver| driver.end_orphans(&due));
+                }
+                if driver.wants_trim.swap(false, Ordering::SeqCst) {
+                    memory::trim();
                 }
                 drop(driver);
                 std::thread::sleep(TICK);
@@ -352,7 +362,7 @@ impl Driver {
         self.note_uses();
         let unsettled = lock(&self.unsettled).clone();
         unsettled.iter().for_each(|spec| self.settle(spec));
-        self.look_for_orphans();
+        self.end_orphans(&self.due_orphans());
     }
 
     /// Tries an unsettled volume again.
@@ -362,42 +372,6 @@ impl Driver {
             Ok(()) => tracing::info!(image = %spec, "settled"),
             Err(e) => tracing::debug!(image = %spec, error = %e, "still unsettled"),
         }
-    }
-
-    fn look_for_orphans(&self) {
-        for mounted in self.table.all() {
-            let spec = &mounted.refs.spec;
-            if mounted.refs.clients().all(|client| self.host.is_alive(client)) {
-                lock(&self.orphaned).remove(spec);
-                continue;
-            }
-            let since = *lock(&self.orphaned).entry(spec.clone()).or_insert_with(Instant::now);
-            if since.elapsed() < self.settings.orphan_grace {
-                continue;
-            }
-            if let Some(_guard) = self.guards.try_lock(spec)
-                && let Err(e) = self.drop_orphans(spec)
-            {
-                tracing::warn!(image = %spec, error = %e, "could not take down what a Docker engine left");
-            }
-        }
-    }
-
-    fn drop_orphans(&self, spec: &ImageSpec) -> Result<()> {
-        let Some(mounted) = self.table.get(spec) else { return Ok(()) };
-        if self.host.held_elsewhere(&mounted.device)? {
-            return Ok(());
-        }
-        let short = self.lock_uses(spec);
-        let dropped =
-            self.change_uses(spec, |refs| refs.drop_orphans(|client| self.host.is_alive(client)))?;
-        lock(&self.orphaned).remove(spec);
-        if let Some((dropped, _, saved)) = dropped {
-            tracing::warn!(image = %spec, dropped, "dropped uses that no engine will end");
-            saved?;
-        }
-        drop(short);
-        self.end_if_unused(spec)
     }
 }
 

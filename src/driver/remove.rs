@@ -112,7 +112,7 @@ impl Driver {
     }
 
     /// Takes the bare names of an image that is gone away.
-    fn unbind(&self, spec: &ImageSpec) -> Result<()> {
+    pub(super) fn unbind(&self, spec: &ImageSpec) -> Result<()> {
         let bound = self.backend.binding(spec.image())?;
         self.cache.remove(&self.shown_bound(bound.as_ref(), spec));
         match bound {

@@ -1,15 +1,16 @@
 //! How full the mounted volumes are, without ever waiting for their storage.
 //!
-//! statvfs(2) on a mount whose storage does not answer hangs in the kernel. So each mount is asked on a thread of its own, at most one
-//! at a time; readers get the last answer and its age. A mount that hangs keeps that one thread, and its answer grows old.
+//! statvfs(2) on a mount whose storage does not answer hangs in the kernel. So the mounts are asked one after the other on a thread that
+//! nobody waits for; while that one hangs, another takes over the rest. Readers get the last answer and its age. A mount that hangs
+//! keeps its thread, and its answer grows old. What was unmounted behind our back has no answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Driver;
 use super::table::MountedVolume;
-use crate::host::{Host, Usage};
+use crate::host::{Host, Mounted, Usage};
 use crate::lock;
 use crate::name::ImageSpec;
 
@@ -20,7 +21,19 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The answers of all mounts.
 #[derive(Debug, Default)]
-pub(super) struct Usages(Mutex<HashMap<ImageSpec, Arc<Answers>>>);
+pub(super) struct Usages {
+    all: Mutex<HashMap<ImageSpec, Arc<Answers>>>,
+    round: Arc<Mutex<Round>>,
+}
+
+/// The mounts that are still to be asked.
+#[derive(Debug, Default)]
+struct Round {
+    left: VecDeque<(Arc<Answers>, Mounted)>,
+    workers: usize,
+    /// When a worker began with a mount.
+    progress: Option<Instant>,
+}
 
 /// The answers of one mount.
 #[derive(Debug)]
@@ -35,13 +48,14 @@ pub(super) struct Answers {
 #[derive(Debug, Default)]
 struct State {
     last: Option<(Usage, Instant)>,
+    asked: Option<Instant>,
     asking: Option<Instant>,
 }
 
 impl Usages {
     fn of(&self, volume: &MountedVolume) -> Arc<Answers> {
         let mount = (volume.device.number, volume.refs.since);
-        let mut all = lock(&self.0);
+        let mut all = lock(&self.all);
         match all.get(&volume.refs.spec) {
             Some(answers) if answers.mount == mount => Arc::clone(answers),
             _ => {
@@ -65,34 +79,56 @@ impl Answers {
         (last.map(|(usage, _)| usage), last.map_or(self.begun, |(_, at)| at).elapsed())
     }
 
-    /// Asks, unless somebody does or the answer is younger than `age`.
-    fn ask(self: &Arc<Self>, host: &Arc<dyn Host>, volume: &MountedVolume, age: Duration) {
-        {
-            let mut state = lock(&self.state);
-            if state.asking.is_some() || state.last.is_some_and(|(_, at)| at.elapsed() < age) {
-                return;
-            }
-            state.asking = Some(Instant::now());
+    /// Whether to ask now: nobody does, and the answer is not younger than `age`. Then whoever called has to.
+    fn begin(&self, age: Duration) -> bool {
+        let mut state = lock(&self.state);
+        let is_due = state.asking.is_none() && state.asked.is_none_or(|at| at.elapsed() >= age);
+        if is_due {
+            (state.asking, state.asked) = (Some(Instant::now()), Some(Instant::now()));
         }
-        let (answers, host, target) = (Arc::clone(self), Arc::clone(host), volume.refs.mountpoint.clone());
-        let asked = std::thread::Builder::new().name("usage".to_owned()).spawn(move || {
-            let usage = host.usage(&target);
-            if let Err(e) = &usage {
+        is_due
+    }
+
+    /// Asks one mount; `None` for one that is mounted no more.
+    fn ask(&self, host: &dyn Host, mount: Option<&Mounted>) {
+        let usage = mount.map(|mount| host.usage(mount)).transpose();
+        match usage {
+            Ok(usage) => self.end(usage),
+            Err(e) => {
                 tracing::debug!(error = %e, "no usage");
+                self.end(None);
             }
-            answers.end(usage.ok());
-        });
-        if let Err(e) = asked {
-            tracing::error!(error = %e, "no thread to ask for the usage");
-            self.end(None);
         }
     }
 
     fn end(&self, usage: Option<Usage>) {
         let mut state = lock(&self.state);
         state.asking = None;
-        state.last = usage.map(|usage| (usage, Instant::now())).or(state.last);
+        state.last = usage.map(|usage| (usage, Instant::now()));
         self.answered.notify_all();
+    }
+}
+
+/// What is mounted at a volume's mountpoint, if it is the volume.
+fn mount_of<'a>(mounts: &'a [Mounted], volume: &MountedVolume) -> Option<&'a Mounted> {
+    let there = mounts.iter().rfind(|mount| mount.target == volume.refs.mountpoint);
+    there.filter(|mount| mount.is_of(&volume.device))
+}
+
+/// Asks until none is left.
+fn work(host: &dyn Host, round: &Mutex<Round>) {
+    loop {
+        let next = {
+            let mut round = lock(round);
+            round.progress = Some(Instant::now());
+            let next = round.left.pop_front();
+            if next.is_none() {
+                round.workers -= 1;
+            }
+            next
+        };
+        let Some((answers, mount)) = next else { return };
+        answers.ask(host, Some(&mount));
     }
 }
 
@@ -105,7 +141,17 @@ impl Driver {
     /// A new answer of a mounted volume, if it comes soon; else the last one.
     pub(super) fn new_usage_of(&self, volume: &MountedVolume) -> Option<Usage> {
         let answers = self.usages.of(volume);
-        answers.ask(&self.host, volume, Duration::ZERO);
+        if answers.begin(Duration::ZERO) {
+            let (asked, host, volume) = (Arc::clone(&answers), Arc::clone(&self.host), volume.clone());
+            let spawned = std::thread::Builder::new().name("usage".to_owned()).spawn(move || {
+                let mounts = host.mounts().unwrap_or_default();
+                asked.ask(&*host, mount_of(&mounts, &volume));
+            });
+            if let Err(e) = spawned {
+                tracing::error!(error = %e, "no thread to ask for the usage");
+                answers.end(None);
+            }
+        }
         let waits = |state: &mut State| state.asking.is_some_and(|since| since.elapsed() < PATIENCE);
         let state = answers.answered.wait_timeout_while(lock(&answers.state), PATIENCE, waits);
         state.unwrap_or_else(PoisonError::into_inner).0.last.map(|(usage, _)| usage)
@@ -114,10 +160,32 @@ impl Driver {
     /// Asks every mount whose answer is old.
     pub(super) fn collect_usage(&self) {
         let mounted = self.table.all();
-        let is_mounted = |spec: &ImageSpec| mounted.iter().any(|volume| volume.refs.spec == *spec);
-        lock(&self.usages.0).retain(|spec, _| is_mounted(spec));
-        for volume in &mounted {
-            self.usages.of(volume).ask(&self.host, volume, EVERY);
+        let specs: HashSet<&ImageSpec> = mounted.iter().map(|volume| &volume.refs.spec).collect();
+        lock(&self.usages.all).retain(|spec, _| specs.contains(spec));
+        let due: Vec<_> = mounted
+            .iter()
+            .map(|volume| (volume, self.usages.of(volume)))
+            .filter(|(_, answers)| answers.begin(EVERY))
+            .collect();
+        if !due.is_empty() {
+            let mounts = self.host.mounts().unwrap_or_default();
+            for (volume, answers) in due {
+                match mount_of(&mounts, volume) {
+                    Some(mount) => lock(&self.usages.round).left.push_back((answers, mount.clone())),
+                    None => answers.end(None),
+                }
+            }
+        }
+        let mut round = lock(&self.usages.round);
+        let is_stuck = round.progress.is_none_or(|at| at.elapsed() >= PATIENCE);
+        if round.left.is_empty() || (round.workers > 0 && !is_stuck) {
+            return;
+        }
+        let (host, left) = (Arc::clone(&self.host), Arc::clone(&self.usages.round));
+        let spawned = std::thread::Builder::new().name("usage".to_owned()).spawn(move || work(&*host, &left));
+        match spawned {
+            Ok(_) => round.workers += 1,
+            Err(e) => tracing::error!(error = %e, "no thread to ask for the usage"),
         }
     }
 }

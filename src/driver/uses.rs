@@ -193,6 +193,7 @@ impl Driver {
         if refs == before {
             return Ok(Some((answer, refs, Ok(()))));
         }
+        self.hurry_orphans(spec);
         let saved = self.save_refs(&refs).inspect_err(|_| self.mark_unsettled(spec));
         match self.table.get(spec) {
             Some(mounted) => {

@@ -186,22 +186,27 @@ impl Host for KernelHost {
         }
     }
 
-    fn usage(&self, target: &Path) -> Result<Usage> {
+    fn usage(&self, mount: &Mounted) -> Result<Usage> {
+        let target = mount.target.as_path();
+        // What was unmounted behind our back would show the filesystem below.
+        if mount::is_mount_root(target)? == Some(false) {
+            return Err(CallError::new("statvfs", target.display(), Errno::ENODEV).into());
+        }
         let stat = statvfs(target).or_call("statvfs", target.display())?;
         let block = stat.fragment_size();
-        let mounts = mountinfo::read(Path::new(mountinfo::OWN))?;
         Ok(Usage {
             size: stat.blocks().saturating_mul(block),
             used: stat.blocks().saturating_sub(stat.blocks_free()).saturating_mul(block),
             available: stat.blocks_available().saturating_mul(block),
             inodes: stat.files(),
             inodes_used: stat.files().saturating_sub(stat.files_free()),
-            failed: mounts.iter().rfind(|mount| mount.target == target).is_some_and(|mount| mount.failed),
+            failed: mount.failed,
         })
     }
 
-    fn held_elsewhere(&self, device: &Device) -> Result<bool> {
-        Ok(holders::held_elsewhere(&device.path, device.number)?)
+    fn which_held(&self, devices: &[Device]) -> Result<Vec<bool>> {
+        let devices: Vec<_> = devices.iter().map(|device| (device.path.as_path(), device.number)).collect();
+        Ok(holders::held_elsewhere(&devices)?)
     }
 
     fn refuse_held(&self, target: &Path, device: &Device) -> Result<()> {
@@ -240,6 +245,7 @@ impl From<mountinfo::Entry> for Mounted {
             source: entry.source,
             fstype: entry.fstype,
             read_only: entry.read_only,
+            failed: entry.failed,
         }
     }
 }

@@ -68,11 +68,17 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Removes an empty directory; one that is not there, or not empty, is success.
     fn remove_dir(&self, dir: &Path) -> Result<()>;
 
-    /// Space and inodes of a mounted filesystem, and whether it works. Waits for as long as its storage does not answer.
-    fn usage(&self, target: &Path) -> Result<Usage>;
+    /// Space and inodes of a mounted filesystem, and whether it works; an error when nothing is mounted there any more. Waits for as
+    /// long as its storage does not answer.
+    fn usage(&self, mount: &Mounted) -> Result<Usage>;
 
     /// Whether any other mount namespace of this host (a container) has the device mounted.
-    fn held_elsewhere(&self, device: &Device) -> Result<bool>;
+    fn held_elsewhere(&self, device: &Device) -> Result<bool> {
+        Ok(self.which_held(std::slice::from_ref(device))?.contains(&true))
+    }
+
+    /// The same of many devices, with one look at all namespaces.
+    fn which_held(&self, devices: &[Device]) -> Result<Vec<bool>>;
 
     /// Refuses with `InUse`, naming the holders, where another mount namespace has the device that is mounted at the directory: an unmount
     /// here would succeed, and leave them with it.
@@ -238,6 +244,8 @@ pub struct Mounted {
     pub fstype: String,
     /// Whether this mount is read-only.
     pub read_only: bool,
+    /// Whether its filesystem has made itself read-only after an error.
+    pub failed: bool,
 }
 
 impl Mounted {

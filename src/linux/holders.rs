@@ -86,7 +86,7 @@ pub fn mounts_below(target: &Path) -> Result<Vec<PathBuf>, CallError> {
         .collect())
 }
 
-/// Whether a device has another mount than the one we know of: in a container, mostly.
+/// Whether devices have other mounts than those we know of: in containers, mostly. All namespaces are read once for all of them.
 ///
 /// The kernel answers first: a device that it has given to no filesystem is mounted nowhere, and `/proc` is not read at all.
 /// Otherwise the namespaces of all processes are searched. A copy of our mount that the kernel propagated to another namespace
@@ -94,23 +94,48 @@ pub fn mounts_below(target: &Path) -> Result<Vec<PathBuf>, CallError> {
 /// count: it goes when ours goes. A copy that is
 /// private to its namespace does count: it does hold the filesystem, until that service is restarted. A device that is claimed,
 /// but mounted in no namespace that we can see, counts as held: a namespace may live on without processes.
-pub fn held_elsewhere(path: &Path, number: (u32, u32)) -> Result<bool, CallError> {
-    Ok(who_holds_elsewhere(path, number)?.is_some())
+pub fn held_elsewhere(devices: &[(&Path, (u32, u32))]) -> Result<Vec<bool>, CallError> {
+    Ok(search(devices)?.into_iter().map(|holders| holders.is_some()).collect())
 }
 
-/// The same, with those who can be named: `None` when nobody holds it, an empty list when they cannot be seen.
+/// The same of one device, with those who can be named: `None` when nobody holds it, an empty list when they cannot be seen.
 pub fn who_holds_elsewhere(path: &Path, number: (u32, u32)) -> Result<Option<Vec<Holder>>, CallError> {
-    if !blkdev::is_claimed(path)? {
-        return Ok(None);
+    Ok(search(&[(path, number)])?.pop().flatten())
+}
+
+fn search(devices: &[(&Path, (u32, u32))]) -> Result<Vec<Option<Vec<Holder>>>, CallError> {
+    let claimed: Vec<bool> =
+        devices.iter().map(|(path, _)| blkdev::is_claimed(path)).collect::<Result<_, _>>()?;
+    if !claimed.contains(&true) {
+        return Ok(vec![None; devices.len()]);
     }
     let here = mountinfo::read(Path::new(mountinfo::OWN))?;
-    match here.iter().filter(|m| is_of(m, path, number)).collect::<Vec<_>>()[..] {
-        [ours] => {
-            let holders = elsewhere(path, number, Seat::of(ours, &here).as_ref())?;
-            Ok(Some(holders).filter(|holders| !holders.is_empty()))
-        }
-        _ => Ok(Some(elsewhere(path, number, None)?)),
-    }
+    // Of each device, whether it is mounted here once, as it should be, and where that mount sits.
+    let ours: Vec<(bool, Option<Seat>)> = devices
+        .iter()
+        .map(|(path, number)| match here.iter().filter(|m| is_of(m, path, *number)).collect::<Vec<_>>()[..] {
+            [ours] => (true, Seat::of(ours, &here)),
+            _ => (false, None),
+        })
+        .collect();
+    let wanted: Vec<Wanted<'_>> = devices
+        .iter()
+        .zip(&ours)
+        .map(|((path, number), (_, seat))| Wanted { path, number: *number, ours: seat.as_ref() })
+        .collect();
+    let found = elsewhere(&wanted)?.into_iter().zip(claimed).zip(&ours);
+    let held = found.map(|((holders, is_claimed), (is_here, _))| {
+        Some(holders).filter(|holders| is_claimed && !(*is_here && holders.is_empty()))
+    });
+    Ok(held.collect())
+}
+
+/// A device whose mounts are searched for, but those that go with the mount at `ours`.
+#[derive(Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) path: &'a Path,
+    pub(super) number: (u32, u32),
+    pub(super) ours: Option<&'a Seat>,
 }
 
 /// Where a mount sits: in which mount, and at which place of that one's filesystem. Mounting and unmounting spread from seat to
@@ -139,15 +164,11 @@ impl Seat {
     }
 }
 
-/// One process of each other mount namespace that has the device mounted, copies that go with the mount at `ours` left out.
-pub(super) fn elsewhere(
-    path: &Path,
-    number: (u32, u32),
-    ours: Option<&Seat>,
-) -> Result<Vec<Holder>, CallError> {
+/// Of each device, one process of each other mount namespace that has it mounted.
+pub(super) fn elsewhere(wanted: &[Wanted<'_>]) -> Result<Vec<Vec<Holder>>, CallError> {
     let own = "/proc/self/ns/mnt";
     let mut seen = BTreeSet::from([fs::read_link(own).or_call("readlink", own)?]);
-    let mut found = Vec::new();
+    let mut found = vec![Vec::new(); wanted.len()];
     for pid in processes() {
         // A process that ended meanwhile, or that we may not look at, is passed over.
         let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/mnt")) else { continue };
@@ -156,11 +177,13 @@ pub(super) fn elsewhere(
         }
         let Ok(mounts) = mountinfo::read(Path::new(&format!("/proc/{pid}/mountinfo"))) else { continue };
         seen.insert(namespace);
-        let goes = |m: &mountinfo::Entry| {
-            ours.is_some_and(|ours| Seat::of(m, &mounts).is_some_and(|seat| seat.follows(ours)))
-        };
-        if let Some(mount) = mounts.iter().find(|m| is_of(m, path, number) && !goes(m)) {
-            found.push(Holder { pid, comm: comm(pid), how: How::Mount(mount.target.clone()) });
+        for (wanted, found) in wanted.iter().zip(&mut found) {
+            let goes = |m: &mountinfo::Entry| {
+                wanted.ours.is_some_and(|ours| Seat::of(m, &mounts).is_some_and(|seat| seat.follows(ours)))
+            };
+            if let Some(mount) = mounts.iter().find(|m| is_of(m, wanted.path, wanted.number) && !goes(m)) {
+                found.push(Holder { pid, comm: comm(pid), how: How::Mount(mount.target.clone()) });
+            }
         }
     }
     Ok(found)

@@ -18,6 +18,7 @@ pub mod keyring;
 pub mod kmsg;
 pub mod krbd;
 pub mod loopdev;
+pub mod memory;
 pub mod mount;
 pub mod mountinfo;
 pub mod passed;

@@ -116,7 +116,7 @@ fn made_found_mounted_settled(rig: &Rig) {
         assert_eq!((root.uid(), root.gid(), root.mode() & 0o7777), (1000, 1001, 0o2750));
         assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "{kind}: a volume begins empty");
         fs::write(target.join("file"), "content").unwrap();
-        let usage = host.usage(&target).unwrap();
+        let usage = host.usage(&host.mounted_at(&target).unwrap().unwrap()).unwrap();
         assert!(
             usage.size > mib << 19 && usage.available < usage.size && usage.used < usage.size,
             "{usage:?}"
@@ -143,7 +143,7 @@ fn user_options_reach_mkfs(rig: &Rig) {
         let target = rig.folder("m");
         host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
         if kind == FsKind::Ext4 {
-            assert_eq!(host.usage(&target).unwrap().inodes, 512);
+            assert_eq!(host.usage(&host.mounted_at(&target).unwrap().unwrap()).unwrap().inodes, 512);
         }
         host.unmount(&target).unwrap();
     }
@@ -247,7 +247,7 @@ fn full(rig: &Rig) {
     let error = (0..1024).find_map(|_| file.write_all(&block).err()).unwrap();
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
     drop(file);
-    let usage = host.usage(&target).unwrap();
+    let usage = host.usage(&host.mounted_at(&target).unwrap().unwrap()).unwrap();
     assert!(usage.available < 1 << 16, "{usage:?}");
     host.unmount(&target).unwrap();
     assert_eq!(host.check(&device, &fs, later()).unwrap(), Checked::NotNeeded);

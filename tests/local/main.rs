@@ -15,6 +15,7 @@ mod filesystems;
 mod images;
 mod kernel;
 mod options;
+mod orphans;
 mod races;
 mod refused;
 mod release;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         images::trials,
         sharing::trials,
         closed::trials,
+        orphans::trials,
         races::trials,
         refused::trials,
         checking::trials,

@@ -26,7 +26,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
 }
 
 /// A page of the admin socket.
-fn page(rig: &Rig, daemon: &Daemon, path: &str) -> String {
+pub(crate) fn page(rig: &Rig, daemon: &Daemon, path: &str) -> String {
     let socket = rig.path(&format!("{0}/admin/{0}.sock", daemon.name));
     let mut stream = UnixStream::connect(socket).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();

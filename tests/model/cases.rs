@@ -297,6 +297,7 @@ fn ownership_stays_while_the_device_is_held_whatever_fails() {
         source: "/dev/sda1".to_owned(),
         fstype: "ext4".to_owned(),
         read_only: false,
+        failed: false,
     };
     rig.world.look().mounts.push(other);
     for _ in 0..3 {
@@ -326,6 +327,8 @@ fn an_outage_is_not_not_found() {
     create(&rig.driver, "bar", &[]).unwrap();
     let mountpoint = rig.driver.mount("bar", "x", None, &|| true).unwrap();
     let healthy = rig.driver.get("foo").unwrap();
+    // What is known is written in the background.
+    rig.driver.tick();
     rig.world.look().away = true;
     assert_eq!(VolumeDriver::path(&*rig.driver, "bar").unwrap(), Some(mountpoint.clone()));
     let volume = rig.driver.get("foo").unwrap();

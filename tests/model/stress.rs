@@ -1,6 +1,7 @@
 //! Many threads, few volumes, no faults: the guards at work, and two plugins on one store.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use rbd_docker_plugin::backend::fault::{Faults, Plan};
 use rbd_docker_plugin::driver::Removal;
 use rbd_docker_plugin::driver::api::{Client, VolumeDriver};
 use rbd_docker_plugin::error::ErrorKind;
+use rbd_docker_plugin::name::ImageSpec;
 
 use super::rig::{Rig, spec};
 
@@ -206,4 +208,53 @@ fn the_last_use_is_dropped_though_another_operation_holds_the_volume() {
     assert_eq!(rig.uses("a").len(), 0, "a restart does not bring it back");
     rig.check();
     assert!(rig.world.look().mounts.is_empty());
+}
+
+#[test]
+fn spellings_with_a_size_do_not_fill_the_cache() {
+    let rig = Rig::new(Removal::Delete);
+    rig.driver.create("a", &BTreeMap::new()).unwrap();
+    for size in 1..=10_000 {
+        assert_eq!(rig.driver.get(&format!("a@{size}")).unwrap().name, format!("a@{size}"));
+    }
+    rig.driver.tick();
+    let known = rig.world.look().files.get(Path::new("/m/.state/p1/volumes.json")).cloned().unwrap();
+    let known: serde_json::Value = serde_json::from_slice(&known).unwrap();
+    assert_eq!(known["volumes"].as_object().unwrap().keys().collect::<Vec<_>>(), ["a"]);
+    rig.world.look().away = true;
+    let degraded = rig.driver.get("a@77").unwrap();
+    assert_eq!((degraded.name.as_str(), &degraded.status["health"]), ("a@77", &"degraded".into()));
+}
+
+#[test]
+fn a_name_whose_image_is_gone_does_not_lead_to_its_old_pool() {
+    let pool = |pool: &str| BTreeMap::from([("pool".to_owned(), pool.to_owned())]);
+    let mut removed = 0;
+    for point in 0..90 {
+        let mut rig = Rig::new(Removal::Delete);
+        rig.driver.create("a", &pool("p2")).unwrap();
+        let old = ImageSpec::new("p2", None, "a").unwrap();
+        let answer = rig.with_fault(Plan::Crash(point), |driver| driver.remove("a"));
+        if !rig.world.look().images.contains_key(&old) {
+            removed += 1;
+            VolumeDriver::create(&*rig.driver, "a", &BTreeMap::new()).unwrap();
+            let images: Vec<ImageSpec> = rig.world.look().images.keys().cloned().collect();
+            assert_eq!(images, [spec("a")], "after a crash at point {point}");
+        }
+        if answer.is_ok() {
+            break;
+        }
+    }
+    assert!(removed > 3, "only {removed} crashes after the image was gone");
+    // Removed by hand, and no outage.
+    let rig = Rig::new(Removal::Delete);
+    rig.driver.create("a", &pool("p2")).unwrap();
+    rig.world.look().away = true;
+    VolumeDriver::create(&*rig.driver, "a", &BTreeMap::new()).unwrap_err();
+    rig.world.look().away = false;
+    assert_eq!(rig.driver.get("a").unwrap().status["image"], "p2/a", "an outage takes no name away");
+    rig.world.look().images.clear();
+    rig.world.look().records.clear();
+    VolumeDriver::create(&*rig.driver, "a", &BTreeMap::new()).unwrap();
+    assert_eq!(rig.driver.get("a").unwrap().status["image"], "rbd/a");
 }

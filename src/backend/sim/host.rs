@@ -72,6 +72,7 @@ impl Host for Sim {
             source: device.path.display().to_string(),
             fstype: fs.type_name.clone(),
             read_only: flags.read_only,
+            failed: false,
         });
         Ok(())
     }
@@ -133,7 +134,7 @@ impl Host for Sim {
         Ok(())
     }
 
-    fn usage(&self, _target: &Path) -> Result<Usage> {
+    fn usage(&self, _mount: &Mounted) -> Result<Usage> {
         Ok(Usage {
             size: 1 << 20,
             used: 1 << 10,
@@ -144,8 +145,9 @@ impl Host for Sim {
         })
     }
 
-    fn held_elsewhere(&self, device: &Device) -> Result<bool> {
-        Ok(self.world.look().held.contains(&device.number.1))
+    fn which_held(&self, devices: &[Device]) -> Result<Vec<bool>> {
+        let state = self.world.look();
+        Ok(devices.iter().map(|device| state.held.contains(&device.number.1)).collect())
     }
 
     fn refuse_held(&self, target: &Path, device: &Device) -> Result<()> {

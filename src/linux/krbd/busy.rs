@@ -46,7 +46,8 @@ fn look(sysfs: &Sysfs, mapping: &Mapping, found: &Sender<String>) -> Option<()> 
             found.send(format!("the loop device {} on top of it", on_top.path.display())).ok()?;
         }
     }
-    for holder in holders::elsewhere(path, *number, None).unwrap_or_default() {
+    let wanted = [holders::Wanted { path, number: *number, ours: None }];
+    for holder in holders::elsewhere(&wanted).unwrap_or_default().into_iter().flatten() {
         found.send(holder.to_string()).ok()?;
     }
     for holder in holders::of(path, Some(path)) {
