@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use rbd_docker_plugin::error::ErrorKind;
 use rbd_docker_plugin::{cli, cmd};
 
 fn main() -> ExitCode {
@@ -14,8 +13,5 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(told.exit_code()).unwrap_or(2));
         }
     };
-    cmd::run(&invocation).unwrap_or_else(|e| {
-        eprintln!("rbd-docker-plugin: {e}");
-        ExitCode::from(if e.kind == ErrorKind::Config { 2 } else { 1 })
-    })
+    cmd::run(&invocation).unwrap_or_else(|e| ExitCode::from(cmd::failed(&e)))
 }

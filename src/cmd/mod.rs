@@ -25,8 +25,15 @@ use std::time::Duration;
 
 use crate::cli::{Action, Invocation};
 use crate::config::{self, Config};
-use crate::error::Result;
+use crate::error::{DriverError, ErrorKind, Result};
 use crate::telemetry::log::{self, Target};
+
+/// Says on stderr why something failed; the exit status for it.
+#[must_use]
+pub fn failed(why: &DriverError) -> u8 {
+    eprintln!("rbd-docker-plugin: {why}");
+    if why.kind == ErrorKind::Config { 2 } else { 1 }
+}
 
 /// Does what was asked for.
 pub fn run(invocation: &Invocation) -> Result<ExitCode> {

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::driver::api::VolumeDriver;
 use crate::driver::{self, Driver};
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
-use crate::linux::{memory, passed, process};
+use crate::linux::{fork, memory, passed, process};
 use crate::plugin::operations::Operations;
 use crate::plugin::server::{self, Limits};
 use crate::plugin::socket::{self, Claim, Socket};
@@ -26,7 +26,7 @@ const THREADS: usize = 2048;
 /// Operations that change something, at a time; the other threads are left to reads and Unmounts.
 const CHANGES: usize = 1536;
 
-/// Runs until a signal ends it. What went wrong is in the log when there is one, and always in the error.
+/// Runs until a signal ends it, and with it this process. What went wrong is in the log when there is one, and always on stderr.
 pub fn run(config: &Config) -> Result<()> {
     // Before any thread is made.
     memory::use_few_arenas();
@@ -41,7 +41,8 @@ pub fn run(config: &Config) -> Result<()> {
     {
         tracing::error!("{e}");
     }
-    done
+    // Threads may still ask the cluster something that nobody waits for.
+    fork::end(done.map_or_else(|e| super::failed(&e), |()| 0))
 }
 
 fn serve(config: &Config, log: &Log, passed: Passed) -> Result<()> {
@@ -205,8 +206,8 @@ impl Signals {
     }
 }
 
-#[allow(clippy::exit, reason = "whoever signals twice does not want to wait for destructors")]
+/// Whoever signals twice does not want to wait.
 fn at_once(name: &str) -> ! {
     tracing::warn!("{name} again: stopping at once");
-    std::process::exit(1)
+    fork::end(1)
 }

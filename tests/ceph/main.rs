@@ -9,6 +9,7 @@
 mod backend;
 mod commands;
 mod corpus;
+mod crash;
 #[path = "../common/daemon.rs"]
 mod daemon;
 #[path = "../common/fake_kernel.rs"]
@@ -34,6 +35,8 @@ use libtest_mimic::Arguments;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
+    // Before any thread is started: unshare(2) moves only the calling one.
+    rig::set_mounts_apart();
     let lab = if arguments.list { Err("only listed".to_owned()) } else { rig::Lab::start() };
     let mut trials = layer::trials(&lab);
     trials.extend(backend::trials(&lab));
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     trials.extend(wire::trials(&lab));
     trials.extend(kinds::trials(&lab));
     trials.extend(options::trials(&lab));
+    trials.extend(crash::trials(&lab));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // By hand: what exits with a code drops nothing.
     drop(lab);

@@ -4,12 +4,14 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Completion, Trial};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rbd_docker_plugin::ceph::{Cluster, Connect, IoCtx};
@@ -219,6 +221,29 @@ pub(crate) fn connect(
 ) -> Result<Cluster, rbd_docker_plugin::error::CallError> {
     let user = "admin".to_owned();
     Cluster::connect(&Connect { conf: conf.to_owned(), user, keyring: None, cluster: String::new(), timeout })
+}
+
+static APART: OnceLock<Result<(), String>> = OnceLock::new();
+
+/// Gives this process a mount namespace, so that no mount of the tests is ever seen outside, and none is left.
+pub(crate) fn set_mounts_apart() {
+    APART.get_or_init(|| {
+        if !nix::unistd::geteuid().is_root() {
+            return Err("it needs root".to_owned());
+        }
+        if !Path::new("/dev/loop-control").exists() {
+            return Err("there is no /dev/loop-control".to_owned());
+        }
+        unshare(CloneFlags::CLONE_NEWNS).map_err(|e| format!("unshare(CLONE_NEWNS): {e}"))?;
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+            .map_err(|e| format!("mount --make-rprivate: {e}"))
+    });
+}
+
+/// Whether devices can be made and mounted here; if not, why.
+pub(crate) fn mounts_are_apart() -> Result<(), String> {
+    APART.get().cloned().unwrap_or_else(|| Err("it has no mount namespace".to_owned()))
 }
 
 /// A name that no other test uses.
