@@ -138,7 +138,9 @@ fn formatted_by_hand(rig: &Rig) {
     assert!(at.join("lost+found").exists(), "what others made is left as it is");
     daemon.unmount("foo", "a");
     at_rest(&daemon, "foo");
-    create(&daemon, "foo", &json!({"read-only": "true", "mode": "0700"}));
+    let e = create_error(&daemon, "foo", &json!({"read-only": "true", "mode": "0700"}));
+    assert!(e.contains("mode=0700 cannot be honoured"), "{e}");
+    create(&daemon, "foo", &json!({"read-only": "true"}));
     let at = daemon.mount("foo", "a");
     assert!(mount_line(&at).0.starts_with("ro,"));
     assert_eq!(fs::read_to_string(at.join("precious")).unwrap(), "data");
@@ -172,8 +174,11 @@ fn with_data_and_no_filesystem(rig: &Rig) {
             daemon.start();
         }
         for ((name, part), before) in cases.iter().zip(&before) {
-            let options = if round == "as it is" { json!({}) } else { json!({"uid": "5", "fstype": "ext4"}) };
-            create(&daemon, name, &options);
+            if round == "with options" {
+                let e = create_error(&daemon, name, &json!({"uid": "5", "fstype": "ext4"}));
+                assert!(e.contains("uid=5 cannot be honoured: the image holds"), "{e}");
+            }
+            create(&daemon, name, &json!({}));
             let e = mount_error(&daemon, name);
             assert!(e.contains(part), "{round}: {e}");
             assert!(!e.contains("also:"), "the rollback failed: {e}");

@@ -77,7 +77,7 @@ fn read_only(rig: &Rig) {
     }
     create(&daemon, "ro", &json!({"size": "16M", "mount-options": "noatime,ro"}));
     let at = daemon.mount("ro", "a");
-    assert!(mount_line(&at).0.starts_with("ro,noatime,"), "{:?}", mount_line(&at));
+    assert!(mount_line(&at).0.starts_with("ro,nodev,noatime,"), "{:?}", mount_line(&at));
     assert_eq!(get(&daemon, "ro")["Status"]["read-only"], true);
     daemon.unmount("ro", "a");
     // Of two words the later one counts, for the kernel and for what is told.
