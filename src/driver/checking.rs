@@ -124,7 +124,10 @@ impl Driver {
                 }
                 Err(e) => {
                     tracing::error!(image = %spec, error = %e, "the check of its filesystem has ended");
-                    if let Ok(Some(print)) = print {
+                    // Whatever else kept it from judging may be over by the next Mount.
+                    if e.kind == ErrorKind::NeedsRepair
+                        && let Ok(Some(print)) = print
+                    {
                         let found = e.context(format_args!("checked until {}", rfc3339(now())));
                         lock(&verdicts.0).insert(spec, Verdict::Damaged { print, found });
                     }

@@ -65,9 +65,12 @@ pub struct Reserved {
 impl Reserved {
     /// What whoever asks for the volume is told.
     pub fn refusal(spec: &ImageSpec, since: Instant) -> DriverError {
-        let since = rough(since.elapsed());
-        DriverError::new(ErrorKind::Busy, format!("the filesystem of {spec} is being checked, since {since}"))
-            .hint("the check goes on and is not begun anew: try again later")
+        let runs = rough(since.elapsed());
+        DriverError::new(
+            ErrorKind::Busy,
+            format!("the filesystem of {spec} is being checked, for {runs} now"),
+        )
+        .hint("the check goes on and is not begun anew: try again later")
     }
 }
 
@@ -252,7 +255,7 @@ mod tests {
         });
         for e in refused {
             assert_eq!(e.kind, ErrorKind::Busy);
-            assert!(e.message.contains("rbd/a is being checked, since 0 s"), "{e}");
+            assert!(e.message.contains("rbd/a is being checked, for 0 s now"), "{e}");
         }
         assert!(guards.inner.lock().volumes.is_empty() && !guards.is_reserved(&spec("a")));
         assert!(guards.try_lock(&spec("a")).is_some());

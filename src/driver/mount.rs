@@ -273,7 +273,12 @@ impl Driver {
         }
         match self.backend.is_copy(spec, &twin.device()) {
             Ok(true) => {}
-            Ok(false) => return Err(failed),
+            Ok(false) => {
+                return Err(failed.hint(
+                    "unmount the other first: this cluster does not know the two as a clone and its origin, and one \
+                     filesystem that is mounted twice destroys itself",
+                ));
+            }
             Err(e) => return Err(failed.also(e.context("whether it is a copy cannot be seen"))),
         }
         tracing::info!(image = %spec, %of, "is a copy with the same UUID: mounted with nouuid");

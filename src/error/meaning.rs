@@ -76,11 +76,13 @@ fn of_ceph(e: &CallError) -> Option<Meaning> {
             "the cluster refused the image's size, features or layout",
             "see features, object-size and stripe-unit",
         ),
-        ("rbd_create4", Errno::ENOENT) => meaning(K::Invalid, "the data pool does not exist", ""),
+        ("rbd_create4", Errno::ENOENT) => {
+            meaning(K::Invalid, "a pool or namespace of the image does not exist: perhaps the data pool", "")
+        }
         (call, Errno::EROFS) if call.starts_with("rbd_") => meaning(
             K::InUse,
-            "the image's exclusive lock is held and not given up",
-            "it is mapped with lock=exclusive: unmount it first",
+            "the image cannot be written to: its exclusive lock is held and not given up, or it is not primary here",
+            "perhaps it is mapped with lock=exclusive: unmount it first; rbd info shows whether it is primary",
         ),
         (_, Errno::EPERM | Errno::EACCES) => meaning(
             K::Denied,
@@ -312,7 +314,13 @@ mod tests {
             ("rados_ioctx_create", "pool x", E::ENOENT, K::NotFound, "the pool or namespace does not exist"),
             ("rbd_open", "rbd/a", E::ENOENT, K::NotFound, "the image does not exist"),
             ("rbd_create4", "rbd/a", E::EINVAL, K::Invalid, "refused the image's size, features or layout"),
-            ("rbd_create4", "rbd/a", E::ENOENT, K::Invalid, "the data pool does not exist"),
+            (
+                "rbd_create4",
+                "rbd/a",
+                E::ENOENT,
+                K::Invalid,
+                "a pool or namespace of the image does not exist",
+            ),
             ("rbd_rename", "rbd/a", E::EROFS, K::InUse, "exclusive lock is held"),
             ("rbd_list2", "rbd", E::EPERM, K::Denied, "the Ceph user lacks a capability"),
             ("rbd_open", "rbd/a", E::ETIMEDOUT, K::Unreachable, "the Ceph cluster does not answer"),

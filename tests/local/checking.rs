@@ -86,7 +86,7 @@ fn goes_on_behind_the_refused_mount(rig: &Rig) {
     let slow = Slow::new(rig, "slow");
     let daemon = &slow.daemon;
     slow.volume(&[]);
-    let told = "the filesystem of rbd/v is being checked, since ";
+    let told = "the filesystem of rbd/v is being checked, for ";
     for _ in 0..3 {
         let e = mount_error(daemon, "v");
         assert!(e.contains(told) && e.contains("is not begun anew") && !e.contains("repair"), "{e}");
@@ -164,7 +164,7 @@ fn a_killed_plugin_neither_ends_nor_doubles_it(rig: &Rig) {
     slow.daemon.start_with(&slow.environment);
     for _ in 0..2 {
         let e = mount_error(&slow.daemon, "v");
-        let told = format!("is being checked by e2fsck (pid {checker}), since ");
+        let told = format!("is being checked by e2fsck (pid {checker}), for ");
         assert!(e.contains(&told), "{e}\n{}", slow.daemon.logs());
     }
     assert_eq!(slow.begun(), [checker]);

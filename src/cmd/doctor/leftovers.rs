@@ -67,10 +67,11 @@ fn doubles(locks: &[Lock], host: &str, boot_id: &str, machine: &str) -> Option<F
         theirs == part(machine) || theirs.is_empty() || machine.is_empty()
     })?;
     let found = format!(
-        "another host has this one's name and machine id, and lives: it owns {} with boot id {}",
+        "a host that lives has this one's name, and its machine id does not tell it apart: it owns {} with boot id {}",
         double.image, double.owner.boot_id
     );
-    let fix = "give each host its own: hostnamectl set-hostname NAME; rm /etc/machine-id && systemd-machine-id-setup; then restart it";
+    let fix = "just restarted? Ask again in 30 s. Otherwise, on the copy, without containers and after rbd-docker-plugin unmount --all: \
+               hostnamectl set-hostname NAME; rm /etc/machine-id; systemd-machine-id-setup; then restart it";
     Some(Finding::fail("identity", found, fix))
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::options::Given;
-use super::{State, bytes_at, crc32c, damaged, features, refused, unknown_to, unreadable};
+use super::{State, bytes_at, crc32c, damaged, features, out_of_memory, refused, unknown_to, unreadable};
 use crate::deadline::Deadline;
 use crate::error::Result;
 use crate::host::{Checked, FsKind};
@@ -95,7 +95,7 @@ pub(super) fn check(
         Some(8..16) if let Some(features) = features::unchecked(FsKind::Ext4, &said()) => {
             Err(unknown_to(programs, Program::E2fsck, path, FsKind::Ext4, &features))
         }
-        Some(4..16) => Err(damaged(path, FsKind::Ext4, &said())),
+        Some(4..16) if !out_of_memory(&said()) => Err(damaged(path, FsKind::Ext4, &said())),
         _ => {
             Err(ExecError::Failed { program: Program::E2fsck, status: output.status, stderr: said() }.into())
         }

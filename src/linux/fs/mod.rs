@@ -133,7 +133,7 @@ fn refuse_if_being_checked(path: &Path) -> Result<()> {
         holders::of(path, Some(path)).into_iter().find(|holder| checkers.contains(&holder.comm.as_str()));
     let Some(checker) = found else { return Ok(()) };
     let (pid, name) = (checker.pid, checker.comm);
-    let since = process::age(pid).map_or_else(String::new, |age| format!(", since {}", time::rough(age)));
+    let since = process::age(pid).map_or_else(String::new, |age| format!(", for {} now", time::rough(age)));
     Err(DriverError::new(
         ErrorKind::Busy,
         format!("{} is being checked by {name} (pid {pid}){since}", path.display()),
@@ -259,7 +259,27 @@ fn verdict(
         return Ok(Verdict::None(refused::kept(path)));
     }
     let said = output.said();
+    if !judged(kind, output.status.code(), &everything) {
+        return Ok(Verdict::None(ExecError::Failed { program, status: output.status, stderr: said }.into()));
+    }
     Ok(Verdict::Damaged(format!("{program} ({}) {said}", output.status)))
+}
+
+/// Whether a checker that did not succeed has judged the filesystem: it was not killed, and had the memory for it.
+fn judged(kind: FsKind, code: Option<i32>, said: &str) -> bool {
+    let ended = match (kind, code) {
+        // 4: errors are left; 8: it could not even find a superblock.
+        (FsKind::Ext4, Some(code)) => code & 4 != 0 || (code == 8 && said.contains("uperblock")),
+        (_, Some(_)) => true,
+        (_, None) => false,
+    };
+    ended && !out_of_memory(said)
+}
+
+fn out_of_memory(said: &str) -> bool {
+    ["annot allocate memory", "emory allocation failed", "out of memory", "couldn't malloc"]
+        .iter()
+        .any(|words| said.contains(words))
 }
 
 /// The checker of this host is older than the filesystem.

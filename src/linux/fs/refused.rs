@@ -210,12 +210,12 @@ fn same_uuid(path: &Path, twin: Option<&mountinfo::Entry>, kind: FsKind) -> Driv
     let message = format!("{other} has the same UUID as {}", path.display());
     let hint = match kind {
         FsKind::Xfs => {
-            "if one is a copy of the other: mount-options=nouuid, or `xfs_admin -U generate` on the device of the one that \
-             is not mounted"
+            "unmount the other first. Only where `rbd info` shows that they are two images: mount-options=nouuid, or \
+             `xfs_admin -U generate` on the device of the one that is not mounted"
         }
         FsKind::Btrfs => {
-            "if one is a copy of the other: `btrfstune -u` on the device of the one that is not mounted gives it a UUID of \
-             its own; until then unmount the other"
+            "unmount the other first. Only where `rbd info` shows that they are two images: `btrfstune -u` on the device of \
+             the one that is not mounted gives it a UUID of its own"
         }
         FsKind::Ext4 => "unmount the other first",
     };
