@@ -26,9 +26,14 @@ impl Driver {
                 return;
             }
         };
-        for (spec, why) in look.lost {
+        for (spec, _) in look.lost {
             let Some(_guard) = self.guards.try_lock(&spec) else { continue };
-            self.part_from(&spec, &why);
+            // It may have been unmounted, and mounted anew, since it was looked at.
+            if self.table.get(&spec).is_some()
+                && let Err(e) = self.refuse_lost(&spec)
+            {
+                tracing::error!(image = %spec, error = %e, "was taken away, and cannot be detached yet");
+            }
         }
         for spec in look.amiss {
             let Some(_guard) = self.guards.try_lock(&spec) else { continue };

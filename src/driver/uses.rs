@@ -174,8 +174,9 @@ impl Driver {
         if let Some(mounted) = self.table.get(spec) {
             return Ok(Some(mounted.refs.clone()));
         }
-        match lock(&self.comings.unsaved).get(spec) {
-            Some(refs) => Ok(Some(refs.clone())),
+        let unsaved = lock(&self.comings.unsaved).get(spec).cloned();
+        match unsaved {
+            Some(refs) => Ok(Some(refs)),
             None => self.load_refs(spec),
         }
     }

@@ -78,7 +78,7 @@ fn one_pool_does_not_hide_the_others(lab: &Lab) {
     let pools = format!("{gone},{denied}");
     let plugin = Plugin::start(&user, home.path(), &["--pool", &good, "--pools", &pools]);
     assert_eq!(plugin.names(), sorted(&all));
-    drop(plugin);
+    plugin.stop();
     lab.run(&["ceph", "osd", "pool", "delete", &gone, &gone, "--yes-i-really-really-mean-it"]);
     let narrow = format!("profile rbd pool={good}, profile rbd pool={gone}");
     let entity = format!("client.{}", user.name);

@@ -232,7 +232,7 @@ fn a_data_pool_out_of_reach(lab: &Lab) {
     std::fs::write(user.conf(), format!("{conf}rbd default data pool = nosuch\n")).unwrap();
     let plugin = Plugin::start(&user, home.path(), &["--pool", &pool]);
     let e = plugin.error("Create", &json!({"Name": "nowhere", "Opts": {"size": "64M"}}));
-    assert!(e.contains("rbd_default_data_pool names the pool nosuch, which does not exist"), "{e}");
+    assert!(e.contains("it names the pool nosuch, which does not exist"), "{e}");
     let opts = json!({"size": "64M", "data-pool": "nosuch2"});
     let e = plugin.error("Create", &json!({"Name": "nowhere", "Opts": opts}));
     assert!(e.contains("data-pool names the pool nosuch2, which does not exist"), "{e}");
@@ -280,6 +280,7 @@ fn what_another_user_saw_is_not_shown(lab: &Lab) {
         let plugin = Plugin::start(&first, home.path(), &team("team1"));
         plugin.create("secret");
         assert_eq!(plugin.names(), ["secret"]);
+        plugin.stop();
     }
     // A port where nobody is.
     let away = |user: &User| {

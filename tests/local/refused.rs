@@ -197,7 +197,10 @@ fn a_copied_image_beside_its_origin(rig: &Rig) {
         } else {
             let e = mount_error(&daemon, &copy);
             let said = format!("rbd/xfs, mounted at {}, has the same UUID as rbd/xfs-copy", at.display());
-            assert!(e.contains(&said) && e.contains("nouuid") && !e.contains("repair"), "{e}");
+            assert!(
+                e.contains(&said) && e.contains("unmount the other first") && !e.contains("repair"),
+                "{e}"
+            );
             assert_eq!(devices(&daemon.file(&copy, "img")).len(), 0);
         }
         daemon.unmount(fstype, "a");

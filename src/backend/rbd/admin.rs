@@ -14,7 +14,7 @@ use super::{beats, caps, fence, names};
 use crate::backend::Owner;
 use crate::ceph::{Cluster, IoCtx, Swap};
 use crate::config;
-use crate::error::{DriverError, ErrorKind, Result};
+use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::krbd::Kernel;
 use crate::name::{ImageSpec, VolumeName};
 use crate::time::rfc3339;
@@ -177,11 +177,14 @@ impl Admin {
     fn watch(&self, locks: &mut [Lock]) -> Result<()> {
         for some in locks.chunks_mut(AT_ONCE) {
             std::thread::scope(|scope| {
-                let threads: Vec<_> =
-                    some.iter_mut().map(|lock| scope.spawn(|| self.watch_one(lock))).collect();
+                let ask = |lock| {
+                    let named = std::thread::Builder::new().name("watchers".to_owned());
+                    named.spawn_scoped(scope, move || self.watch_one(lock)).or_call("clone", "watchers")
+                };
+                let threads: Vec<_> = some.iter_mut().map(ask).collect();
                 let died =
                     || Err(DriverError::new(ErrorKind::Failed, "a thread that asks for watchers died"));
-                threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| died()))
+                threads.into_iter().try_for_each(|thread| thread?.join().unwrap_or_else(|_| died()))
             })?;
         }
         Ok(())

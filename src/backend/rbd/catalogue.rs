@@ -83,9 +83,20 @@ impl Catalogue {
         let entries: Vec<Entry> = thread::scope(|scope| {
             let threads: Vec<_> = unknown
                 .chunks(share)
-                .map(|chunk| scope.spawn(|| chunk.iter().map(look).collect::<Vec<_>>()))
+                .map(|chunk| {
+                    let named = thread::Builder::new().name("list".to_owned());
+                    (chunk, named.spawn_scoped(scope, || chunk.iter().map(look).collect::<Vec<_>>()))
+                })
                 .collect();
-            threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+            let answers =
+                threads.into_iter().map(|(chunk, thread)| match thread.map(|thread| thread.join()) {
+                    Ok(Ok(entries)) => entries,
+                    // Get tells what is wrong with them.
+                    Ok(Err(_)) => chunk.iter().map(|_| Entry::Volume).collect(),
+                    // There is no thread to be had.
+                    Err(_) => chunk.iter().map(look).collect(),
+                });
+            answers.flatten().collect()
         });
         for ((spec, _), entry) in unknown.into_iter().zip(entries) {
             match entry {

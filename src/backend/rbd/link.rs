@@ -11,7 +11,7 @@
 //! monitors still answer, asks them until the entry is gone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,8 @@ pub(super) struct Link {
     fenced: AtomicBool,
     /// Whether it was ever up.
     known: AtomicBool,
+    /// The cluster of this life.
+    fsid: OnceLock<String>,
 }
 
 #[derive(Debug)]
@@ -130,6 +132,7 @@ impl Link {
             suspect: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
             known: AtomicBool::new(false),
+            fsid: OnceLock::new(),
         });
         let weak = Arc::downgrade(&link);
         std::thread::Builder::new()
@@ -244,9 +247,27 @@ impl Link {
     /// A client that the storage answers, too.
     fn new_client(&self) -> (Result<()>, Option<Arc<Session>>) {
         match Session::connect(&self.options).map(Arc::new) {
-            Ok(session) => (self.probe(&session), Some(session)),
+            Ok(session) => match self.refuse_another(session.cluster.fsid()) {
+                Ok(()) => (self.probe(&session), Some(session)),
+                Err(e) => (Err(e), None),
+            },
             Err(e) => (Err(e), None),
         }
+    }
+
+    /// An error for a cluster that is not the one of this life: records and mappings of one mean nothing in another.
+    fn refuse_another(&self, fsid: &str) -> Result<()> {
+        let known = self.fsid.get_or_init(|| fsid.to_owned());
+        if known == fsid {
+            return Ok(());
+        }
+        Err(DriverError::new(
+            ErrorKind::Config,
+            format!(
+                "ceph.conf leads to the cluster {fsid} now, and the volumes of this plugin are in {known}"
+            ),
+        )
+        .hint("to serve that cluster, unmount all volumes and restart the plugin"))
     }
 
     /// Makes a new client while the link is down; `old` may answer again one day.

@@ -372,7 +372,9 @@ impl Mapper for RbdBackend {
     }
 
     fn abandon(&self, spec: &ImageSpec, device: Device) -> Result<()> {
-        let Some(mapping) = self.behind(spec, &device)? else { return Ok(()) };
+        // By force, only what this plugin has mapped.
+        let mapping = self.behind(spec, &device)?.filter(|mapping| self.has_made(mapping));
+        let Some(mapping) = mapping else { return Ok(()) };
         self.kernel.unmap(mapping.id, true, Deadline::after(FORCED))?;
         lock(&self.devices).remove(&mapping.number);
         Ok(())

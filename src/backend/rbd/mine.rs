@@ -53,11 +53,21 @@ impl RbdBackend {
     pub(super) fn look_at(&self, mounted: &[ImageSpec]) -> Result<Look> {
         let session = self.link.session()?;
         // Without it, a fence by a plugin still shows in the owner records.
-        let fenced = self.blocklist.of(&session.cluster, BLOCKLIST).unwrap_or_else(|e| {
-            tracing::warn!(error = %e, "cannot see the cluster's blocklist");
-            Arc::default()
-        });
+        let read = |within| {
+            self.blocklist.of(&session.cluster, within).unwrap_or_else(|e| {
+                tracing::warn!(error = %e, "cannot see the cluster's blocklist");
+                Arc::default()
+            })
+        };
+        let mut fenced = read(BLOCKLIST);
         let mappings = self.kernel.list()?;
+        // The entry of a host or a network may have ended since, and the mapping be newer than its end.
+        if mappings
+            .iter()
+            .any(|mapping| self.has_made(mapping) && fenced.covers(&mapping.client_addr).is_some())
+        {
+            fenced = read(Duration::ZERO);
+        }
         #[cfg(feature = "fault-points")]
         crate::backend::fault::pass("look");
         let mut places: BTreeMap<Place, Vec<&ImageSpec>> = BTreeMap::new();
@@ -124,12 +134,17 @@ impl RbdBackend {
             let of_it = mappings.iter().filter(|mapping| mapping.is(identity) && self.has_made(mapping));
             of_it.min_by_key(|mapping| recorded != Some(mapping.client_addr.as_str()))
         };
-        let mut keys =
-            held.into_iter().filter_map(|(key, raw)| Some((key.strip_prefix("image.")?.to_owned(), raw)));
-        if let Some((id, raw)) = keys.next() {
+        let sights = held.into_iter().filter_map(|(key, raw)| {
+            let id = key.strip_prefix("image.")?;
             let recorded = OwnerRecord::parse(&raw).ok().and_then(|record| record.owner.client_addr);
-            let mapping = here(&id, recorded.as_deref());
-            return Some(Sight { key: image_key(&id), held: Some(raw), mapping });
+            let mapping = here(id, recorded.as_deref());
+            Some((recorded.is_some(), Sight { key: image_key(id), held: Some(raw), mapping }))
+        });
+        // Where an image was made anew under the name, the one that is mapped is the one in use.
+        if let Some((_, sight)) =
+            sights.max_by_key(|(was_mapped, sight)| (sight.mapping.is_some(), *was_mapped))
+        {
+            return Some(sight);
         }
         // Adopted while the cluster was away.
         let fsid = Some(io.cluster().fsid());

@@ -127,7 +127,19 @@ fn without_pool(e: DriverError) -> DriverError {
 pub(super) fn read_one(io: &IoCtx, name: &str) -> Result<Option<ImageSpec>> {
     match io.omap_get(OBJECT, &[name]) {
         Err(e) if e.errno == Errno::ENOENT => Ok(None),
-        found => Ok(understood(found?).remove(name)),
+        found => {
+            let found = found?;
+            let is_bound = found.contains_key(name);
+            match understood(found).remove(name) {
+                None if is_bound => Err(DriverError::new(
+                    ErrorKind::Failed,
+                    format!("what the registry of names ({OBJECT}) says of {name:?} is not understood"),
+                )
+                .hint(format!(
+                    "it is damaged, or written by a newer version of the plugin: rados -p {} listomapvals {OBJECT} shows it", io.pool()))),
+                bound => Ok(bound),
+            }
+        }
     }
 }
 

@@ -228,6 +228,13 @@ fn images(session: &Session, place: &Place, home: bool) -> Result<Vec<ImageName>
 /// The owner records of one place.
 pub(super) type Records = (Place, IoCtx, Keys);
 
+/// Whether there may be records behind an error. There are none in what does not exist, in what this user may not look at, and in
+/// a pool that can hold no keys because it is erasure-coded.
+fn hides_records(e: &DriverError) -> bool {
+    let keyless = e.source.as_ref().is_some_and(|call| call.errno == Errno::EOPNOTSUPP);
+    !keyless && !matches!(e.kind, ErrorKind::Denied | ErrorKind::NotFound)
+}
+
 /// The owner records of all places that this user may look at. Pools that are not configured are looked at as well,
 /// since a name may say any pool; those that cannot be looked at are left out, and all of them together take no longer
 /// than `patience`. A configured pool that does not answer is an error, since there may be records in it.
@@ -252,7 +259,7 @@ pub(super) fn records(
                 for place in places {
                     match session.open(&place).and_then(|io| Ok((owner::all(&io)?, io))) {
                         Ok((keys, io)) => found.push((place, io, keys)),
-                        Err(e) if own && e.kind == ErrorKind::Unreachable => return Err(e),
+                        Err(e) if own && hides_records(&e) => return Err(e),
                         Err(e) if configured.is_home(&place) && e.kind == ErrorKind::Denied => {
                             denied.get_or_insert(e);
                         }
@@ -260,7 +267,7 @@ pub(super) fn records(
                     }
                 }
             }
-            Err(e) if own && e.kind == ErrorKind::Unreachable => return Err(e),
+            Err(e) if own && hides_records(&e) => return Err(e),
             Err(e) => tracing::debug!(pool, error = %e, "is left out"),
         }
     }

@@ -68,9 +68,12 @@ impl RbdBackend {
         let Some(id) = id else {
             // In a pool that was deleted, everything is "not found".
             match session.still(&place(spec), &io) {
+                // A pool that is configured is missed; a namespace that is not, may be gone.
                 Err(e)
                     if e.kind == ErrorKind::Config
-                        && !Configured::new(&self.options).is_home(&place(spec)) =>
+                        && !Configured::new(&self.options).is_home(&place(spec))
+                        && (!self.options.pools.iter().any(|pool| pool == spec.pool())
+                            || session.cluster.ioctx(spec.pool(), None).is_ok()) =>
                 {
                     return Ok(None);
                 }
