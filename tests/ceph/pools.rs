@@ -22,20 +22,38 @@ fn everything(lab: &Lab, what: &str) -> User {
     User::new(lab, what, &["mon", "profile rbd", "osd", "profile rbd", "mgr", "profile rbd"])
 }
 
-fn erasure_coded(lab: &Lab) -> String {
-    let pool = fresh("ecp");
-    lab.run(&["ceph", "osd", "pool", "create", &pool, "1", "1", "erasure"]);
-    lab.run(&["ceph", "osd", "pool", "application", "enable", &pool, "rbd"]);
-    pool
+/// An erasure-coded pool, until it is dropped: with a single OSD it never becomes active, and whatever asks all pools of the
+/// cluster, as librbd does for the clones of an image, waits for it.
+struct ErasureCoded<'a> {
+    lab: &'a Lab,
+    pool: String,
+}
+
+impl<'a> ErasureCoded<'a> {
+    fn new(lab: &'a Lab) -> Self {
+        let pool = fresh("ecp");
+        lab.run(&["ceph", "osd", "pool", "create", &pool, "1", "1", "erasure"]);
+        lab.run(&["ceph", "osd", "pool", "application", "enable", &pool, "rbd"]);
+        Self { lab, pool }
+    }
+}
+
+impl Drop for ErasureCoded<'_> {
+    fn drop(&mut self) {
+        let delete =
+            ["ceph", "osd", "pool", "delete", &self.pool, &self.pool, "--yes-i-really-really-mean-it"];
+        self.lab.command(&delete).status().unwrap();
+    }
 }
 
 fn an_erasure_coded_pool_holds_no_images(lab: &Lab) {
-    let ecp = erasure_coded(lab);
+    let erasure_coded = ErasureCoded::new(lab);
+    let ecp = erasure_coded.pool.as_str();
     let user = everything(lab, "ec");
     let home = TempDir::new().unwrap();
     let what = format!("the pool {ecp} is erasure-coded and cannot hold image headers: use it as data-pool");
     {
-        let plugin = Plugin::start(&user, home.path(), &["--pool", &ecp]);
+        let plugin = Plugin::start(&user, home.path(), &["--pool", ecp]);
         for (endpoint, body) in [
             ("List", json!({})),
             ("Get", json!({"Name": "a"})),
@@ -46,13 +64,13 @@ fn an_erasure_coded_pool_holds_no_images(lab: &Lab) {
             assert!(e.contains(&what), "{endpoint}: {e}");
         }
     }
-    let doctor = user.command(lab, &["--pool", &ecp, "doctor", "--format", "json"]);
+    let doctor = user.command(lab, &["--pool", ecp, "doctor", "--format", "json"]);
     let (status, found, fix) = doctor.line("pool");
     assert!(status == "fail" && found.contains(&what) && fix.contains("data-pool"), "{found} {fix}");
 
     let good = pool(lab);
     lab.run(&["rbd", "create", "--size", "8M", &format!("{good}/there")]);
-    let plugin = Plugin::start(&user, home.path(), &["--pool", &good, "--pools", &ecp]);
+    let plugin = Plugin::start(&user, home.path(), &["--pool", &good, "--pools", ecp]);
     assert_eq!(plugin.names(), ["there"]);
     plugin.create("new");
     let e = plugin.error("Create", &json!({"Name": format!("{ecp}/x"), "Opts": {"size": "64M"}}));
