@@ -86,21 +86,24 @@ impl Lab {
 
     /// Freezes the daemons whose names begin so until the result is dropped.
     pub(crate) fn freeze(&self, prefix: &str) -> Frozen {
-        let run = self.conf.parent().unwrap().join("run");
-        let files = std::fs::read_dir(run).unwrap().map(|file| file.unwrap());
-        let files = files.filter(|file| {
-            let name = file.file_name().into_string().unwrap();
-            name.starts_with(prefix) && name.ends_with(".pid")
-        });
-        let pids: Vec<Pid> = files
-            .map(|file| std::fs::read_to_string(file.path()).unwrap().trim().parse().unwrap())
-            .map(Pid::from_raw)
-            .collect();
-        assert!(!pids.is_empty(), "no daemon {prefix}");
-        let frozen = Frozen(pids);
-        frozen.signal(Signal::SIGSTOP);
-        frozen
+        freeze(self.conf.parent().unwrap(), prefix)
     }
+}
+
+fn freeze(cluster: &Path, prefix: &str) -> Frozen {
+    let files = std::fs::read_dir(cluster.join("run")).unwrap().map(|file| file.unwrap());
+    let files = files.filter(|file| {
+        let name = file.file_name().into_string().unwrap();
+        name.starts_with(prefix) && name.ends_with(".pid")
+    });
+    let pids: Vec<Pid> = files
+        .map(|file| std::fs::read_to_string(file.path()).unwrap().trim().parse().unwrap())
+        .map(Pid::from_raw)
+        .collect();
+    assert!(!pids.is_empty(), "no daemon {prefix}");
+    let frozen = Frozen(pids);
+    frozen.signal(Signal::SIGSTOP);
+    frozen
 }
 
 impl Drop for Lab {
@@ -142,6 +145,11 @@ impl Own {
 
     pub(crate) fn connect(&self) -> Cluster {
         connect(&self.conf(), TIMEOUT).unwrap()
+    }
+
+    /// As [`Lab::freeze`].
+    pub(crate) fn freeze(&self, prefix: &str) -> Frozen {
+        freeze(self.dir(), prefix)
     }
 
     pub(crate) fn command(&self, line: &[&str]) -> Command {
