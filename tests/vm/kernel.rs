@@ -46,11 +46,12 @@ const FULL: &str = "set -e
     echo '/dev/nothing /nothing ext4 defaults 0 1' >$base/etc/fstab
     cp -r $tools $base/tmp/clone/tools
     cp -rl $tools/../target/vm $base/tmp/clone/target/vm 2>/dev/null || cp -r $tools/../target/vm $base/tmp/clone/target/vm
-    mount --bind $base/tmp /tmp
     for name in docker modules-load.d tmpfiles.d ceph; do
         [ ! -d /etc/$name ] || mount --bind $base/etc/$name /etc/$name
     done
     mount --bind $base/etc/fstab /etc/fstab
+    # The last one: the project may itself be below /tmp.
+    mount --bind $base/tmp /tmp
     cd /tmp/clone
     trap 'tools/vm kill guest' EXIT
     tools/vm start guest --init systemd --watch $$
