@@ -12,7 +12,7 @@ use crate::plugin::Plugin;
 use crate::rig::{Missing, root, tool};
 
 /// What a command may take if its caller does not say: ten times what the slowest takes.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// How a command in the guest ended.
 #[derive(Debug, Clone)]
