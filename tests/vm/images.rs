@@ -129,7 +129,7 @@ fn elsewhere(lab: &Lab) {
     let missing = plugin.error("Create", &json!({"Name": "x", "Opts": {"pool": "nowhere"}}));
     assert!(missing.contains("nowhere") && missing.contains("does not exist"), "{missing}");
     let missing = plugin.error("Create", &json!({"Name": "x", "Opts": {"namespace": "nobody"}}));
-    assert!(missing.contains("nobody") && missing.contains("does not exist"), "{missing}");
+    assert!(missing.contains("has no namespace nobody"), "{missing}");
     for volume in ["inside", "bare"] {
         plugin.ok("Remove", &json!({"Name": volume}));
     }
