@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use librbd_sys as sys;
@@ -57,6 +57,8 @@ struct Client {
     user: String,
     fsid: String,
     timeout: Duration,
+    /// Dropped last: once the client has shut down.
+    life: Arc<()>,
 }
 
 /// An owned `rados_t`, connected or not.
@@ -113,7 +115,7 @@ impl Cluster {
         let rc = unsafe { sys::rados_connect(handle.0) };
         check("rados_connect", &object, rc.into())?;
         let fsid = handle.fsid(&object)?;
-        Ok(Self(Arc::new(Client { handle, user: user.to_owned(), fsid, timeout })))
+        Ok(Self(Arc::new(Client { handle, user: user.to_owned(), fsid, timeout, life: Arc::default() })))
     }
 
     /// The cluster's id.
@@ -142,6 +144,11 @@ impl Cluster {
     pub fn instance_id(&self) -> u64 {
         // SAFETY: the handle is live.
         unsafe { sys::rados_get_instance_id(self.raw()) }
+    }
+
+    /// What is gone when this client has shut down, and can send nothing any more.
+    pub fn life(&self) -> Weak<()> {
+        Arc::downgrade(&self.0.life)
     }
 
     /// A setting as this client uses it; nothing when there is no setting of that name.

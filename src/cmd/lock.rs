@@ -35,7 +35,7 @@ impl<'a> Freed<'a> {
         let once = |addresses: BTreeSet<&'a str>| addresses.into_iter().collect();
         let fenced = once(freed.iter().filter_map(|lock| lock.client_addr.as_deref()).collect());
         let plugins = freed.iter().filter(|lock| lock.takes_plugin(host));
-        let plugins_fenced = once(plugins.filter_map(|lock| lock.plugin_addr.as_deref()).collect());
+        let plugins_fenced = once(plugins.flat_map(Lock::plugin_addrs).map(String::as_str).collect());
         Self { freed, fenced, plugins_fenced, fence_days: days, unlocked: &[] }
     }
 }

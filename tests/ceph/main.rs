@@ -7,6 +7,7 @@
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod backend;
+mod clients;
 mod commands;
 mod corpus;
 mod crash;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     trials.extend(pools::trials(&lab));
     trials.extend(corpus::trials(&lab));
     trials.extend(link::trials(&lab));
+    trials.extend(clients::trials(&lab));
     trials.extend(wire::trials(&lab));
     trials.extend(kinds::trials(&lab));
     trials.extend(options::trials(&lab));

@@ -85,6 +85,9 @@ pub struct Lock {
     pub client_addr: Option<String>,
     /// The address of the owner's plugin.
     pub plugin_addr: Option<String>,
+    /// The addresses of clients that the plugin had before and that may still send something.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub earlier_plugin_addrs: Vec<String>,
     /// The mount IDs that used it last.
     pub mount_ids: Vec<String>,
     /// Whether the plugin's heart beats.
@@ -113,6 +116,11 @@ impl Lock {
     /// owns. One that lives looks at its records before it does; with its whole host it is shut out all the same, and connects anew.
     pub fn takes_plugin(&self, host: bool) -> bool {
         host || !self.alive
+    }
+
+    /// The addresses of all clients of its plugin.
+    pub fn plugin_addrs(&self) -> impl Iterator<Item = &String> {
+        self.plugin_addr.iter().chain(&self.earlier_plugin_addrs)
     }
 }
 
@@ -260,9 +268,9 @@ impl Admin {
 
     /// All of them are shut out before any of it is given to others.
     fn free(&self, locks: &[Lock], host: bool) -> Result<()> {
-        let plugins = locks.iter().filter(|lock| lock.takes_plugin(host)).map(|lock| &lock.plugin_addr);
-        let addresses =
-            locks.iter().map(|lock| &lock.client_addr).chain(plugins).flatten().cloned().collect();
+        let clients = locks.iter().filter_map(|lock| lock.client_addr.as_ref());
+        let plugins = locks.iter().filter(|lock| lock.takes_plugin(host)).flat_map(Lock::plugin_addrs);
+        let addresses = clients.chain(plugins).cloned().collect();
         fence::shut_out(&self.session.cluster, &addresses, self.options.fence)
             .map_err(|e| caps::explain(&self.options, e))?;
         locks.iter().try_for_each(|lock| self.remove(lock))
@@ -298,25 +306,19 @@ fn lock(
     alive: &BTreeSet<String>,
     names: &BTreeMap<String, String>,
 ) -> Result<Lock> {
-    let OwnerRecord { owner, image, making, plugin_addr } = record;
-    let name =
-        key.strip_prefix("image.").and_then(|id| names.get(id)).map_or_else(|| image.image(), String::as_str);
+    let claimed = record.image.image();
+    let name = key.strip_prefix("image.").and_then(|id| names.get(id)).map_or(claimed, String::as_str);
     let image = ImageSpec::new(&place.0, place.1.as_deref(), name)?;
-    let alive = alive.contains(&beats::cookie(&owner));
-    Ok(seen((key, raw), image, (owner, plugin_addr), making.is_some(), alive))
+    let alive = alive.contains(&beats::cookie(&record.owner));
+    Ok(seen((key, raw), image, record, alive))
 }
 
-fn seen(
-    (key, raw): (String, Vec<u8>),
-    image: ImageSpec,
-    (owner, plugin_addr): (Owner, Option<String>),
-    making: bool,
-    alive: bool,
-) -> Lock {
+fn seen((key, raw): (String, Vec<u8>), image: ImageSpec, record: OwnerRecord, alive: bool) -> Lock {
+    let OwnerRecord { owner, making, plugin_addr, earlier_plugin_addrs, .. } = record;
     Lock {
         alive,
         watching: false,
-        making,
+        making: making.is_some(),
         fenced_by: None,
         image,
         host: owner.host.clone(),
@@ -324,6 +326,7 @@ fn seen(
         since: rfc3339(owner.since),
         client_addr: owner.client_addr.clone(),
         plugin_addr,
+        earlier_plugin_addrs,
         mount_ids: owner.mount_ids.clone(),
         owner,
         image_id: key.strip_prefix("image.").map(str::to_owned),
@@ -338,8 +341,7 @@ pub(crate) mod tests {
 
     /// What is said of a record whose owner shows no sign of life.
     pub(crate) fn parsed(raw: &serde_json::Value) -> Lock {
-        let OwnerRecord { owner, image, making, plugin_addr } =
-            OwnerRecord::parse(raw.to_string().as_bytes()).unwrap();
-        seen(("image.1".to_owned(), Vec::new()), image, (owner, plugin_addr), making.is_some(), false)
+        let record = OwnerRecord::parse(raw.to_string().as_bytes()).unwrap();
+        seen(("image.1".to_owned(), Vec::new()), record.image.clone(), record, false)
     }
 }

@@ -145,8 +145,7 @@ impl RbdBackend {
         if !owner.same_plugin(&self.identity) || !owner.surely_same_host(&self.identity) {
             self.refuse_unless_dead(io, spec, owner, (&suspect, looked))?;
         }
-        let addresses = [&record.plugin_addr, &owner.client_addr].into_iter().flatten().cloned().collect();
-        shut_out(&session.cluster, &addresses, self.options.fence)?;
+        shut_out(&session.cluster, &record.addresses(), self.options.fence)?;
         Ok(Follow::After)
     }
 

@@ -19,6 +19,7 @@ use nix::errno::Errno;
 
 use super::blocklist::{self, Fence, Reach};
 use super::caps;
+use super::clients::Clients;
 use super::sources::Sources;
 use crate::config;
 use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
@@ -56,6 +57,7 @@ pub(super) struct Link {
     known: AtomicBool,
     /// The cluster of this life.
     fsid: OnceLock<String>,
+    clients: Clients,
 }
 
 #[derive(Debug)]
@@ -133,6 +135,7 @@ impl Link {
             fenced: AtomicBool::new(false),
             known: AtomicBool::new(false),
             fsid: OnceLock::new(),
+            clients: Clients::default(),
         });
         let weak = Arc::downgrade(&link);
         std::thread::Builder::new()
@@ -152,6 +155,11 @@ impl Link {
             State::Up(session) => Ok(Arc::clone(session)),
             State::Down(why, _) => Err(why.clone()),
         }
+    }
+
+    /// The clients of this life.
+    pub(super) fn clients(&self) -> &Clients {
+        &self.clients
     }
 
     /// Passes an answer on, and sees to the link when it says that the cluster does not answer.
@@ -247,7 +255,10 @@ impl Link {
     /// A client that the storage answers, too.
     fn new_client(&self) -> (Result<()>, Option<Arc<Session>>) {
         match Session::connect(&self.options).map(Arc::new) {
-            Ok(session) => match self.refuse_another(session.cluster.fsid()) {
+            Ok(session) => match self
+                .refuse_another(session.cluster.fsid())
+                .and_then(|()| self.clients.note(&session.cluster))
+            {
                 Ok(()) => (self.probe(&session), Some(session)),
                 Err(e) => (Err(e), None),
             },

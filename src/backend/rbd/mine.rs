@@ -107,10 +107,11 @@ impl RbdBackend {
                 None => look.lost.extend(self.whose(&io, spec)?.map(|why| (spec.clone(), why))),
             }
         }
+        let plugin_addr = session.cluster.addresses()?;
         let keys: Vec<&str> = sights.iter().map(|(_, sight)| sight.key.as_str()).collect();
         let found = if keys.is_empty() { Keys::new() } else { owner::some(&io, &keys)? };
         for (spec, sight) in sights {
-            match self.judge(spec, &sight, found.get(&sight.key), fenced) {
+            match self.judge(spec, (&sight, &plugin_addr), found.get(&sight.key), fenced) {
                 Ok(State::Well) => {}
                 Ok(State::Lost(why)) => look.lost.push((spec.clone(), why)),
                 Ok(State::Amiss) => look.amiss.push(spec.clone()),
@@ -158,7 +159,7 @@ impl RbdBackend {
     fn judge(
         &self,
         spec: &ImageSpec,
-        sight: &Sight<'_>,
+        (sight, plugin_addr): (&Sight<'_>, &str),
         found: Option<&Vec<u8>>,
         fenced: &Blocklist,
     ) -> Result<State> {
@@ -171,7 +172,9 @@ impl RbdBackend {
             return Ok(State::Lost(format!("taken over by {}", record.owner)));
         }
         let address = sight.mapping.map(|mapping| &mapping.client_addr);
-        let told = address.is_none() || record.owner.client_addr.as_ref() == address;
+        // Another client than the one that has written the record may write to the image by now.
+        let signed = record.plugin_addr.as_deref() == Some(plugin_addr);
+        let told = signed && (address.is_none() || record.owner.client_addr.as_ref() == address);
         let known = sight.held.as_ref() == Some(raw) && lock(&self.taken).contains(spec);
         Ok(if told && known { State::Well } else { State::Amiss })
     }
@@ -207,7 +210,7 @@ impl RbdBackend {
             _ => recorded,
         };
         let owner = Owner { client_addr, ..record.owner.clone() };
-        let raw = OwnerRecord { owner, ..record }.store();
+        let raw = self.signed(&session.cluster, OwnerRecord { owner, ..record })?.store();
         let expected = found.get(&sight.key).map(Vec::as_slice);
         let swap = Swap { key: &sight.key, expected, new: Some(&raw) };
         if expected != Some(&raw) && !io.omap_swap(owner::OBJECT, &[swap])? {

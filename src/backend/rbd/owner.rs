@@ -11,7 +11,7 @@
 //! The address is what a fence shuts out. It is written after the mapping and before the first mount: a plugin that was frozen
 //! in between and is followed by another one finds its record changed, and takes the mapping away unused.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,9 @@ pub(super) struct OwnerRecord {
     /// The address of the plugin's own client, which makes, clears and removes images: it is shut out with the kernel's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) plugin_addr: Option<String>,
+    /// The addresses of other clients of the plugin that may still send something, see [`clients`](super::clients).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) earlier_plugin_addrs: Vec<String>,
 }
 
 impl OwnerRecord {
@@ -64,6 +67,12 @@ impl OwnerRecord {
 
     pub(super) fn store(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// All that can write to the image: what a fence shuts out.
+    pub(super) fn addresses(&self) -> BTreeSet<String> {
+        let one = [&self.owner.client_addr, &self.plugin_addr];
+        one.into_iter().flatten().chain(&self.earlier_plugin_addrs).cloned().collect()
     }
 }
 
@@ -165,7 +174,7 @@ impl RbdBackend {
                 None => self.own(session, spec)?,
                 Some(before) => match self.may_follow(session, io, spec, &before)? {
                     // Perhaps of an earlier life: then the client was another one.
-                    Follow::Ours => OwnerRecord { plugin_addr: Some(session.cluster.addresses()?), ..before },
+                    Follow::Ours => self.signed(&session.cluster, before)?,
                     Follow::After => {
                         tracing::warn!(image = %spec, owner = %before.owner, "taking over from an owner that is gone");
                         followed.push(suspect(&before));
@@ -211,10 +220,8 @@ impl RbdBackend {
         // What was read before the claim may have been changed by somebody else.
         let header = header::read(io, id)?;
         // Left by an earlier life: before anything is mounted from it, its address has to be on record.
-        if let Some(mapping) = self.own_mapping(io, id)?
-            && self.recorded_and_live(io, spec, id, &mapping.client_addr)?.is_none()
-        {
-            self.note_address(io, spec, id, &mapping.client_addr)?;
+        if let Some(mapping) = self.own_mapping(io, id)? {
+            self.put_address(io, spec, id, &mapping.client_addr)?;
         }
         if let Some(header) = header {
             self.lock_like_the_old(io, spec, id, &header)?;
@@ -226,24 +233,10 @@ impl RbdBackend {
 
     pub(super) fn own(&self, session: &Session, spec: &ImageSpec) -> Result<OwnerRecord> {
         let owner = Owner { since: time::now(), ..self.identity.clone() };
-        let plugin_addr = Some(session.cluster.addresses()?);
-        Ok(OwnerRecord { owner, image: spec.clone(), making: None, plugin_addr })
-    }
-
-    /// The address on record, when it is another one and a kernel client of this host has it: what can write to the image stays on
-    /// record, or a fence would shut out the wrong client.
-    pub(super) fn recorded_and_live(
-        &self,
-        io: &IoCtx,
-        spec: &ImageSpec,
-        id: &str,
-        address: &str,
-    ) -> Result<Option<String>> {
-        let raw = lock(&self.held).get(spec).and_then(|keys| keys.get(&image_key(id))).cloned();
-        let record = raw.map(|raw| OwnerRecord::parse(&raw)).transpose()?;
-        let recorded = record.and_then(|record| record.owner.client_addr);
-        let Some(recorded) = recorded.filter(|recorded| recorded != address) else { return Ok(None) };
-        Ok(self.addresses_of(io.cluster())?.contains(&recorded).then_some(recorded))
+        let image = spec.clone();
+        let record =
+            OwnerRecord { owner, image, making: None, plugin_addr: None, earlier_plugin_addrs: Vec::new() };
+        self.signed(&session.cluster, record)
     }
 
     /// The kernel's clients of our cluster that have images mapped on this host, by anyone: what fences are put on.
@@ -258,17 +251,32 @@ impl RbdBackend {
 
     /// Writes down which kernel client has an image of ours mapped.
     pub(super) fn note_address(&self, io: &IoCtx, spec: &ImageSpec, id: &str, address: &str) -> Result<()> {
-        if let Some(recorded) = self.recorded_and_live(io, spec, id, address)? {
-            return Err(DriverError::new(
+        match self.put_address(io, spec, id, address)? {
+            None => Ok(()),
+            Some(recorded) => Err(DriverError::new(
                 ErrorKind::InUse,
                 format!("{spec} is mapped on this host already, by the kernel client {recorded}"),
             )
-            .hint("cat /sys/bus/rbd/devices/*/client_addr shows its device; unmap that"));
+            .hint("cat /sys/bus/rbd/devices/*/client_addr shows its device; unmap that")),
         }
-        self.change_held(io, spec, image_key(id), |mut record| {
-            record.owner.client_addr = Some(address.to_owned());
+    }
+
+    /// The same, unless the record names another kernel client that may still have the image, which is answered: what can write to the
+    /// image stays on record, or a fence would shut out the wrong client.
+    fn put_address(&self, io: &IoCtx, spec: &ImageSpec, id: &str, address: &str) -> Result<Option<String>> {
+        let lives = |recorded: &String| {
+            recorded != address
+                && self.addresses_of(io.cluster()).map_or(true, |living| living.contains(recorded))
+        };
+        let key = image_key(id);
+        let raw = self.change_held(io, spec, key, |mut record| {
+            // Of the record as it is stored: what is held may be older.
+            if !record.owner.client_addr.as_ref().is_some_and(lives) {
+                record.owner.client_addr = Some(address.to_owned());
+            }
             record
-        })
+        })?;
+        Ok(OwnerRecord::parse(&raw)?.owner.client_addr.filter(|recorded| recorded != address))
     }
 
     /// Writes down which mount IDs use an image of ours.
@@ -284,6 +292,7 @@ impl RbdBackend {
             record.owner.mount_ids = ids.to_vec();
             record
         })
+        .map(drop)
     }
 
     /// The id of the image that this plugin owns under a name; none when there is no image. An error when it does not own it (any more),
@@ -305,12 +314,19 @@ impl RbdBackend {
         };
         let found = some(io, &[&key])?;
         match found.get(&key).map(|raw| OwnerRecord::parse(raw)).transpose()? {
-            Some(record) if self.is_own(&record) => Ok(id),
+            Some(record) if self.is_own(&record) => {
+                // Before this client changes anything.
+                if record.plugin_addr != Some(io.cluster().addresses()?)
+                    && let Changed::NotOurs(_) = self.change(io, &key, Some)?
+                {
+                    return Err(taken_away(spec));
+                }
+                Ok(id)
+            }
             Some(record) => Err(in_use(spec, &record.owner)),
             // Removed already, and nothing is left to own.
             None if id.is_none() => Ok(None),
-            None => Err(DriverError::new(ErrorKind::InUse, format!("the claim on {spec} was taken away"))
-                .hint("try again")),
+            None => Err(taken_away(spec)),
         }
     }
 
@@ -383,7 +399,7 @@ impl RbdBackend {
             if !self.is_own(&before) {
                 return Ok(Changed::NotOurs(Some(before.owner)));
             }
-            let after = change(before).map(|record| record.store());
+            let after = self.changed(io, before, &change)?;
             if after.as_ref() == Some(raw) {
                 return Ok(Changed::To(after));
             }
@@ -392,6 +408,17 @@ impl RbdBackend {
             }
         }
         Err(DriverError::new(ErrorKind::Busy, format!("the owner record {key} keeps changing")))
+    }
+
+    /// A record of ours after a change, as it is stored.
+    fn changed(
+        &self,
+        io: &IoCtx,
+        before: OwnerRecord,
+        change: impl Fn(OwnerRecord) -> Option<OwnerRecord>,
+    ) -> Result<Option<Vec<u8>>> {
+        let after = change(before).map(|record| self.signed(io.cluster(), record)).transpose()?;
+        Ok(after.map(|record| record.store()))
     }
 
     /// Changes a record that we hold without reading it first: one round trip. Nothing when it is not what we think it is.
@@ -405,19 +432,19 @@ impl RbdBackend {
         let Some(known) = lock(&self.held).get(spec).and_then(|keys| keys.get(key)).cloned() else {
             return Ok(None);
         };
-        let after = change(OwnerRecord::parse(&known)?).map(|record| record.store());
+        let after = self.changed(io, OwnerRecord::parse(&known)?, change)?;
         let swap = Swap { key, expected: Some(&known), new: after.as_deref() };
         Ok(io.omap_swap(OBJECT, &[swap])?.then_some(after))
     }
 
-    /// Changes the record of a mapped image; an error when the image is somebody else's by now.
+    /// Changes the record of a mapped image, and answers it; an error when the image is somebody else's by now.
     fn change_held(
         &self,
         io: &IoCtx,
         spec: &ImageSpec,
         key: String,
         change: impl Fn(OwnerRecord) -> OwnerRecord,
-    ) -> Result<()> {
+    ) -> Result<Vec<u8>> {
         if !lock(&self.held).get(spec).is_some_and(|keys| keys.contains_key(&key)) {
             return Err(not_claimed(spec));
         }
@@ -428,9 +455,9 @@ impl RbdBackend {
         match changed {
             Changed::To(Some(raw)) => {
                 if let Some(keys) = lock(&self.held).get_mut(spec) {
-                    keys.insert(key, raw);
+                    keys.insert(key, raw.clone());
                 }
-                Ok(())
+                Ok(raw)
             }
             Changed::NotOurs(Some(owner)) => Err(in_use(spec, &owner)),
             Changed::NotOurs(None) | Changed::To(None) => {
@@ -448,6 +475,10 @@ pub(super) enum Changed {
     To(Option<Vec<u8>>),
     /// It is another plugin's, or there is none.
     NotOurs(Option<Owner>),
+}
+
+pub(super) fn taken_away(spec: &ImageSpec) -> DriverError {
+    DriverError::new(ErrorKind::InUse, format!("the claim on {spec} was taken away")).hint("try again")
 }
 
 fn not_claimed(spec: &ImageSpec) -> DriverError {

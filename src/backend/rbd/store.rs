@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::header::{self, Stored};
 use super::link::{Place, Session, place};
-use super::owner::{self, Changed, OwnerRecord, image_key, new_key};
+use super::owner::{self, Changed, OwnerRecord, image_key, new_key, taken_away};
 use super::places::{self, Configured};
 use super::{RbdBackend, inside, kinds, options};
 use crate::backend::{
@@ -147,8 +147,7 @@ impl RbdBackend {
                 self.change(&io, &key, |before| Some(OwnerRecord { making: making.cloned(), ..before }))?;
             match changed {
                 Changed::To(Some(raw)) => Ok(raw),
-                _ => Err(DriverError::new(ErrorKind::InUse, format!("the claim on {spec} was taken away"))
-                    .hint("try again")),
+                _ => Err(taken_away(spec)),
             }
         };
         io.create_object(TRASH)?;
