@@ -3,19 +3,19 @@
 //! A check runs on a thread of its own, and the Mount that begins it waits for its end. When that would be too late for Docker the
 //! Mount is refused and the check goes on: the image stays claimed and mapped, nobody gets the volume's guard, and whoever asks for it is
 //! told since when it is being checked. At its end the volume is brought to rest like any other that is unsettled, and the next Mount
-//! finds what the checker has left on the device. What it could not mend is kept, until the superblock is another one.
+//! finds what the checker has left on the device. What it could not mend is kept ([`Verdicts`](super::verdicts::Verdicts)), until the
+//! superblock is another one.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Driver;
 use super::guard::Reserved;
+use super::verdicts::Verdict;
 use crate::backend::Device;
 use crate::deadline::Deadline;
 use crate::error::{DriverError, ErrorKind, Result};
 use crate::host::{Checked, Filesystem};
-use crate::lock;
 use crate::name::ImageSpec;
 use crate::time::{now, rfc3339};
 
@@ -24,25 +24,6 @@ const LONGEST: Duration = Duration::from_secs(12 * 3600);
 
 /// What a Mount needs after the check, before Docker gives up.
 const SPARE: Duration = Duration::from_secs(5);
-
-/// What checks that went on behind their Mount have come to.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Verdicts(Arc<Mutex<BTreeMap<ImageSpec, Verdict>>>);
-
-#[derive(Debug)]
-enum Verdict {
-    /// It ended well.
-    Mended {
-        /// When it was begun, seconds since the epoch.
-        begun: u64,
-    },
-    /// It could not mend what it has found.
-    Damaged {
-        /// Of the superblock that it has left.
-        print: u32,
-        found: DriverError,
-    },
-}
 
 /// A check under way.
 #[derive(Debug, Default)]
@@ -59,8 +40,9 @@ struct State {
 }
 
 impl Driver {
-    /// Checks a filesystem that its superblock says to need it; when that was begun, if its checker ran since the last mount. `Busy` when that goes on behind the Mount. Then nothing of the Mount may
-    /// be undone: the caller asks [`is_reserved`](super::guard::Guards::is_reserved).
+    /// Checks a filesystem that its superblock says to need it; when that was begun, if its checker ran since the last mount. `Busy` when
+    /// that goes on behind the Mount. Then nothing of the Mount may be undone: the caller asks
+    /// [`is_reserved`](super::guard::Guards::is_reserved).
     pub(super) fn check(
         &self,
         spec: &ImageSpec,
@@ -69,14 +51,10 @@ impl Driver {
         deadline: Deadline,
     ) -> Result<Option<u64>> {
         let Some(print) = self.host.needs_check(device, filesystem)? else {
-            return Ok(match lock(&self.verdicts.0).remove(spec) {
-                Some(Verdict::Mended { begun }) => Some(begun),
-                _ => None,
-            });
+            return Ok(self.verdicts.take_mended(spec, filesystem));
         };
-        match lock(&self.verdicts.0).get(spec) {
-            Some(Verdict::Damaged { print: of, found }) if *of == print => return Err(found.clone()),
-            _ => {}
+        if let Some(found) = self.verdicts.found(spec, print) {
+            return Err(found);
         }
         let (begun, begun_at) = (Instant::now(), now());
         let check = Arc::new(Check::default());
@@ -106,7 +84,7 @@ impl Driver {
         device: Device,
         filesystem: Filesystem,
     ) -> Result<()> {
-        let (host, verdicts, begun) = (Arc::clone(&self.host), self.verdicts.clone(), now());
+        let (host, verdicts, begun) = (Arc::clone(&self.host), Arc::clone(&self.verdicts), now());
         let work = move || {
             let result = host.check(&device, &filesystem, Deadline::after(LONGEST));
             let print = host.needs_check(&device, &filesystem);
@@ -120,7 +98,7 @@ impl Driver {
             match result {
                 Ok(_) => {
                     tracing::info!(image = %spec, "the check of its filesystem has ended well");
-                    lock(&verdicts.0).insert(spec, Verdict::Mended { begun });
+                    verdicts.put(spec, Verdict::Mended { uuid: filesystem.uuid, begun });
                 }
                 Err(e) => {
                     tracing::error!(image = %spec, error = %e, "the check of its filesystem has ended");
@@ -129,7 +107,7 @@ impl Driver {
                         && let Ok(Some(print)) = print
                     {
                         let found = e.context(format_args!("checked until {}", rfc3339(now())));
-                        lock(&verdicts.0).insert(spec, Verdict::Damaged { print, found });
+                        verdicts.put(spec, Verdict::damaged(print, found));
                     }
                 }
             }

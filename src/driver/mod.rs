@@ -29,6 +29,7 @@ mod table;
 mod unmount;
 mod usage;
 mod uses;
+mod verdicts;
 
 pub use open::{check, open, release_all};
 pub use release::Released;
@@ -49,6 +50,7 @@ use table::Table;
 use undo::Undo;
 use usage::Usages;
 use uses::Comings;
+use verdicts::Verdicts;
 
 use crate::backend::Backend;
 use crate::deadline::Deadline;
@@ -145,7 +147,7 @@ pub struct Driver {
     noted: Mutex<BTreeMap<ImageSpec, Vec<String>>>,
     /// Held by whoever looks for lost volumes, or for its own.
     looking: Mutex<()>,
-    verdicts: checking::Verdicts,
+    verdicts: Arc<Verdicts>,
     learning: Mutex<()>,
     /// Whether the backend has said which images this plugin owns.
     knows_own: AtomicBool,
@@ -173,6 +175,7 @@ impl Driver {
     pub fn new(settings: Settings, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Arc<Self>> {
         let driver = Arc::new(Self {
             cache: Cache::open(&settings, Arc::clone(&backend), Arc::clone(&host)),
+            verdicts: Arc::new(Verdicts::open(settings.state.join("checks.json"), Arc::clone(&host))),
             settings,
             backend,
             host,
@@ -187,7 +190,6 @@ impl Driver {
             fenced: Mutex::default(),
             noted: Mutex::default(),
             looking: Mutex::default(),
-            verdicts: checking::Verdicts::default(),
             learning: Mutex::default(),
             knows_own: AtomicBool::new(false),
             restoring: AtomicUsize::new(0),

@@ -111,8 +111,9 @@ impl Driver {
             .hint(format!("remove some of the images {base}*")))
     }
 
-    /// Takes the bare names of an image that is gone away.
+    /// Takes the bare names of an image that is gone away, and what a check has found in it.
     pub(super) fn unbind(&self, spec: &ImageSpec) -> Result<()> {
+        self.verdicts.forget(spec);
         let bound = self.backend.binding(spec.image())?;
         self.cache.remove(&self.shown_bound(bound.as_ref(), spec));
         match bound {

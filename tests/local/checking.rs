@@ -105,35 +105,48 @@ fn goes_on_behind_the_refused_mount(rig: &Rig) {
 }
 
 fn what_it_found_is_kept_until_it_is_mended(rig: &Rig) {
-    let slow = Slow::new(rig, "found");
-    let daemon = &slow.daemon;
+    let mut slow = Slow::new(rig, "found");
     slow.volume(&["clri <2>"]);
-    assert!(mount_error(daemon, "v").contains("is being checked"));
+    assert!(mount_error(&slow.daemon, "v").contains("is being checked"));
     slow.go();
-    wait("the volume to be at rest", || !daemon.file("v", "owner").exists());
+    wait("the volume to be at rest", || !slow.daemon.file("v", "owner").exists());
+    let mut told = Vec::new();
     for _ in 0..2 {
-        let e = mount_error(daemon, "v");
-        assert!(e.contains("checked until ") && e.contains("requires manual repairs"), "{e}");
+        for _ in 0..2 {
+            let e = mount_error(&slow.daemon, "v");
+            assert!(e.contains("checked until ") && e.contains("requires manual repairs"), "{e}");
+            told.push(e);
+        }
+        slow.daemon.kill();
+        slow.daemon.start_with(&slow.environment);
     }
+    assert!(told.iter().all(|e| *e == told[0]), "{told:?}");
+    let daemon = &slow.daemon;
     assert_eq!(slow.begun().len(), 1, "{}", daemon.logs());
     at_rest(daemon, "v");
     let image = daemon.file("v", "img");
     let mended = Command::new("/usr/sbin/e2fsck").args(["-f", "-y"]).arg(image).output().unwrap();
     assert!(mended.status.code().unwrap() < 4, "{mended:?}");
+    let kept = || fs::read_to_string(daemon.state().join("checks.json")).unwrap();
+    assert!(kept().contains("rbd/v"), "{}", kept());
     daemon.mount("v", "a");
     daemon.unmount("v", "a");
+    assert!(!kept().contains("rbd/v"), "{}", kept());
 }
 
 /// e2fsck makes a lost+found when it checks all of a filesystem that has none.
 fn it_leaves_the_root_as_its_containers_did(rig: &Rig) {
-    let slow = Slow::new(rig, "root");
-    let daemon = &slow.daemon;
+    let mut slow = Slow::new(rig, "root");
     slow.volume(&[]);
     let root =
         |at: PathBuf| fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
-    assert!(mount_error(daemon, "v").contains("is being checked"));
+    assert!(mount_error(&slow.daemon, "v").contains("is being checked"));
     slow.go();
+    wait("the volume to be at rest", || !slow.daemon.file("v", "owner").exists());
+    slow.daemon.kill();
+    slow.daemon.start_with(&slow.environment);
     wait("the check to end", || slow.mount());
+    let daemon = &slow.daemon;
     assert_eq!(root(daemon.mountpoint("v")), Vec::<std::ffi::OsString>::new(), "behind the Mount");
     daemon.unmount("v", "a");
     let at = daemon.mountpoint("v");
