@@ -26,6 +26,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("a_killed_owner_still_owns_what_it_mounted", a_killed_owner_still_owns_what_it_mounted),
         t("a_killed_owner_loses_what_is_mapped_no_more", a_killed_owner_loses_what_is_mapped_no_more),
         t("an_owner_on_another_host", an_owner_on_another_host),
+        t("an_owner_record_that_is_not_understood", an_owner_record_that_is_not_understood),
         t("owners_that_are_provably_gone", owners_that_are_provably_gone),
     ]
 }
@@ -315,6 +316,28 @@ fn an_owner_on_another_host(rig: &Rig) {
     gone(&daemon, "v");
 }
 
+fn an_owner_record_that_is_not_understood(rig: &Rig) {
+    let mut daemon = plugin(rig, "here", &["--size", "16"]);
+    create(&daemon, "v", &json!({}));
+    let file = daemon.file("v", "owner");
+    for content in [r#"{"v": 2, "owners": [{"host": "elsewhere"}]}"#, "elsewhere"] {
+        fs::write(&file, content).unwrap();
+        for _ in 0..2 {
+            for e in [mount_error(&daemon, "v"), remove_error(&daemon, "v")] {
+                assert!(e.contains(&format!("{} is not understood", file.display())), "{e}");
+                assert!(e.contains("remove it when no host has") && e.contains("v.img in use"), "{e}");
+            }
+            daemon.stop();
+            daemon.start();
+            assert_eq!(fs::read_to_string(&file).unwrap(), content, "whose it is is not known");
+        }
+        fs::remove_file(&file).unwrap();
+        daemon.mount("v", "a");
+        daemon.unmount("v", "a");
+        at_rest(&daemon, "v");
+    }
+}
+
 fn owners_that_are_provably_gone(rig: &Rig) {
     let daemon = plugin(rig, "gone", &["--size", "16"]);
     create(&daemon, "v", &json!({}));
@@ -335,8 +358,10 @@ fn owners_that_are_provably_gone(rig: &Rig) {
         daemon.unmount("v", "a");
         at_rest(&daemon, "v");
     }
-    // Of a writer that died before it mapped anything.
-    for broken in ["", "{\"host\":"] {
+    // Of a writer that died before it mapped anything; of one that died before it cut off the end of an older record.
+    let whole = owner(rig, &daemon, |owner| owner.plugin = "another".to_owned());
+    let whole = serde_json::to_string(&whole).unwrap();
+    for broken in ["", "{\"host\":", "\0\0\0", &format!("{whole}7,\"mount_ids\":[]}}")] {
         fs::write(daemon.file("v", "owner"), broken).unwrap();
         daemon.mount("v", "a");
         daemon.unmount("v", "a");

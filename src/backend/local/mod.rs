@@ -56,17 +56,23 @@ impl LocalBackend {
         fs::create_dir_all(dir).or_call("mkdir", dir.display())?;
         let dir = dir.canonicalize().or_call("realpath", dir.display())?;
         let paths = Paths { dir, known: known.to_owned() };
-        match (paths.read_marker(&paths.marker())?, paths.remembered()?) {
+        match (paths.read_marker(&paths.marker())?, paths.remembered()) {
+            // The folder says itself which one it is.
             (Some(marker), remembered) => {
-                if remembered.as_ref() != Some(&marker) {
+                if let Err(e) = &remembered {
+                    tracing::warn!("{e}; it is written anew");
+                }
+                if remembered.ok().flatten().as_ref() != Some(&marker) {
                     paths.remember(&marker)?;
                 }
             }
-            (None, Some(_)) => {
+            // A new folder and one whose filesystem is not mounted look the same.
+            (None, Err(e)) => return Err(e),
+            (None, Ok(Some(_))) => {
                 let e = paths.away();
                 tracing::error!("{e}");
             }
-            (None, None) => {
+            (None, Ok(None)) => {
                 let marker = Marker { format: FORMAT, id: boot::random_uuid()? };
                 let content = serde_json::to_vec(&marker).unwrap_or_default();
                 files::make(&paths.marker(), &marker.id, &content)?;
@@ -155,8 +161,18 @@ impl Paths {
 
     fn remembered(&self) -> Result<Option<Marker>> {
         let Some(content) = files::load(&self.known)? else { return Ok(None) };
-        let remembered = serde_json::from_slice::<Remembered>(&content).ok();
-        Ok(remembered.filter(|remembered| remembered.dir == self.dir).map(|remembered| remembered.marker))
+        let known = self.known.display();
+        let remembered: Remembered = serde_json::from_slice(&content).map_err(|e| {
+            let dir = self.dir.display();
+            DriverError::new(
+                ErrorKind::Config,
+                format!("{known}, which says what folder the store is, is damaged: {e}"),
+            )
+            .hint(format!("remove it, when {dir} is the right folder and its filesystem is mounted"))
+        })?;
+        Ok(Some(remembered)
+            .filter(|remembered| remembered.dir == self.dir)
+            .map(|remembered| remembered.marker))
     }
 
     fn remember(&self, marker: &Marker) -> Result<()> {
@@ -204,9 +220,18 @@ impl Paths {
 }
 
 fn folders(dir: &Path) -> Result<Vec<String>> {
-    let entries = entries(dir)?;
-    let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-    Ok(entries.iter().filter(|e| is_folder(e)).filter_map(|e| e.file_name().into_string().ok()).collect())
+    let mut found = Vec::new();
+    for entry in entries(dir)? {
+        let is_folder = match entry.file_type() {
+            // Removed since it was listed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            kind => kind.or_call("stat", entry.path().display())?.is_dir(),
+        };
+        if is_folder && let Ok(name) = entry.file_name().into_string() {
+            found.push(name);
+        }
+    }
+    Ok(found)
 }
 
 fn collect(dir: &Path, suffix: &str, pool: &str, ns: Option<&str>, found: &mut Vec<ImageSpec>) -> Result<()> {
@@ -230,6 +255,30 @@ fn entries(dir: &Path) -> Result<Vec<fs::DirEntry>> {
 mod tests {
     use super::*;
 
+    fn opened(store: &Path, known: &Path) -> Result<LocalBackend> {
+        let owner =
+            serde_json::json!({"host": "h", "boot_id": "b", "plugin": "rbd", "root": "/mnt/0", "since": 0});
+        LocalBackend::open(store, known, serde_json::from_value(owner).unwrap(), ("rbd", None))
+    }
+
+    #[test]
+    fn a_memory_that_is_damaged_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, known) = (dir.path().join("store"), dir.path().join("known"));
+        opened(&store, &known).unwrap();
+        let whole = fs::read(&known).unwrap();
+        fs::write(&known, "{\"dir\":").unwrap();
+        opened(&store, &known).unwrap();
+        assert_eq!(fs::read(&known).unwrap(), whole, "the folder bears its mark: it is remembered anew");
+        fs::write(&known, "{\"dir\":").unwrap();
+        let mark = store.join(".rbd-docker-plugin");
+        fs::remove_file(&mark).unwrap();
+        let e = opened(&store, &known).unwrap_err();
+        assert!(e.kind == ErrorKind::Config && e.to_string().contains("is damaged"), "{e}");
+        assert!(e.to_string().contains(&format!("when {} is the right folder", store.display())), "{e}");
+        assert!(!mark.exists(), "a folder whose filesystem may be away is not marked as a new one");
+    }
+
     #[test]
     fn plugins_that_start_at_once_agree_on_a_new_folder() {
         let dir = tempfile::tempdir().unwrap();
@@ -242,10 +291,7 @@ mod tests {
                     let (store, together) = (&store, &together);
                     scope.spawn(move || {
                         together.wait();
-                        let owner = serde_json::json!({"host": "h", "boot_id": "b", "plugin": "rbd",
-                            "root": format!("/mnt/{n}"), "since": 0});
-                        let owner = serde_json::from_value(owner).unwrap();
-                        LocalBackend::open(store, &known(n), owner, ("rbd", None)).unwrap();
+                        opened(store, &known(n)).unwrap();
                     });
                 }
             });

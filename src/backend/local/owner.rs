@@ -4,8 +4,9 @@
 //! network filesystem) only one can pass. A lock ends with its process and a mount does not: therefore the record stays when a plugin
 //! dies or stops, and whoever finds it unlocked decides by what the kernel says of the image.
 //!
-//! The record need not survive a power failure: after one the boot id differs and nothing is mapped. A record that cannot be
-//! read was being written by somebody who died before mapping anything.
+//! The record need not survive a power failure: after one the boot id differs and nothing is mapped. An empty record, and one that ends
+//! too soon, was being written by somebody who died before mapping anything. Any other that is not understood may be of a newer version
+//! of the plugin, or damaged, and its image may be in use: nobody follows it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek};
@@ -46,7 +47,7 @@ impl LocalBackend {
             file => file?,
         };
         let content = read(&file, &path)?;
-        let before = serde_json::from_slice::<Owner>(&content).ok();
+        let before = understood(&content, &path)?;
         if let Some(owner) = &before {
             self.may_follow(spec, owner, &path)?;
         }
@@ -103,6 +104,25 @@ fn in_use(spec: &ImageSpec, owner: &Owner) -> DriverError {
     DriverError::new(ErrorKind::InUse, format!("{spec} is in use by {owner}"))
 }
 
+/// Who is on record; nothing when the record was never written to its end.
+pub(super) fn understood(content: &[u8], path: &Path) -> Result<Option<Owner>> {
+    // A power failure may leave a file whose bytes were never written.
+    if content.iter().all(|&byte| byte == 0) {
+        return Ok(None);
+    }
+    // What is behind it is the end of a longer record: its writer died before it could cut that off.
+    match serde_json::Deserializer::from_slice(content).into_iter::<Owner>().next().transpose() {
+        Err(e) if e.is_eof() => Ok(None),
+        owner => owner.map_err(|e| {
+            let message = format!("the owner record {} is not understood: {e}", path.display());
+            DriverError::new(ErrorKind::Failed, message).hint(format!(
+                "it is damaged, or written by a newer version of the plugin; remove it when no host has {} in use",
+                path.with_extension("img").display()
+            ))
+        }),
+    }
+}
+
 /// The file, locked, and still the one of this name.
 fn lock_file(path: &Path) -> Result<File> {
     for _ in 0..ATTEMPTS {
@@ -136,7 +156,7 @@ fn holder(file: &File, path: &Path) -> Result<String> {
     let until = Deadline::after(WRITES);
     loop {
         let content = read(file, path)?;
-        if let Ok(owner) = serde_json::from_slice::<Owner>(&content) {
+        if let Ok(Some(owner)) = understood(&content, path) {
             return Ok(owner.to_string());
         }
         if until.left().is_zero() {

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::unistd::{Whence, lseek64};
 
-use super::LocalBackend;
+use super::{LocalBackend, owner};
 use crate::backend::{ImageInfo, ImageOptions, ImageStore, Listing, Owner, Record, Stage};
 use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::host::Content;
@@ -167,24 +167,19 @@ impl ImageStore for LocalBackend {
     fn owner(&self, spec: &ImageSpec, _id: Option<&str>) -> Result<Option<Owner>> {
         let path = self.paths.owner(spec);
         // Nothing is in it yet where somebody is just claiming the image.
-        let Some(content) = files::load(&path)?.filter(|content| !content.is_empty()) else {
-            return Ok(None);
-        };
-        serde_json::from_slice(&content).map(Some).map_err(|e| {
-            DriverError::new(
-                ErrorKind::Failed,
-                format!("the owner record {} is damaged: {e}", path.display()),
-            )
-            .hint("it is mended when the volume is next mounted here")
-        })
+        let Some(content) = files::load(&path)? else { return Ok(None) };
+        owner::understood(&content, &path)
     }
 
     fn owned(&self) -> Result<Vec<ImageSpec>> {
         let mut owned = Vec::new();
         for spec in self.paths.specs("owner")? {
             let owner = match self.owner(&spec, None) {
-                // Damaged: a claim tells whose it is.
-                Err(e) if e.source.is_none() => None,
+                // What else there is of it, such as a mount, tells whether it was ours.
+                Err(e) if e.source.is_none() => {
+                    tracing::warn!("{e}");
+                    continue;
+                }
                 owner => owner?,
             };
             if owner.is_none_or(|owner| owner.same_plugin(&self.identity)) {
