@@ -149,7 +149,11 @@ fn host_of_boot(state: &Path, identity: &Owner) -> Result<String> {
     let ids = |owner: &Owner| {
         (owner.boot_id.clone(), owner.machine_id.clone(), owner.firmware_id.clone(), owner.root.clone())
     };
-    let known = files::load(&path)?.and_then(|raw| serde_json::from_slice::<Owner>(&raw).ok());
+    let known = files::load(&path)?.and_then(|raw| {
+        let known = serde_json::from_slice::<Owner>(&raw);
+        // Without it the host counts under the name that it has now, which is nearly always the same.
+        known.inspect_err(|e| tracing::warn!("{} is damaged, and written anew: {e}", path.display())).ok()
+    });
     if let Some(known) = known.filter(|known| ids(known) == ids(identity)) {
         return Ok(known.host);
     }

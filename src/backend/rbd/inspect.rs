@@ -177,7 +177,11 @@ impl Admin {
         let ask = json!({"prefix": "osd pool application get", "pool": pool, "format": "json"});
         let answer = self.cluster().mon_command(&ask).map_err(|e| caps::explain(&self.options, e.into()))?;
         let found: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(&answer).unwrap_or_default();
+            serde_json::from_slice(&answer).map_err(|e| {
+                let message =
+                    format!("what the monitors say of the applications of {pool} is not understood: {e}");
+                DriverError::new(ErrorKind::Failed, message)
+            })?;
         Ok(found.into_iter().map(|(application, _)| application).collect())
     }
 
