@@ -15,9 +15,9 @@ use common::{Session, median, shown, timed};
 use daemon::Daemon;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use rbd_docker_plugin::deadline::Deadline;
 use rbd_docker_plugin::linux::loopdev::{self, Backing};
 use rbd_docker_plugin::linux::mount as kernel;
+use rbd_docker_plugin::model::deadline::Deadline;
 use serde_json::json;
 
 /// Rounds of a bare and a served mount.

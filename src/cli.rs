@@ -6,21 +6,20 @@ mod papers;
 #[cfg(test)]
 mod tests;
 mod texts;
-mod values;
+pub mod values;
 
 pub use commands::command;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
 use clap_complete::Shell;
 
-use crate::cmd::output::Format;
+use crate::cli::values::Format;
 use crate::config::keys::{self, CONF_FILE, KEYS, WORDS};
 use commands::{FORMAT, TOP_INTERVAL};
 use papers::{DIR, SHELL};
@@ -98,15 +97,6 @@ pub enum Action {
     Completions(Shell),
     /// `man`, into a folder or to stdout
     Man(Option<PathBuf>),
-}
-
-/// Version and, when the build knew it, revision.
-pub fn version() -> &'static str {
-    static VERSION: LazyLock<String> = LazyLock::new(|| {
-        let revision = option_env!("RBD_DOCKER_PLUGIN_REVISION").unwrap_or("unknown revision");
-        format!("{} ({revision})", env!("CARGO_PKG_VERSION"))
-    });
-    &VERSION
 }
 
 /// What was asked for. The error prints itself: help and version are errors too.

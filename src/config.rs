@@ -17,11 +17,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::driver::Removal;
-use crate::driver::api::Scope;
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::FsKind;
-use crate::size::Size;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::filesystem::FsKind;
+use crate::model::settings::Removal;
+use crate::model::settings::Scope;
+use crate::model::size::Size;
 use crate::telemetry::log;
 use layers::{Layers, Refused, Value};
 

@@ -1,27 +1,21 @@
 //! `rbd-docker-plugin`: a Docker VolumeDriver. The house, the laws and their reasons are in DESIGN.md.
 //!
-//! Data flows one way: socket → route → typed request ([`plugin`]) → [`driver`] → [`backend`] and [`host`] → [`linux`]
-//! and `ceph`. Nothing below `driver` knows Docker, nothing above `backend` knows how images are stored, `linux` and `ceph` know nothing
-//! of volumes.
+//! Data flows one way: socket → typed request ([`frontend`]) → [`driver`] → [`backend`] and [`host`] → [`linux`] and `ceph`.
+//! Nothing below `driver` knows Docker, nothing above `backend` knows how images are stored, `linux` and `ceph` know nothing of volumes.
 
-pub mod admin;
 pub mod backend;
 #[cfg(feature = "ceph")]
 pub mod ceph;
 pub mod cli;
 pub mod cmd;
 pub mod config;
-pub mod deadline;
+pub mod daemon;
 pub mod driver;
-pub mod error;
+pub mod frontend;
 pub mod host;
 pub mod linux;
-pub mod name;
-pub mod nearest;
-pub mod plugin;
-pub mod size;
+pub mod model;
 pub mod telemetry;
-pub mod time;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use rbd_docker_plugin::ceph::{CreateOptions, IoCtx};
-use rbd_docker_plugin::deadline::Deadline;
-use rbd_docker_plugin::host::{Format, FsKind};
 use rbd_docker_plugin::linux::exec::Programs;
 use rbd_docker_plugin::linux::{boot, fs as filesystem, mount};
+use rbd_docker_plugin::model::deadline::Deadline;
+use rbd_docker_plugin::model::filesystem::{Format, FsKind};
 
 const DEVICES: &str = "/sys/bus/rbd/devices";
 

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rbd_docker_plugin::name::{ImageSpec, VolumeName};
+use rbd_docker_plugin::model::name::{ImageSpec, VolumeName};
 
 fuzz_target!(|text: &str| {
     let Ok(name) = text.parse::<VolumeName>() else { return };

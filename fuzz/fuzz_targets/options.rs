@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use rbd_docker_plugin::driver::options::Options;
+use rbd_docker_plugin::model::create_options::Options;
 
 fuzz_target!(|options: BTreeMap<String, String>| {
     if let Err(error) = Options::parse(&options) {

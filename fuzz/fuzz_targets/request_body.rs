@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rbd_docker_plugin::plugin::proto;
+use rbd_docker_plugin::frontend::docker::protocol;
 
 fuzz_target!(|body: &[u8]| {
-    let _ = proto::parse_create(body);
-    let _ = proto::parse_mount(body);
-    let _ = proto::parse_name(body);
+    let _ = protocol::parse_create(body);
+    let _ = protocol::parse_mount(body);
+    let _ = protocol::parse_name(body);
 });

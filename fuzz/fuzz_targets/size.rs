@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rbd_docker_plugin::size::Size;
+use rbd_docker_plugin::model::size::Size;
 
 fuzz_target!(|text: &str| {
     if let Ok(size) = text.parse::<Size>() {

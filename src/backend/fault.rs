@@ -10,17 +10,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::{
-    Backend, Device, ImageInfo, ImageOptions, ImageStore, LeftOut, Listing, Look, Mapper, NoVolume, Owner,
-    Pulse, Record, Source,
-};
-use crate::deadline::Deadline;
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::{
-    Checked, Content, Filesystem, Format, FsKind, Host, MountFlags, Mounted, Process, Settle, Usage,
-};
-use crate::name::ImageSpec;
-use crate::size::Size;
+use crate::backend::{Backend, Device, ImageStore, Look, Mapper, Pulse, Source};
+use crate::host::{Host, Mounted};
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::filesystem::{Checked, Content, Filesystem, Format, FsKind, MountFlags, Settle, Usage};
+use crate::model::image::{ImageInfo, LeftOut, Listing, NoVolume};
+use crate::model::name::ImageSpec;
+use crate::model::options::ImageOptions;
+use crate::model::owner::Owner;
+use crate::model::process::Process;
+use crate::model::record::Record;
+use crate::model::size::Size;
 
 /// What a test does at a place inside of a call, by the place's name.
 type Passing = Arc<dyn Fn() + Send + Sync>;

@@ -5,33 +5,33 @@
 //!
 //! * It is idempotent: what is already so is success.
 //! * It may be killed at any instruction; what it leaves is described at the method.
-//! * "Not there" is `Ok(None)` or [`ErrorKind::NotFound`](crate::error::ErrorKind); an outage is `Unreachable`, never "not there".
+//! * "Not there" is `Ok(None)` or [`ErrorKind::NotFound`](crate::model::error::ErrorKind); an outage is `Unreachable`, never "not there".
 //! * The caller holds the volume's guard for all that changes one image; reads may come at any time.
 
 #[cfg(any(test, feature = "fault-points"))]
 pub mod fault;
-mod identity;
 pub mod local;
 #[cfg(feature = "ceph")]
 pub mod rbd;
 pub mod sim;
 
-pub use identity::Owner;
-
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{DriverError, Result};
-use crate::host::{Content, FsKind};
-use crate::name::ImageSpec;
-use crate::size::Size;
+use crate::model::error::Result;
+use crate::model::filesystem::Content;
+use crate::model::image::{ImageInfo, LeftOut, Listing, NoVolume};
+use crate::model::name::ImageSpec;
+use crate::model::options::ImageOptions;
+use crate::model::owner::Owner;
+use crate::model::record::Record;
+use crate::model::size::Size;
 
 /// Images and what is known of them.
 pub trait ImageStore: fmt::Debug + Send + Sync {
@@ -158,15 +158,6 @@ pub struct Look {
     pub amiss: Vec<ImageSpec>,
 }
 
-/// An image that is no volume.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct NoVolume {
-    /// Where it is, as `rbd` writes it.
-    pub image: String,
-    /// Why it is no volume.
-    pub why: String,
-}
-
 /// Images as block devices.
 pub trait Mapper: fmt::Debug + Send + Sync {
     /// Maps the image. The caller has seen that there is no [`mapping`](Self::mapping) yet.
@@ -180,21 +171,6 @@ pub trait Mapper: fmt::Debug + Send + Sync {
 
     /// The mapping of one image on this host, as the kernel has it.
     fn mapping(&self, spec: &ImageSpec) -> Result<Option<Device>>;
-}
-
-/// What List found.
-#[derive(Debug, Clone, Default)]
-pub struct Listing {
-    /// The images.
-    pub specs: Vec<ImageSpec>,
-    /// Where there may be more.
-    pub left_out: Vec<LeftOut>,
-}
-
-impl From<Vec<ImageSpec>> for Listing {
-    fn from(specs: Vec<ImageSpec>) -> Self {
-        Self { specs, left_out: Vec::new() }
-    }
 }
 
 /// Where images are, and who looks at them: what one has seen may be hidden from another.
@@ -217,33 +193,6 @@ impl Source {
             _ => self.address == other.address,
         };
         same && self.user == other.user
-    }
-}
-
-/// A pool, or a namespace of it, whose images cannot be listed now. Nothing is known of them: they are not gone.
-#[derive(Debug, Clone)]
-pub struct LeftOut {
-    /// The pool.
-    pub pool: String,
-    /// The namespace; without one, all of the pool.
-    pub namespace: Option<String>,
-    /// Why.
-    pub why: DriverError,
-}
-
-impl LeftOut {
-    /// Whether an image is there, if it exists.
-    pub fn covers(&self, spec: &ImageSpec) -> bool {
-        self.pool == spec.pool()
-            && (self.namespace.is_none() || self.namespace.as_deref() == spec.namespace())
-    }
-
-    /// `pool` or `pool/namespace`.
-    pub fn name(&self) -> String {
-        match &self.namespace {
-            Some(namespace) => format!("{}/{namespace}", self.pool),
-            None => self.pool.clone(),
-        }
     }
 }
 
@@ -297,173 +246,4 @@ impl Device {
     pub fn unheld(&self) -> Self {
         Self { hold: None, ..self.clone() }
     }
-}
-
-/// How far the making of an image has come. Only `Creating` may be formatted, see DESIGN.md "Never format".
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "state")]
-pub enum Stage {
-    /// Made or adopted by us and never formatted.
-    Creating,
-    /// mkfs was started on the blank image; what it writes carries this filesystem UUID.
-    Formatting {
-        /// The UUID given to mkfs.
-        uuid: String,
-    },
-    /// Formatted and set up, ready for use.
-    Ready,
-}
-
-/// What we keep with an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// How far its making has come.
-    #[serde(flatten)]
-    pub stage: Stage,
-    /// Whether the image was there before us: then it is never removed when its making fails.
-    #[serde(default)]
-    pub adopted: bool,
-    /// When we made it, seconds since the epoch.
-    pub created: u64,
-    /// What it was created with, honoured by every mount.
-    #[serde(default)]
-    pub options: ImageOptions,
-}
-
-/// The options of `docker volume create -o` that stay with the image.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
-pub struct ImageOptions {
-    /// The size asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub size: Option<Size>,
-    /// The filesystem asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fstype: Option<FsKind>,
-    /// Further words for mkfs.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub mkfs_options: Vec<String>,
-    /// As in fstab: `noatime,discard`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mount_options: Option<String>,
-    /// Owner of the root directory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub uid: Option<u32>,
-    /// Group of the root directory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gid: Option<u32>,
-    /// Mode of the root directory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mode: Option<u32>,
-    /// Whether it is mounted read-only, always.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub read_only: Option<bool>,
-    /// Image features, as a sorted list of names with commas.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub features: Option<String>,
-    /// Size of the RADOS objects.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub object_size: Option<Size>,
-    /// Size of a stripe in an object.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stripe_unit: Option<Size>,
-    /// Number of objects that a stripe goes over.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stripe_count: Option<u64>,
-    /// The pool of the data, where it is not the pool of the image.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data_pool: Option<String>,
-    /// Options of the kernel's mapping, with commas.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub map_options: Option<String>,
-    /// How the kernel holds the image's exclusive lock.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lock: Option<LockMode>,
-    /// Whether the size was a small number without a unit: elsewhere that means GiB.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub bare_size: bool,
-}
-
-impl ImageOptions {
-    /// An error for options that have a meaning in a Ceph cluster only.
-    fn refuse_rbd_only(&self) -> Result<()> {
-        let given = [
-            ("features", self.features.is_some()),
-            ("object-size", self.object_size.is_some()),
-            ("stripe-unit", self.stripe_unit.is_some()),
-            ("stripe-count", self.stripe_count.is_some()),
-            ("data-pool", self.data_pool.is_some()),
-            ("map-options", self.map_options.is_some()),
-            ("lock", self.lock.is_some()),
-        ];
-        match given.iter().find(|(_, given)| *given) {
-            Some((key, _)) => {
-                Err(DriverError::invalid(format!("option {key} has a meaning for images in Ceph only"))
-                    .hint("leave it out, or use --backend rbd"))
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-/// How the kernel holds the exclusive lock of an image that it has mapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LockMode {
-    /// It lends the lock to whoever asks: snapshots and resizing work while the image is mounted. Other hosts are kept away by the
-    /// owner record.
-    Cooperative,
-    /// It never lends it: nobody else can write or map, and librbd's maintenance fails with EROFS.
-    Exclusive,
-}
-
-impl fmt::Display for LockMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cooperative => "cooperative",
-            Self::Exclusive => "exclusive",
-        })
-    }
-}
-
-impl FromStr for LockMode {
-    type Err = DriverError;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "cooperative" => Ok(Self::Cooperative),
-            "exclusive" => Ok(Self::Exclusive),
-            _ => Err(DriverError::invalid("neither cooperative nor exclusive")),
-        }
-    }
-}
-
-/// What the store says of an image.
-#[derive(Debug, Clone)]
-pub struct ImageInfo {
-    /// Its size; `None` when only its record was made so far.
-    pub size: Option<Size>,
-    /// Our record; `None` for an image that somebody else made.
-    pub record: Option<Record>,
-    /// When it was made, or last changed where nobody knows.
-    pub created: SystemTime,
-    /// What it takes up in the store.
-    pub allocated: Option<Size>,
-    /// What its name does not change, where the store has that.
-    pub id: Option<String>,
-    /// What it is, in the words of the options that would make such a one: its size and, in a Ceph cluster, features and layout.
-    pub is: ImageOptions,
-    /// What keeps it from being mounted, although it is there.
-    pub trouble: Option<Trouble>,
-    /// What else the backend has to show of it, for people.
-    pub details: BTreeMap<&'static str, String>,
-}
-
-/// Why an image that is there cannot be mounted.
-#[derive(Debug, Clone)]
-pub struct Trouble {
-    /// What a Mount answers.
-    pub why: DriverError,
-    /// Whether it may be removed all the same.
-    pub removable: bool,
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::{Cluster, Result};
-use crate::error::{CallError, OrCall};
+use crate::model::error::{CallError, OrCall};
 
 /// How many threads may be left waiting at the same time. What comes on top of them would wait in vain as well.
 const MOST: usize = 64;

@@ -9,7 +9,7 @@ use librbd_sys as sys;
 use nix::errno::Errno;
 
 use super::Result;
-use crate::error::CallError;
+use crate::model::error::CallError;
 
 /// How large an answer may get before something is wrong with it rather than with our buffer.
 const MOST: usize = 256 << 20;

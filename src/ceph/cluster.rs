@@ -15,7 +15,7 @@ use tracing::debug;
 use super::bounded::bounded;
 use super::call::{Answer, Fit, c_string, check, fit, plain_address, string, strings, text};
 use super::{IoCtx, Result};
-use crate::error::CallError;
+use crate::model::error::CallError;
 
 /// Who connects to what.
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::call::{Fit, c_string, check, fit, plain_address, string, text};
 use super::{IoCtx, Lockers, Result, features};
-use crate::error::CallError;
+use crate::model::error::CallError;
 
 /// How much is cleared by one call: librbd takes less than 2 GiB.
 const CHUNK: u64 = 1 << 30;

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::call::{c_string, check};
 use super::{Cluster, Result};
-use crate::error::CallError;
+use crate::model::error::CallError;
 
 /// A pool as one client sees it. Clones are the same.
 ///

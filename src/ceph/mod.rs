@@ -35,7 +35,7 @@ pub use omap::Swap;
 pub use ties::{Mirrored, Snapshot, SnapshotOf, Trashed};
 pub use version::{Versions, versions};
 
-use crate::error::CallError;
+use crate::model::error::CallError;
 
 /// The result of everything here.
 pub type Result<T> = std::result::Result<T, CallError>;

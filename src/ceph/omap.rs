@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use super::call::{c_string, check};
 use super::ioctx::{ReadOp, WriteOp};
 use super::{IoCtx, Result};
-use crate::error::CallError;
+use crate::model::error::CallError;
 
 /// How many keys are asked for at once; an OSD answers with 1024 at most.
 const PAGE: u64 = 1024;

@@ -9,9 +9,9 @@ use super::texts::{
     SEEING, UNMOUNT_ABOUT,
 };
 use super::values::{Hinted, hint};
-use super::version;
-use crate::cmd::output::Format;
+use crate::cli::values::Format;
 use crate::config::keys::{KEYS, Key, WORDS};
+use crate::model::version::version;
 
 /// What clap is to know.
 pub fn command() -> Command {

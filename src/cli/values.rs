@@ -41,3 +41,20 @@ pub(super) fn hint(key: &Key) -> ValueHint {
         _ => ValueHint::Other,
     }
 }
+
+/// The form of an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Format {
+    /// The form of this name; text when there is none of it.
+    pub fn named(name: &str) -> Self {
+        if name == "json" { Self::Json } else { Self::Text }
+    }
+}

@@ -8,15 +8,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::doctor::within;
-use super::output::{self, count};
+use super::output;
 use super::{cluster, explain};
 use crate::backend::rbd::admin::Admin;
 use crate::backend::rbd::caps;
 use crate::backend::rbd::inspect::{self, KeyPlace};
 use crate::config::layers::{Layers, Origin};
 use crate::config::{self, Config};
-use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 use crate::linux::boot;
+use crate::model::error::{CallError, DriverError, ErrorKind, OrCall, Result};
+use crate::model::text::count;
 
 /// What the old script was told, where the settings say nothing.
 const VARIABLES: [(&str, &str); 3] =

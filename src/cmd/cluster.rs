@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::lock::Freed;
 use crate::backend::rbd::admin::Admin;
 use crate::config::{Backend, Config};
-use crate::error::{DriverError, ErrorKind, Result};
+use crate::model::error::{DriverError, ErrorKind, Result};
 
 /// Connects to it; an error when images are in no cluster.
 pub(super) fn connect(config: &Config) -> Result<Admin> {

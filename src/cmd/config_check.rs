@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::output::{self, Format, count, table};
+use super::output::{self, table};
+use crate::cli::values::Format;
 use crate::config::{self, examine};
-use crate::driver;
-use crate::error::Result;
+use crate::daemon::assemble;
+use crate::model::error::Result;
+use crate::model::text::count;
 
 #[derive(Debug, Serialize)]
 struct Answer {
@@ -28,7 +30,7 @@ struct Setting {
 pub(super) fn run(flags: &BTreeMap<&'static str, String>, format: Format) -> Result<ExitCode> {
     let all = examine::examine(flags, &config::environment()?);
     let mut errors: Vec<String> = all.errors.iter().map(ToString::to_string).collect();
-    if let Some(Err(e)) = all.config.as_ref().map(driver::check) {
+    if let Some(Err(e)) = all.config.as_ref().map(assemble::check) {
         errors.push(e.to_string());
     }
     let setting = |value: config::layers::Value| Setting {

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
-use super::output::{self, Format, bytes, table};
-use crate::admin::client::Asking;
-use crate::admin::view::{MountView, Mounts};
+use super::output::{self, bytes, table};
+use crate::cli::values::Format;
+use crate::cmd::admin_client::AdminClient;
 use crate::config::Config;
-use crate::error::Result;
+use crate::frontend::admin::view::{MountView, Mounts};
+use crate::model::error::Result;
 
 /// An answer that is older is said to be.
 const OLD_SECONDS: f64 = 30.0;
@@ -53,7 +54,7 @@ struct Answer<'a> {
 }
 
 pub(super) fn run(config: &Config, format: Format) -> Result<()> {
-    let answer: Mounts = Asking::new(config)?.get("/v1/mounts")?;
+    let answer: Mounts = AdminClient::new(config)?.get("/v1/mounts")?;
     let rows: Vec<Row<'_>> = answer.mounts.iter().map(Row::of).collect();
     let answer = Answer { volumes: rows };
     output::print(format, &answer, || listed(&answer.volumes))

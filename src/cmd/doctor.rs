@@ -24,9 +24,9 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
 
-use super::output::Format;
+use crate::cli::values::Format;
 use crate::config::{self, Backend, Config};
-use crate::error::Result;
+use crate::model::error::Result;
 use report::{Finding, Report};
 
 /// How long a step on this host may take.

@@ -4,10 +4,12 @@ use serde::Serialize;
 
 use super::cluster::{connect, consequences};
 use super::lock::{Freed, listed};
-use super::output::{self, Format, count, table};
+use super::output::{self, table};
 use crate::backend::rbd::admin::{Fence, Reach};
+use crate::cli::values::Format;
 use crate::config::Config;
-use crate::error::Result;
+use crate::model::error::Result;
+use crate::model::text::count;
 
 #[derive(Debug, Serialize)]
 struct List<'a> {

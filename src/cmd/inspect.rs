@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value};
 
-use super::output::{self, Format};
-use crate::admin::client::Asking;
+use super::output;
+use crate::cli::values::Format;
+use crate::cmd::admin_client::AdminClient;
 use crate::config::Config;
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::name::VolumeName;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::name::VolumeName;
 
 /// Those that are there are shown, whatever became of the others.
 pub(super) fn run(config: &Config, volumes: &[String], format: Format) -> Result<ExitCode> {
@@ -16,7 +17,7 @@ pub(super) fn run(config: &Config, volumes: &[String], format: Format) -> Result
         let name: Result<VolumeName> = volume.parse();
         name.map_err(|e| DriverError { kind: ErrorKind::Config, ..e })?;
     }
-    let asking = Asking::new(config)?;
+    let asking = AdminClient::new(config)?;
     let mut found: Vec<Value> = Vec::new();
     let mut status = ExitCode::SUCCESS;
     for volume in volumes {

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::cluster::{connect, consequences};
-use super::output::{self, Format, table};
+use super::output::{self, table};
 use crate::backend::rbd::admin::{Lock, Unlocked, Watched};
 use crate::ceph::Locker;
+use crate::cli::values::Format;
 use crate::config::Config;
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::name::{ImageSpec, VolumeName};
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::name::{ImageSpec, VolumeName};
 
 /// What `lock ls` answers.
 #[derive(Debug, Serialize)]

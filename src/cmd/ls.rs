@@ -1,13 +1,14 @@
 //! `ls`: all volumes, and where they are mounted.
 
-use super::output::{self, Format, table};
-use crate::admin::client::Asking;
-use crate::admin::view::{VolumeView, Volumes};
+use super::output::{self, table};
+use crate::cli::values::Format;
+use crate::cmd::admin_client::AdminClient;
 use crate::config::Config;
-use crate::error::Result;
+use crate::frontend::admin::view::{VolumeView, Volumes};
+use crate::model::error::Result;
 
 pub(super) fn run(config: &Config, format: Format) -> Result<()> {
-    let answer: Volumes = Asking::new(config)?.get("/v1/volumes")?;
+    let answer: Volumes = AdminClient::new(config)?.get("/v1/volumes")?;
     if let (Some(why), Format::Text) = (&answer.degraded, format) {
         eprintln!("rbd-docker-plugin: this is what was known before: {why}");
     }

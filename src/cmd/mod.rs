@@ -1,5 +1,6 @@
 //! What the program does, one file for each thing.
 
+pub mod admin_client;
 #[cfg(feature = "ceph")]
 mod check;
 #[cfg(feature = "ceph")]
@@ -16,8 +17,7 @@ mod ls;
 pub mod output;
 mod papers;
 pub mod plugin_config;
-pub mod serve;
-mod top;
+pub mod top;
 mod unmount;
 
 use std::process::ExitCode;
@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use crate::cli::{Action, Invocation};
 use crate::config::{self, Config};
-use crate::error::{DriverError, ErrorKind, Result};
+use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::telemetry::log::{self, Target};
 
 /// Says on stderr why something failed; the exit status for it.
@@ -59,7 +59,7 @@ pub fn run(invocation: &Invocation) -> Result<ExitCode> {
     }
     let config = Config::load(flags, &config::environment()?)?;
     if invocation.action == Action::Serve {
-        serve::run(&config)?;
+        crate::daemon::serve::run(&config)?;
         return Ok(ExitCode::SUCCESS);
     }
     explain(&config)?;
@@ -100,7 +100,7 @@ fn administer(action: &Action, config: &Config) -> Result<()> {
 
 #[cfg(not(feature = "ceph"))]
 fn administer(_: &Action, _: &Config) -> Result<()> {
-    use crate::error::{DriverError, ErrorKind};
+    use crate::model::error::{DriverError, ErrorKind};
     Err(DriverError::new(
         ErrorKind::Config,
         "check, lock and fence are for images in a Ceph cluster: this build has no Ceph support",

@@ -4,24 +4,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::error::{OrCall, Result};
-
-/// The form of an answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-}
-
-impl Format {
-    /// The form of this name; text when there is none of it.
-    pub fn named(name: &str) -> Self {
-        if name == "json" { Self::Json } else { Self::Text }
-    }
-}
+use crate::cli::values::Format;
+use crate::model::error::{OrCall, Result};
 
 /// Prints an answer to stdout, in the form that was asked for. A reader who has left is no failure.
 pub fn print(format: Format, document: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
@@ -84,11 +68,6 @@ pub fn bytes(bytes: u64) -> String {
     format!("{value:.1}P")
 }
 
-/// `1 image`, `2 images`.
-pub fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,13 +92,5 @@ mod tests {
         ] {
             assert_eq!(bytes(number), text);
         }
-    }
-
-    #[test]
-    fn one_is_not_many() {
-        assert_eq!(
-            [count(0, "image"), count(1, "image"), count(2, "image")],
-            ["0 images", "1 image", "2 images"]
-        );
     }
 }

@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use super::output;
 use crate::cli;
 use crate::cli::man;
-use crate::error::{OrCall, Result};
+use crate::model::error::{OrCall, Result};
 
 /// The script for a shell, to stdout.
 pub(super) fn completions(shell: Shell) -> Result<()> {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::config::keys::{KEYS, Key};
-use crate::error::Result;
+use crate::model::error::Result;
 
 /// The folder whose mounts the engine shows to containers. It is on the host and stays while the plugin is disabled or upgraded, so
 /// what has to survive that is below it too.

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::output::{self, Format, bytes, table};
-use crate::admin::client::Asking;
-use crate::admin::view::{MountView, Mounts, OperationView, Running};
+use super::output::{self, bytes, table};
+use crate::cli::values::Format;
+use crate::cmd::admin_client::AdminClient;
 use crate::config::Config;
-use crate::error::{OrCall, Result};
+use crate::frontend::admin::view::{MountView, Mounts, OperationView, Running};
+use crate::model::error::{OrCall, Result};
 
 /// To the upper left, and away with what is there.
 const CLEAR: &str = "\x1b[H\x1b[2J";
@@ -38,7 +39,7 @@ struct Row<'a> {
 }
 
 pub(super) fn run(config: &Config, interval: Duration, once: bool, format: Format) -> Result<()> {
-    let asking = Asking::new(config)?;
+    let asking = AdminClient::new(config)?;
     let live = !once && format == Format::Text && io::stdout().is_terminal();
     asking.runtime().block_on(async {
         let interrupted = async { tokio::signal::ctrl_c().await.or_call("sigaction", "SIGINT") };
@@ -49,7 +50,7 @@ pub(super) fn run(config: &Config, interval: Duration, once: bool, format: Forma
     })
 }
 
-async fn look(asking: &Asking, interval: Duration, live: bool, format: Format) -> Result<()> {
+async fn look(asking: &AdminClient, interval: Duration, live: bool, format: Format) -> Result<()> {
     let mut before: Mounts = asking.page("/v1/mounts").await?;
     let mut at = Instant::now();
     loop {

@@ -12,13 +12,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::output::{self, Format, count, table};
+use super::output::{self, table};
+use crate::cli::values::Format;
 use crate::config::Config;
-use crate::deadline::Deadline;
-use crate::driver::{self, Released};
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::daemon::assemble;
+use crate::driver::Released;
+use crate::frontend::http::socket::Claim;
 use crate::linux::fork::{self, Fork, Second};
-use crate::plugin::socket::Claim;
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::model::text::count;
 
 /// What the storage may hang up besides the volumes is waited for a little longer than for them.
 const GRACE: Duration = Duration::from_secs(2);
@@ -71,7 +74,7 @@ fn pass_on(mut from: impl io::Read, mut to: impl io::Write) {
 
 /// Does it.
 fn work(config: &Config, timeout: Duration, format: Format) -> Result<ExitCode> {
-    driver::check(config)?;
+    assemble::check(config)?;
     let _claim = Claim::hold(&config.plugins, &config.name).map_err(|e| match e.kind {
         ErrorKind::InUse => {
             e.hint("unmount --all is for one that has stopped: systemctl stop rbd-docker-plugin")
@@ -87,7 +90,7 @@ fn work(config: &Config, timeout: Duration, format: Format) -> Result<ExitCode> 
 fn within(timeout: Duration, config: Config) -> Result<Released> {
     let deadline = Deadline::after(timeout);
     let (done, wait) = sync_channel(1);
-    let work = move || drop(done.send(driver::release_all(&config, deadline)));
+    let work = move || drop(done.send(assemble::release_all(&config, deadline)));
     thread::Builder::new()
         .name("release".to_owned())
         .spawn(work)
@@ -101,7 +104,7 @@ fn within(timeout: Duration, config: Config) -> Result<Released> {
 impl Answer {
     fn of(released: Released) -> Self {
         let volume = |(image, result): (_, Result<()>)| Volume {
-            image: crate::name::ImageSpec::to_string(&image),
+            image: crate::model::name::ImageSpec::to_string(&image),
             released: result.is_ok(),
             held: result.as_ref().is_err_and(|e| e.kind == ErrorKind::InUse),
             error: result.err().map(|e| e.to_string()),
@@ -148,7 +151,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::name::ImageSpec;
+    use crate::model::name::ImageSpec;
 
     fn answer(volumes: Vec<(&str, Result<()>)>, unknown: Option<&str>) -> Answer {
         let spec = |image| ImageSpec::new("rbd", None, image).unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::keys::KEYS;
 use super::layers::{Layers, Value};
 use super::{Config, values};
-use crate::error::DriverError;
+use crate::model::error::DriverError;
 
 /// See the module.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::keys::{self, CONF_FILE, Key};
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 
 /// One line that sets something.
 #[derive(Debug, Clone, Copy)]

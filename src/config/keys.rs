@@ -245,7 +245,7 @@ pub fn nearest(text: &str) -> Option<&'static str> {
     let name = text.to_ascii_lowercase().replace('_', "-");
     let known = KEYS.iter().filter(|key| key.heading.is_some());
     let known = known.flat_map(|key| std::iter::once(key.name).chain(key.aliases.iter().copied()));
-    crate::nearest::of(&name, known)
+    crate::model::text::nearest(&name, known)
 }
 
 /// The key that somebody means: dashes and underscores, upper and lower case are the same, aliases are followed.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::keys::{self, CONF_FILE, ENV_PREFIX, KEYS, Key, VOLROOT};
 use super::{file, wetopi};
-use crate::error::{DriverError, ErrorKind, Result};
+use crate::model::error::{DriverError, ErrorKind, Result};
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use nix::unistd::Group;
 
 use super::SocketGroup;
-use crate::driver::Removal;
-use crate::driver::api::Scope;
-use crate::host::FsKind;
-use crate::size::Size;
+use crate::model::filesystem::FsKind;
+use crate::model::settings::Removal;
+use crate::model::settings::Scope;
+use crate::model::size::Size;
 use crate::telemetry::log::Format;
 
 type Parsed<T> = Result<T, String>;
@@ -75,12 +75,14 @@ pub(super) fn word(text: &str) -> Parsed<String> {
 
 /// The name of a pool.
 pub(super) fn pool(text: &str) -> Parsed<String> {
-    crate::name::check_part("pool name", text).map(|()| text.to_owned()).map_err(|e| e.to_string())
+    crate::model::name::check_part("pool name", text).map(|()| text.to_owned()).map_err(|e| e.to_string())
 }
 
 /// The name of a namespace.
 pub(super) fn namespace(text: &str) -> Parsed<String> {
-    crate::name::check_part("namespace name", text).map(|()| text.to_owned()).map_err(|e| e.to_string())
+    crate::model::name::check_part("namespace name", text)
+        .map(|()| text.to_owned())
+        .map_err(|e| e.to_string())
 }
 
 /// Further options for the mkfs of a filesystem.
@@ -96,7 +98,7 @@ pub(super) fn mount_options(text: &str) -> Parsed<String> {
 
 /// The size of an image's objects: a bare number is bytes.
 pub(super) fn object_size(text: &str) -> Parsed<Size> {
-    crate::driver::options::bytes(text).map_err(|e| e.to_string())
+    crate::model::create_options::bytes(text).map_err(|e| e.to_string())
 }
 
 /// Words with commas between them; none for an empty text.

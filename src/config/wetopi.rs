@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use super::keys::{self, Key};
-use crate::driver::options::objects_of;
-use crate::error::{DriverError, ErrorKind};
+use crate::model::create_options::objects_of;
+use crate::model::error::{DriverError, ErrorKind};
 
 /// What begins so is theirs.
 const PREFIX: &str = "RBD_CONF_";

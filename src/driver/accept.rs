@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 
 use super::Driver;
 use super::undo::Undo;
-use crate::backend::{ImageInfo, ImageOptions, Record, Stage};
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::{Content, Filesystem};
 use crate::linux::mount;
-use crate::name::ImageSpec;
-use crate::time::seconds;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::filesystem::{Content, Filesystem};
+use crate::model::image::ImageInfo;
+use crate::model::name::ImageSpec;
+use crate::model::options::ImageOptions;
+use crate::model::record::{Record, Stage};
+use crate::model::time::seconds;
 
 /// What is known of an image's data.
 #[derive(Debug)]
@@ -336,8 +338,8 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::host::FsKind;
-    use crate::size::Size;
+    use crate::model::filesystem::FsKind;
+    use crate::model::size::Size;
 
     fn options() -> ImageOptions {
         ImageOptions {

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::Result;
+use crate::model::error::Result;
 /// A Docker engine that mounted a volume: the process behind the socket. A mount ID whose engine is gone may never be
 /// unmounted by anybody.
-pub use crate::host::Process as Client;
+pub use crate::model::process::Process as Client;
+use crate::model::settings::Scope;
 
 /// What a Docker engine asks of its volume driver.
 pub trait VolumeDriver: fmt::Debug + Send + Sync + 'static {
@@ -72,14 +72,4 @@ pub struct Volume {
     pub created_at: Option<String>,
     /// What `docker volume inspect` shows as its status.
     pub status: Map<String, Value>,
-}
-
-/// What the Capabilities request answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scope {
-    /// One volume for all hosts.
-    Global,
-    /// One per host.
-    Local,
 }

@@ -17,9 +17,9 @@ use serde_json::json;
 use super::Settings;
 use super::api::Volume;
 use crate::backend::{Backend, Source};
-use crate::error::DriverError;
 use crate::host::Host;
 use crate::lock;
+use crate::model::error::DriverError;
 
 /// What is remembered of a volume.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

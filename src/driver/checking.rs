@@ -13,11 +13,11 @@ use super::Driver;
 use super::guard::Reserved;
 use super::verdicts::Verdict;
 use crate::backend::Device;
-use crate::deadline::Deadline;
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::{Checked, Filesystem};
-use crate::name::ImageSpec;
-use crate::time::{now, rfc3339};
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::filesystem::{Checked, Filesystem};
+use crate::model::name::ImageSpec;
+use crate::model::time::{now, rfc3339};
 
 /// How long a checker that only reads may take. One that writes is never ended.
 const LONGEST: Duration = Duration::from_secs(12 * 3600);

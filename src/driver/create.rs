@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::options::Options;
 use super::read::small;
 use super::undo::Undo;
 use super::{Driver, LONG};
-use crate::backend::{ImageInfo, ImageOptions, Record, Stage};
-use crate::deadline::Deadline;
-use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
-use crate::name::{ImageSpec, VolumeName};
-use crate::time::now;
+use crate::model::create_options::Options;
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::image::ImageInfo;
+use crate::model::name::{ImageSpec, VolumeName};
+use crate::model::options::ImageOptions;
+use crate::model::record::{Record, Stage};
+use crate::model::time::now;
 
 /// How often to look whether another plugin has made the image.
 const POLL: Duration = Duration::from_millis(100);

@@ -5,10 +5,10 @@
 //! further container gets it, and to let Docker's later Unmounts succeed.
 
 use super::Driver;
-use crate::backend::Owner;
-use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::name::ImageSpec;
+use crate::model::owner::Owner;
 use crate::telemetry::count::{Count, count};
 
 impl Driver {

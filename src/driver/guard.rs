@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::deadline::Deadline;
-use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
-use crate::name::ImageSpec;
-use crate::time::rough;
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::name::ImageSpec;
+use crate::model::time::rough;
 
 /// So many requests may wait for one volume whatever waits for others.
 pub const MAX_WAITING: usize = 64;

@@ -6,7 +6,6 @@
 
 pub mod api;
 pub mod guard;
-pub mod options;
 pub mod refs;
 pub mod undo;
 
@@ -17,7 +16,6 @@ mod create;
 mod fenced;
 mod mount;
 mod naming;
-mod open;
 mod orphans;
 pub mod overview;
 mod provision;
@@ -31,17 +29,16 @@ mod usage;
 mod uses;
 mod verdicts;
 
-pub use open::{check, open, release_all};
 pub use release::Released;
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use api::{Client, Glance, Scope, Volume, VolumeDriver};
+use crate::model::settings::{Removal, Scope};
+use api::{Client, Glance, Volume, VolumeDriver};
 use cache::Cache;
 use guard::Guards;
 use orphans::Orphans;
@@ -53,33 +50,13 @@ use uses::Comings;
 use verdicts::Verdicts;
 
 use crate::backend::Backend;
-use crate::deadline::Deadline;
-use crate::error::{DriverError, Result};
-use crate::host::{FsKind, Host};
+use crate::host::Host;
 use crate::lock;
-use crate::name::ImageSpec;
-use crate::size::Size;
-
-/// What Remove does to the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Removal {
-    /// Nothing: the volume stays.
-    Ignore,
-    /// Deletes it.
-    Delete,
-    /// Renames it to `zz_<image>`.
-    Rename,
-}
-
-impl fmt::Display for Removal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ignore => "ignore",
-            Self::Delete => "delete",
-            Self::Rename => "rename",
-        })
-    }
-}
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, Result};
+use crate::model::filesystem::FsKind;
+use crate::model::name::ImageSpec;
+use crate::model::size::Size;
 
 /// The settings of a driver.
 #[derive(Debug, Clone)]

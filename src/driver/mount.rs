@@ -13,14 +13,17 @@ use super::table::MountedVolume;
 use super::undo::Undo;
 use super::uses::Arrival;
 use super::{Driver, LONG};
-use crate::backend::{Device, ImageInfo, ImageOptions, Record, Stage};
-use crate::deadline::Deadline;
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::{Content, Filesystem, FsKind, MountFlags};
+use crate::backend::Device;
 use crate::linux::mount;
 use crate::lock;
-use crate::name::{ImageSpec, VolumeName};
-use crate::time::{now, seconds};
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::filesystem::{Content, Filesystem, FsKind, MountFlags};
+use crate::model::image::ImageInfo;
+use crate::model::name::{ImageSpec, VolumeName};
+use crate::model::options::ImageOptions;
+use crate::model::record::{Record, Stage};
+use crate::model::time::{now, seconds};
 
 const CREATE_IT: &str = "create it with docker volume create";
 

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Driver;
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::name::{ImageSpec, VolumeName};
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::name::{ImageSpec, VolumeName};
 
 impl Driver {
     /// The image that a name means.

@@ -12,9 +12,9 @@ use super::Driver;
 use super::api::Client;
 use super::table::MountedVolume;
 use crate::backend::Device;
-use crate::error::Result;
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::error::Result;
+use crate::model::name::ImageSpec;
 
 /// The pause after the first look that finds a container, doubled by each further one up to the longest.
 const FIRST: Duration = Duration::from_secs(1);

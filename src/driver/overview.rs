@@ -14,12 +14,14 @@ use serde::{Deserialize, Serialize};
 use super::Driver;
 use super::api::Volume;
 use super::table::MountedVolume;
-use crate::backend::{NoVolume, Pulse};
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::Usage;
-use crate::linux::blkstat::{self, BlockIo};
+use crate::backend::Pulse;
+use crate::linux::blkstat;
 use crate::lock;
-use crate::name::{ImageSpec, VolumeName};
+use crate::model::block_io::BlockIo;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::filesystem::Usage;
+use crate::model::image::NoVolume;
+use crate::model::name::{ImageSpec, VolumeName};
 
 /// How often the store is asked.
 const EVERY: Duration = Duration::from_secs(2);

@@ -10,13 +10,16 @@
 
 use super::Driver;
 use super::undo::Undo;
-use crate::backend::{Device, ImageInfo, ImageOptions, Record, Stage};
-use crate::deadline::Deadline;
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::{Content, Filesystem, Format, MountFlags, Settle};
+use crate::backend::Device;
 use crate::linux::{boot, fs, mount};
-use crate::name::ImageSpec;
-use crate::size::Size;
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::filesystem::{Content, Filesystem, Format, MountFlags, Settle};
+use crate::model::image::ImageInfo;
+use crate::model::name::ImageSpec;
+use crate::model::options::ImageOptions;
+use crate::model::record::{Record, Stage};
+use crate::model::size::Size;
 
 impl ImageInfo {
     /// Whether this is what a Create left that died: then there is no volume yet. An image that was there before us always is

@@ -9,13 +9,15 @@ use serde_json::{Map, Value, json};
 
 use super::Driver;
 use super::api::Volume;
-use super::options::SMALL;
-use crate::backend::{ImageInfo, ImageOptions, Listing, Stage};
-use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
-use crate::name::{ImageSpec, VolumeName};
-use crate::size::Size;
-use crate::time::{rfc3339, seconds};
+use crate::model::create_options::SMALL;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::image::{ImageInfo, Listing};
+use crate::model::name::{ImageSpec, VolumeName};
+use crate::model::options::ImageOptions;
+use crate::model::record::Stage;
+use crate::model::size::Size;
+use crate::model::time::{rfc3339, seconds};
 
 /// A List of so many takes memory that is worth giving back.
 const MANY: usize = 1000;

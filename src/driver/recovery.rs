@@ -13,13 +13,15 @@ use std::time::{Duration, Instant};
 use super::refs::Refs;
 use super::table::MountedVolume;
 use super::{Driver, SHORT};
-use crate::backend::{Device, ImageOptions};
-use crate::deadline::Deadline;
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::{Content, MountFlags, Mounted};
+use crate::backend::Device;
+use crate::host::Mounted;
 use crate::linux::memory;
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::filesystem::{Content, MountFlags};
+use crate::model::name::ImageSpec;
+use crate::model::options::ImageOptions;
 
 /// How often the background thread looks after unsettled and orphaned volumes.
 const TICK: Duration = Duration::from_secs(1);

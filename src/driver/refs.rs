@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::api::Client;
-use crate::name::ImageSpec;
+use crate::model::name::ImageSpec;
 
 /// The uses of one mounted volume, as kept on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 
 use super::Driver;
-use crate::deadline::Deadline;
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::name::ImageSpec;
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::name::ImageSpec;
 
 /// What became of the volumes.
 #[derive(Debug)]

@@ -2,10 +2,11 @@
 
 use super::undo::Undo;
 use super::{Driver, Removal, SHORT};
-use crate::backend::{ImageInfo, Stage};
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::name::{ImageSpec, VolumeName};
-use crate::time;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::image::ImageInfo;
+use crate::model::name::{ImageSpec, VolumeName};
+use crate::model::record::Stage;
+use crate::model::time;
 
 /// So many names are tried for a renamed image.
 const NAMES: u64 = 1000;

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::refs::Refs;
 use crate::backend::Device;
-use crate::name::ImageSpec;
+use crate::model::name::ImageSpec;
 
 /// A volume that is mounted on this host by this plugin.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use crate::error::{DriverError, Result};
+use crate::model::error::{DriverError, Result};
 
 type Step<'a> = (&'static str, Box<dyn FnOnce() -> Result<()> + 'a>);
 
@@ -56,7 +56,7 @@ impl<'a> Undo<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
+    use crate::model::error::ErrorKind;
     use std::cell::RefCell;
 
     fn three_steps<'a>(order: &'a RefCell<Vec<i32>>, failing: i32) -> Undo<'a> {

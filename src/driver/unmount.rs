@@ -8,9 +8,9 @@ use super::refs::Refs;
 use super::table::MountedVolume;
 use super::uses::Dropped;
 use super::{Driver, SHORT};
-use crate::error::Result;
 use crate::lock;
-use crate::name::{ImageSpec, VolumeName};
+use crate::model::error::Result;
+use crate::model::name::{ImageSpec, VolumeName};
 
 impl Driver {
     /// See [`VolumeDriver::unmount`](super::api::VolumeDriver::unmount).

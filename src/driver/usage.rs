@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use super::Driver;
 use super::table::MountedVolume;
-use crate::host::{Host, Mounted, Usage};
+use crate::host::{Host, Mounted};
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::filesystem::Usage;
+use crate::model::name::ImageSpec;
 
 /// How often each mount is asked.
 const EVERY: Duration = Duration::from_secs(10);

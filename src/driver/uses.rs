@@ -13,9 +13,9 @@ use super::api::Client;
 use super::guard::Guard;
 use super::refs::Refs;
 use super::table::MountedVolume;
-use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::name::ImageSpec;
 
 /// The uses of mounted volumes that the table does not have.
 #[derive(Debug, Default)]

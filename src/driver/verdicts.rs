@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{DriverError, ErrorKind};
-use crate::host::{Filesystem, Host};
+use crate::host::Host;
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::error::{DriverError, ErrorKind};
+use crate::model::filesystem::Filesystem;
+use crate::model::name::ImageSpec;
 
 /// The version of the file.
 const VERSION: u32 = 1;

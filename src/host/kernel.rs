@@ -13,14 +13,14 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 
-use super::{
-    Checked, Content, Filesystem, Format, FsKind, Host, MountFlags, Mounted, Process, Settle, Usage,
-};
 use crate::backend::Device;
-use crate::deadline::Deadline;
-use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
+use crate::host::{Host, Mounted};
 use crate::linux::exec::Programs;
 use crate::linux::{blkdev, files, fs as filesystem, holders, kmsg, mount, mountinfo, probe, process};
+use crate::model::deadline::Deadline;
+use crate::model::error::{CallError, DriverError, ErrorKind, OrCall, Result};
+use crate::model::filesystem::{Checked, Content, Filesystem, Format, FsKind, MountFlags, Settle, Usage};
+use crate::model::process::Process;
 use crate::telemetry::count::{Count, count};
 
 /// How long an unmount is tried again on EBUSY. The kernel answers it also while another mount namespace that has received a copy

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::uapi;
-use crate::error::{CallError, OrCall};
+use crate::model::error::{CallError, OrCall};
 
 /// How much of either end has to be zero before a device counts as blank.
 const END: u64 = 1 << 20;

@@ -3,32 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use crate::model::block_io::BlockIo;
 
 const BLOCK: &str = "/sys/block";
 /// The unit of `stat` and `size`, whatever the device's own sectors are.
 const SECTOR: u64 = 512;
-
-/// Since the device is there.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlockIo {
-    /// Reads that were completed.
-    pub reads: u64,
-    /// Bytes read.
-    pub read_bytes: u64,
-    /// Milliseconds that all reads took together.
-    pub read_ms: u64,
-    /// Writes that were completed.
-    pub writes: u64,
-    /// Bytes written.
-    pub written_bytes: u64,
-    /// Milliseconds that all writes took together.
-    pub write_ms: u64,
-    /// Requests that are under way.
-    pub in_flight: u64,
-    /// Milliseconds in which at least one request was under way.
-    pub busy_ms: u64,
-}
 
 /// What was read and written of `/dev/<name>`; nothing where the kernel has no such device.
 pub fn io(device: &Path) -> Option<BlockIo> {

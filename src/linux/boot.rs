@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use crate::error::{CallError, OrCall};
+use crate::model::error::{CallError, OrCall};
+use crate::model::owner::tells_machines_apart;
 
 const MACHINE_ID: &str = "/etc/machine-id";
 const PRODUCT_UUID: &str = "/sys/class/dmi/id/product_uuid";
@@ -40,14 +41,6 @@ pub fn machine_id() -> String {
 pub fn firmware_id() -> String {
     let uuid = read(PRODUCT_UUID).to_ascii_lowercase();
     if tells_machines_apart(&uuid) { uuid } else { String::new() }
-}
-
-/// Whether an id is one at all: images of machines have an empty one, or a word in its place, and boards zeros, or what their vendor
-/// has made up for all of them.
-pub fn tells_machines_apart(id: &str) -> bool {
-    const FAKE: &str = "03000200-0400-0500-0006-000700080009";
-    let all = |digit: char| id.chars().all(|c| c == digit || c == '-');
-    !(all('0') || all('f') || id == "uninitialized" || id == FAKE)
 }
 
 fn read(path: &str) -> String {

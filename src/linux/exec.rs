@@ -21,8 +21,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::deadline::Deadline;
-use crate::error::{CallError, DriverError, ErrorKind, OrCall};
+use crate::model::deadline::Deadline;
+use crate::model::error::{CallError, DriverError, ErrorKind, OrCall};
 
 use program::FOLDERS;
 pub use program::{Program, Programs};

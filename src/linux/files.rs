@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::{Gid, chown};
 
-use crate::error::{CallError, OrCall};
+use crate::model::error::{CallError, OrCall};
 
 /// Replaces a file, durably: [`replace`], and fsync of the folder.
 pub fn save(path: &Path, content: &[u8]) -> Result<(), CallError> {

@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
 
-use crate::error::{CallError, OrCall};
+use crate::model::error::{CallError, OrCall};
 
 /// Who has come back.
 #[derive(Debug)]

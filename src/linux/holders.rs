@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{blkdev, mountinfo};
-use crate::deadline::Deadline;
-use crate::error::{CallError, OrCall};
+use crate::model::deadline::Deadline;
+use crate::model::error::{CallError, OrCall};
 
 /// How many holders are worth naming.
 const ENOUGH: usize = 8;

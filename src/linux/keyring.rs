@@ -13,7 +13,7 @@ use std::thread;
 use nix::errno::Errno;
 
 use super::wipe::Wiped;
-use crate::error::{CallError, OrCall};
+use crate::model::error::{CallError, OrCall};
 
 /// Type, time stamp and length: what stands in front of the secret itself.
 const HEADER: usize = 12;

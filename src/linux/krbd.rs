@@ -24,8 +24,8 @@ use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 
 use super::keyring::Key;
-use crate::deadline::Deadline;
-use crate::error::{CallError, OrCall};
+use crate::model::deadline::Deadline;
+use crate::model::error::{CallError, OrCall};
 pub use mark::{Maker, Mark};
 use sysfs::Sysfs;
 

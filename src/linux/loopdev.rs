@@ -20,8 +20,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::uapi;
-use crate::deadline::Deadline;
-use crate::error::{CallError, OrCall};
+use crate::model::deadline::Deadline;
+use crate::model::error::{CallError, OrCall};
 use crate::telemetry::count::{Count, count};
 
 const CONTROL: &str = "/dev/loop-control";

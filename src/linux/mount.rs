@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use sys_mount::{Mount, MountFlags, UnmountFlags};
 
 use super::mountinfo;
-use crate::error::{CallError, DriverError, OrCall};
+use crate::model::error::{CallError, DriverError, OrCall};
 
 /// Mount options as the kernel wants them.
 #[derive(Debug, Clone, PartialEq, Eq)]

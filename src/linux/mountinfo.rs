@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{CallError, OrCall};
+use crate::model::error::{CallError, OrCall};
 
 /// The mounts of the calling process.
 pub const OWN: &str = "/proc/self/mountinfo";

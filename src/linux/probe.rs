@@ -14,8 +14,8 @@ use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::blkdev;
-use crate::error::{CallError, OrCall};
-use crate::host::{Content, Filesystem, FsKind};
+use crate::model::error::{CallError, OrCall};
+use crate::model::filesystem::{Content, Filesystem, FsKind};
 
 /// Whether the device holds the filesystem that is expected on it: a few reads, where [`probe`] reads all over the device.
 pub fn expect(path: &Path, kind: FsKind) -> Result<Option<Filesystem>, CallError> {

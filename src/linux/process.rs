@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
 
-use crate::error::{CallError, OrCall};
+use crate::model::error::{CallError, OrCall};
 
 /// What tells a process from another one.
 #[derive(Debug, Clone, PartialEq, Eq)]

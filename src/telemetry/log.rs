@@ -12,7 +12,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Level, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
+use crate::model::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 
 /// Where, how and how much is logged.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,9 +1,8 @@
 //! What the plugin tells about itself.
 
 pub mod count;
+pub mod durations;
 pub mod log;
-pub mod metrics;
-pub mod systemd;
 
 use std::any::Any;
 

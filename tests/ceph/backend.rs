@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
 use rbd_docker_plugin::backend::rbd::admin::{Admin, Watched};
-use rbd_docker_plugin::backend::{Backend, ImageOptions, ImageStore, LockMode, Record, Stage};
+use rbd_docker_plugin::backend::{Backend, ImageStore};
 use rbd_docker_plugin::config;
-use rbd_docker_plugin::error::ErrorKind;
-use rbd_docker_plugin::name::ImageSpec;
-use rbd_docker_plugin::size::Size;
+use rbd_docker_plugin::model::error::ErrorKind;
+use rbd_docker_plugin::model::name::ImageSpec;
+use rbd_docker_plugin::model::options::{ImageOptions, LockMode};
+use rbd_docker_plugin::model::record::{Record, Stage};
+use rbd_docker_plugin::model::size::Size;
 use rbd_docker_plugin::telemetry::count::{Count, counted};
 
 use crate::rig::{Lab, Ready, trial, trial_if, wait_until};

@@ -7,9 +7,10 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
 use rbd_docker_plugin::backend::rbd::admin::Admin;
-use rbd_docker_plugin::backend::{ImageStore, Mapper, Stage};
+use rbd_docker_plugin::backend::{ImageStore, Mapper};
 use rbd_docker_plugin::ceph::Image;
 use rbd_docker_plugin::config;
+use rbd_docker_plugin::model::record::Stage;
 use rbd_docker_plugin::telemetry::count::{Count, counted};
 use serde_json::Value;
 

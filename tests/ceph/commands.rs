@@ -8,8 +8,8 @@ use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::ImageStore;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
 use rbd_docker_plugin::ceph::{Image, Swap};
-use rbd_docker_plugin::error::ErrorKind;
-use rbd_docker_plugin::name::ImageSpec;
+use rbd_docker_plugin::model::error::ErrorKind;
+use rbd_docker_plugin::model::name::ImageSpec;
 use serde_json::Value;
 
 use crate::hosts::{claim_in_time, host, spec, volume, with_user};

@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rbd_docker_plugin::backend::ImageStore;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
-use rbd_docker_plugin::backend::{ImageOptions, ImageStore, Owner, Record, Stage};
 use rbd_docker_plugin::config;
-use rbd_docker_plugin::error::{ErrorKind, Result};
-use rbd_docker_plugin::name::ImageSpec;
-use rbd_docker_plugin::size::Size;
+use rbd_docker_plugin::model::error::{ErrorKind, Result};
+use rbd_docker_plugin::model::name::ImageSpec;
+use rbd_docker_plugin::model::options::ImageOptions;
+use rbd_docker_plugin::model::owner::Owner;
+use rbd_docker_plugin::model::record::{Record, Stage};
+use rbd_docker_plugin::model::size::Size;
 
 use crate::rig::Lab;
 

@@ -7,8 +7,8 @@ use rbd_docker_plugin::backend::rbd::RbdBackend;
 use rbd_docker_plugin::backend::rbd::admin::{Admin, Watched};
 use rbd_docker_plugin::backend::{Backend, Device, ImageStore, Mapper, fault};
 use rbd_docker_plugin::ceph::{Image, Swap};
-use rbd_docker_plugin::error::ErrorKind;
-use rbd_docker_plugin::name::ImageSpec;
+use rbd_docker_plugin::model::error::ErrorKind;
+use rbd_docker_plugin::model::name::ImageSpec;
 use serde_json::{Value, json};
 
 use crate::fake_kernel::{FakeKernel, Foreign};

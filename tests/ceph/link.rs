@@ -8,7 +8,7 @@ use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::ImageStore;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
 use rbd_docker_plugin::config;
-use rbd_docker_plugin::error::ErrorKind;
+use rbd_docker_plugin::model::error::ErrorKind;
 
 use crate::hosts::{identity, options};
 use crate::rig::{Lab, Own, Ready, trial_if, wait_until};

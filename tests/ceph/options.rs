@@ -1,8 +1,10 @@
 //! Options on images that are there already, and what a new image gets of which nobody says anything.
 
 use libtest_mimic::Trial;
-use rbd_docker_plugin::backend::{ImageOptions, ImageStore, Record, Stage};
-use rbd_docker_plugin::size::Size;
+use rbd_docker_plugin::backend::ImageStore;
+use rbd_docker_plugin::model::options::ImageOptions;
+use rbd_docker_plugin::model::record::{Record, Stage};
+use rbd_docker_plugin::model::size::Size;
 use serde_json::{Value, json};
 
 use crate::hosts::{host, record, spec};

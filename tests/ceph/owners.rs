@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::ImageStore;
-use rbd_docker_plugin::backend::Owner;
-use rbd_docker_plugin::backend::Stage;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
 use rbd_docker_plugin::backend::rbd::admin::{Admin, Watched};
 use rbd_docker_plugin::ceph::Image;
 use rbd_docker_plugin::config;
-use rbd_docker_plugin::error::ErrorKind;
-use rbd_docker_plugin::name::ImageSpec;
-use rbd_docker_plugin::size::Size;
+use rbd_docker_plugin::model::error::ErrorKind;
+use rbd_docker_plugin::model::name::ImageSpec;
+use rbd_docker_plugin::model::owner::Owner;
+use rbd_docker_plugin::model::record::Stage;
+use rbd_docker_plugin::model::size::Size;
 use rbd_docker_plugin::telemetry::count::{Count, counted};
 
 use crate::rig::{Lab, Ready, trial, wait_until};

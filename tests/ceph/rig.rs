@@ -226,7 +226,7 @@ pub(crate) fn trial_if(
 pub(crate) fn connect(
     conf: &Path,
     timeout: Duration,
-) -> Result<Cluster, rbd_docker_plugin::error::CallError> {
+) -> Result<Cluster, rbd_docker_plugin::model::error::CallError> {
     let user = "admin".to_owned();
     Cluster::connect(&Connect { conf: conf.to_owned(), user, keyring: None, cluster: String::new(), timeout })
 }
@@ -269,7 +269,7 @@ pub(crate) fn wait_until(what: &str, within: Duration, so: impl Fn() -> bool) {
     }
 }
 
-fn make_pool(cluster: &Cluster, pool: &str) -> Result<(), rbd_docker_plugin::error::CallError> {
+fn make_pool(cluster: &Cluster, pool: &str) -> Result<(), rbd_docker_plugin::model::error::CallError> {
     cluster.mon_command(&json!({ "prefix": "osd pool create", "pool": pool, "pg_num": 8 }))?;
     let application = json!({ "prefix": "osd pool application enable", "pool": pool, "app": "rbd" });
     cluster.mon_command(&application).map(drop)

@@ -5,7 +5,7 @@ use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
 use rbd_docker_plugin::backend::{Backend, ImageStore};
 use rbd_docker_plugin::config;
-use rbd_docker_plugin::name::ImageSpec;
+use rbd_docker_plugin::model::name::ImageSpec;
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
 use rbd_docker_plugin::backend::{ImageStore, Mapper};
 use rbd_docker_plugin::config;
-use rbd_docker_plugin::error::{DriverError, ErrorKind};
+use rbd_docker_plugin::model::error::{DriverError, ErrorKind};
 
 use crate::fake_kernel::FakeKernel;
 use crate::hosts::{identity, options, spec, volume, with_user};

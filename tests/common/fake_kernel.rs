@@ -265,7 +265,7 @@ fn try_add(kernel: &Tree, line: &str) -> Result<(), Errno> {
             mark: String::new(),
         };
         let size = open.size()?;
-        Ok::<_, rbd_docker_plugin::error::CallError>((device, size, open))
+        Ok::<_, rbd_docker_plugin::model::error::CallError>((device, size, open))
     };
     let (device, size, image) = open().map_err(|e| e.errno)?;
     let id = kernel.free_id();

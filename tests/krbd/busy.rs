@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use nix::errno::Errno;
-use rbd_docker_plugin::deadline::Deadline;
 use rbd_docker_plugin::linux::krbd::Mapping;
+use rbd_docker_plugin::model::deadline::Deadline;
 
 use crate::rig::{Rig, Running, eventually, kernel, trial, within};
 

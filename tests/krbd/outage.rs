@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use nix::errno::Errno;
-use rbd_docker_plugin::deadline::Deadline;
 use rbd_docker_plugin::linux::krbd::Request;
+use rbd_docker_plugin::model::deadline::Deadline;
 
 use crate::rig::{Rig, Running, eventually, kernel, keys, maker, trial, within};
 
@@ -22,7 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
-fn timed_out(e: &rbd_docker_plugin::error::CallError, begin: Instant) {
+fn timed_out(e: &rbd_docker_plugin::model::error::CallError, begin: Instant) {
     let took = begin.elapsed();
     assert_eq!(e.errno, Errno::ETIMEDOUT, "{e}");
     assert!(

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Completion, Failed, Trial};
 use rbd_docker_plugin::ceph::{Cluster, Connect, CreateOptions, Image, IoCtx};
-use rbd_docker_plugin::deadline::Deadline;
 use rbd_docker_plugin::linux::keyring::Key;
 use rbd_docker_plugin::linux::krbd::{Failure, Identity, Kernel, Maker, Mapping, Request};
+use rbd_docker_plugin::model::deadline::Deadline;
 use serde_json::{Value, json};
 
 pub(crate) const POOL: &str = "rbd";

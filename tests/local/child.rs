@@ -11,8 +11,8 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, io};
 
-use rbd_docker_plugin::deadline::Deadline;
 use rbd_docker_plugin::linux::{exec, loopdev};
+use rbd_docker_plugin::model::deadline::Deadline;
 
 pub(crate) const PART: &str = "LOCAL_TIER_PART";
 pub(crate) const OBJECT: &str = "LOCAL_TIER_OBJECT";

@@ -10,11 +10,14 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::Device;
-use rbd_docker_plugin::deadline::Deadline;
-use rbd_docker_plugin::error::{DriverError, ErrorKind};
+use rbd_docker_plugin::host::Host;
 use rbd_docker_plugin::host::kernel::KernelHost;
-use rbd_docker_plugin::host::{Checked, Content, Filesystem, Format, FsKind, Host, MountFlags, Settle};
 use rbd_docker_plugin::linux::exec::Programs;
+use rbd_docker_plugin::model::deadline::Deadline;
+use rbd_docker_plugin::model::error::{DriverError, ErrorKind};
+use rbd_docker_plugin::model::filesystem::{
+    Checked, Content, Filesystem, Format, FsKind, MountFlags, Settle,
+};
 
 use crate::rig::{Ready, Rig, trial};
 

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 use nix::errno::Errno;
 use rbd_docker_plugin::backend::Device;
-use rbd_docker_plugin::deadline::Deadline;
-use rbd_docker_plugin::error::ErrorKind;
-use rbd_docker_plugin::host::{Content, Host, MountFlags};
+use rbd_docker_plugin::host::Host;
 use rbd_docker_plugin::linux::{blkdev, loopdev, loopdev::Backing, probe};
+use rbd_docker_plugin::model::deadline::Deadline;
+use rbd_docker_plugin::model::error::ErrorKind;
+use rbd_docker_plugin::model::filesystem::{Content, MountFlags};
 
 use crate::child::Part;
 use crate::filesystems::made;
@@ -43,7 +44,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
 }
 
 /// The device of a backing file, among all there are: the look-up by name is for the backend, which knows the name.
-fn attached(backing: Backing) -> Result<Option<loopdev::Loop>, rbd_docker_plugin::error::CallError> {
+fn attached(backing: Backing) -> Result<Option<loopdev::Loop>, rbd_docker_plugin::model::error::CallError> {
     Ok(loopdev::all()?.into_iter().find(|device| device.backing == backing))
 }
 

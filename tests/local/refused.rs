@@ -8,10 +8,11 @@ use std::path::Path;
 use libtest_mimic::Trial;
 use nix::errno::Errno;
 use rbd_docker_plugin::backend::Device;
-use rbd_docker_plugin::error::{CallError, DriverError, ErrorKind};
-use rbd_docker_plugin::host::{Filesystem, FsKind, Host, MountFlags};
+use rbd_docker_plugin::host::Host;
 use rbd_docker_plugin::linux::exec::Programs;
 use rbd_docker_plugin::linux::fs as filesystem;
+use rbd_docker_plugin::model::error::{CallError, DriverError, ErrorKind};
+use rbd_docker_plugin::model::filesystem::{Filesystem, FsKind, MountFlags};
 use serde_json::json;
 
 use crate::filesystems::{debugfs, later, make};

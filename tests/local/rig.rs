@@ -13,10 +13,10 @@ use libtest_mimic::{Completion, Failed, Trial};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use rbd_docker_plugin::backend::Device;
-use rbd_docker_plugin::deadline::Deadline;
 use rbd_docker_plugin::host::kernel::KernelHost;
 use rbd_docker_plugin::linux::exec::Programs;
 use rbd_docker_plugin::linux::{loopdev, mountinfo};
+use rbd_docker_plugin::model::deadline::Deadline;
 use tempfile::TempDir;
 
 /// Whether this tier can run here; if not, why.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use nix::mount::umount2;
 use nix::sys::signal::{Signal, kill};
-use rbd_docker_plugin::backend::Owner;
+use rbd_docker_plugin::model::owner::Owner;
 use serde_json::json;
 
 use crate::daemon::{Daemon, ask, wait};

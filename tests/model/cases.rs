@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use rbd_docker_plugin::backend::sim::{Data, Image};
-use rbd_docker_plugin::backend::{ImageOptions, Record, Stage};
+use rbd_docker_plugin::driver::Driver;
 use rbd_docker_plugin::driver::api::VolumeDriver;
-use rbd_docker_plugin::driver::{Driver, Removal};
-use rbd_docker_plugin::error::{ErrorKind, Result};
-use rbd_docker_plugin::host::{Filesystem, FsKind};
-use rbd_docker_plugin::size::Size;
+use rbd_docker_plugin::model::error::{ErrorKind, Result};
+use rbd_docker_plugin::model::filesystem::{Filesystem, FsKind};
+use rbd_docker_plugin::model::options::ImageOptions;
+use rbd_docker_plugin::model::record::{Record, Stage};
+use rbd_docker_plugin::model::settings::Removal;
+use rbd_docker_plugin::model::size::Size;
 
 use super::rig::{Rig, spec};
 

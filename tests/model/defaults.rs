@@ -1,12 +1,12 @@
 //! What the settings say of volumes of which nothing else is said.
 
 use rbd_docker_plugin::backend::sim::{Data, Image};
-use rbd_docker_plugin::driver::Removal;
 use rbd_docker_plugin::driver::api::VolumeDriver;
-use rbd_docker_plugin::error::ErrorKind;
-use rbd_docker_plugin::host::FsKind;
-use rbd_docker_plugin::name::ImageSpec;
-use rbd_docker_plugin::size::Size;
+use rbd_docker_plugin::model::error::ErrorKind;
+use rbd_docker_plugin::model::filesystem::FsKind;
+use rbd_docker_plugin::model::name::ImageSpec;
+use rbd_docker_plugin::model::settings::Removal;
+use rbd_docker_plugin::model::size::Size;
 
 use super::cases::{create, kind, names};
 use super::rig::{Rig, spec};

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 use rbd_docker_plugin::backend::fault::Plan;
-use rbd_docker_plugin::driver::Removal;
 use rbd_docker_plugin::driver::api::VolumeDriver;
-use rbd_docker_plugin::error::ErrorKind;
+use rbd_docker_plugin::model::error::ErrorKind;
+use rbd_docker_plugin::model::settings::Removal;
 
 use super::rig::Rig;
 

@@ -1,9 +1,9 @@
 //! Unmounting all: a plugin has stopped, and what it had mounted is given back; what is held stays as it was.
 
 use rbd_docker_plugin::backend::fault::Plan;
-use rbd_docker_plugin::driver::Removal;
 use rbd_docker_plugin::driver::api::VolumeDriver;
-use rbd_docker_plugin::error::ErrorKind;
+use rbd_docker_plugin::model::error::ErrorKind;
+use rbd_docker_plugin::model::settings::Removal;
 
 use super::rig::{Rig, Uses, spec};
 

@@ -5,16 +5,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rbd_docker_plugin::backend::Backend;
 use rbd_docker_plugin::backend::fault::{Faults, Faulty, Plan};
 use rbd_docker_plugin::backend::sim::{Data, World};
-use rbd_docker_plugin::backend::{Backend, Owner, Stage};
-use rbd_docker_plugin::deadline::Deadline;
-use rbd_docker_plugin::driver::api::{Scope, VolumeDriver};
-use rbd_docker_plugin::driver::{Driver, Released, Removal, Settings};
-use rbd_docker_plugin::error::Result;
-use rbd_docker_plugin::host::{FsKind, Host};
-use rbd_docker_plugin::name::ImageSpec;
-use rbd_docker_plugin::size::Size;
+use rbd_docker_plugin::driver::api::VolumeDriver;
+use rbd_docker_plugin::driver::{Driver, Released, Settings};
+use rbd_docker_plugin::host::Host;
+use rbd_docker_plugin::model::deadline::Deadline;
+use rbd_docker_plugin::model::error::Result;
+use rbd_docker_plugin::model::filesystem::FsKind;
+use rbd_docker_plugin::model::name::ImageSpec;
+use rbd_docker_plugin::model::owner::Owner;
+use rbd_docker_plugin::model::record::Stage;
+use rbd_docker_plugin::model::settings::Removal;
+use rbd_docker_plugin::model::settings::Scope;
+use rbd_docker_plugin::model::size::Size;
 
 /// The mount IDs of a volume, as the driver has them.
 pub(crate) type Uses = BTreeMap<String, u64>;

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use rbd_docker_plugin::backend::Stage;
 use rbd_docker_plugin::backend::fault::{Faults, Plan};
-use rbd_docker_plugin::driver::Removal;
 use rbd_docker_plugin::driver::api::{Client, VolumeDriver};
-use rbd_docker_plugin::error::ErrorKind;
-use rbd_docker_plugin::name::ImageSpec;
+use rbd_docker_plugin::model::error::ErrorKind;
+use rbd_docker_plugin::model::name::ImageSpec;
+use rbd_docker_plugin::model::record::Stage;
+use rbd_docker_plugin::model::settings::Removal;
 
 use super::rig::{Rig, spec};
 

@@ -1,10 +1,10 @@
 //! Volumes that another host takes away, and a store that is away when the plugin starts.
 
-use rbd_docker_plugin::backend::Owner;
 use rbd_docker_plugin::backend::fault::Plan;
-use rbd_docker_plugin::driver::Removal;
 use rbd_docker_plugin::driver::api::VolumeDriver;
-use rbd_docker_plugin::error::ErrorKind;
+use rbd_docker_plugin::model::error::ErrorKind;
+use rbd_docker_plugin::model::owner::Owner;
+use rbd_docker_plugin::model::settings::Removal;
 use serde_json::json;
 
 use super::rig::{Rig, spec};

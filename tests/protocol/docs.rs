@@ -18,7 +18,7 @@ fn the_readme_names_every_flag() {
 
 #[test]
 fn the_readme_names_every_option() {
-    for option in rbd_docker_plugin::driver::options::VALID.split(">, ") {
+    for option in rbd_docker_plugin::model::create_options::VALID.split(">, ") {
         let (key, _) = option.split_once('=').unwrap();
         assert!(README.contains(&format!("`{key}=")), "{key} is not in the README");
     }

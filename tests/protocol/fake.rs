@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-use rbd_docker_plugin::driver::api::{Client, Glance, Scope, Volume, VolumeDriver};
-use rbd_docker_plugin::error::{DriverError, ErrorKind, Result};
+use rbd_docker_plugin::driver::api::{Client, Glance, Volume, VolumeDriver};
+use rbd_docker_plugin::model::error::{DriverError, ErrorKind, Result};
+use rbd_docker_plugin::model::settings::Scope;
 
 /// Long enough for any machine; a test that waits so long has failed.
 pub const LONG: Duration = Duration::from_secs(60);

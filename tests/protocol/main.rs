@@ -14,6 +14,7 @@ mod console;
 mod docs;
 mod fake;
 mod hostile;
+mod house;
 mod migration;
 mod monitoring;
 #[path = "../common/console.rs"]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use rbd_docker_plugin::driver::options::Options;
+use rbd_docker_plugin::model::create_options::Options;
 use serde_json::{Value, json};
 
 use crate::pages::{Step, steps};

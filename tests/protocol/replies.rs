@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyperlocal::{UnixClientExt, UnixConnector, Uri};
-use rbd_docker_plugin::plugin::server::Limits;
+use rbd_docker_plugin::frontend::http::server::Limits;
 
 use crate::fake::{Empty, Fake};
 use crate::rig::{Rig, is_closed, post, read_reply};

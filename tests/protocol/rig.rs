@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbd_docker_plugin::driver::api::VolumeDriver;
-use rbd_docker_plugin::plugin::operations::Operations;
-use rbd_docker_plugin::plugin::server::{self, Limits};
-use rbd_docker_plugin::plugin::socket::{Claim, Socket};
+use rbd_docker_plugin::frontend::docker;
+use rbd_docker_plugin::frontend::http::operations::Operations;
+use rbd_docker_plugin::frontend::http::server::Limits;
+use rbd_docker_plugin::frontend::http::socket::{Claim, Socket};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -46,10 +47,10 @@ impl Rig {
         let listener = socket.listener().unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let operations = Arc::new(Operations::new(driver, changes));
+        let operations = Arc::new(Operations::new(changes));
         let (stop, told) = oneshot::channel();
         let server = runtime.spawn(async move {
-            server::serve(listener, operations, limits, async { drop(told.await) }).await.unwrap()
+            docker::serve(listener, driver, operations, limits, async { drop(told.await) }).await.unwrap()
         });
         Self {
             fake,

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use rbd_docker_plugin::plugin::server::Limits;
+use rbd_docker_plugin::frontend::http::server::Limits;
 
 use crate::rig::{Rig, is_closed, post, read_reply};
 

@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rbd_docker_plugin::plugin::operations::Operations;
-use rbd_docker_plugin::plugin::server::{self, Limits};
-use rbd_docker_plugin::plugin::socket::Claim;
+use rbd_docker_plugin::frontend::docker;
+use rbd_docker_plugin::frontend::http::operations::Operations;
+use rbd_docker_plugin::frontend::http::server::Limits;
+use rbd_docker_plugin::frontend::http::socket::Claim;
 use tempfile::TempDir;
 
 use crate::fake::{Fake, LONG};
@@ -189,11 +190,12 @@ fn who_waits_in_the_socket_at_a_stop_is_left_to_the_next_process() {
     let serve = |stop: tokio::sync::oneshot::Receiver<()>| {
         let claim = Claim::take_passed(&dir, "n", listener.try_clone().unwrap()).unwrap();
         let mut socket = claim.bind(nix::unistd::getegid().as_raw()).unwrap();
-        let operations = Arc::new(Operations::new(Arc::clone(&fake) as _, 8));
+        let operations = Arc::new(Operations::new(8));
         let limits = Limits { connections: 1, ..Limits::default() };
         let listener = socket.listener().unwrap();
+        let driver = Arc::clone(&fake) as _;
         let served = runtime.spawn(async move {
-            server::serve(listener, operations, limits, async { drop(stop.await) }).await
+            docker::serve(listener, driver, operations, limits, async { drop(stop.await) }).await
         });
         (served, socket)
     };

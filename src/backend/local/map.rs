@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::LocalBackend;
 use crate::backend::{Device, Mapper};
-use crate::deadline::Deadline;
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::loopdev::{self, Backing};
-use crate::name::ImageSpec;
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::model::name::ImageSpec;
 
 /// How long a device may stay open after our unmount: udev and blkid look at it for a moment.
 const SETTLES: Duration = Duration::from_secs(5);

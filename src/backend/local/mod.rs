@@ -22,10 +22,11 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, ImageStore, Owner, Pulse, Source};
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::backend::{Backend, ImageStore, Pulse, Source};
 use crate::linux::{boot, files, loopdev};
-use crate::name::ImageSpec;
+use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::model::name::ImageSpec;
+use crate::model::owner::Owner;
 use names::Names;
 
 /// The version of the layout above.

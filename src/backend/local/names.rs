@@ -10,11 +10,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::Paths;
-use crate::deadline::Deadline;
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::files;
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::model::name::ImageSpec;
 
 /// How long another plugin may keep the registry locked: it changes one small file meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);

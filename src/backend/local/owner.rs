@@ -18,13 +18,14 @@ use std::time::Duration;
 use super::LocalBackend;
 use nix::errno::Errno;
 
-use crate::backend::{Mapper, Owner};
-use crate::deadline::Deadline;
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::backend::Mapper;
 use crate::linux::files;
 use crate::lock;
-use crate::name::ImageSpec;
-use crate::time;
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::model::name::ImageSpec;
+use crate::model::owner::Owner;
+use crate::model::time;
 
 /// How often the file may be replaced under us while we lock it.
 const ATTEMPTS: u32 = 100;

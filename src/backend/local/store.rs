@@ -12,12 +12,16 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::unistd::{Whence, lseek64};
 
 use super::{LocalBackend, owner};
-use crate::backend::{ImageInfo, ImageOptions, ImageStore, Listing, Owner, Record, Stage};
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
-use crate::host::Content;
+use crate::backend::ImageStore;
 use crate::linux::{files, probe};
-use crate::name::ImageSpec;
-use crate::size::Size;
+use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::model::filesystem::Content;
+use crate::model::image::{ImageInfo, Listing};
+use crate::model::name::ImageSpec;
+use crate::model::options::ImageOptions;
+use crate::model::owner::Owner;
+use crate::model::record::{Record, Stage};
+use crate::model::size::Size;
 
 impl LocalBackend {
     fn record(&self, spec: &ImageSpec) -> Result<Option<Record>> {

@@ -11,13 +11,13 @@ use super::link::{Place, Session, place};
 use super::owner::{self, OwnerRecord};
 use super::places::{self, Configured};
 use super::{beats, caps, fence, names};
-use crate::backend::Owner;
 use crate::ceph::{Cluster, IoCtx, Swap};
 use crate::config;
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::krbd::Kernel;
-use crate::name::{ImageSpec, VolumeName};
-use crate::time::rfc3339;
+use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::model::name::{ImageSpec, VolumeName};
+use crate::model::owner::Owner;
+use crate::model::time::rfc3339;
 
 pub use super::advisory::Unlocked;
 pub use super::blocklist::{Fence, Reach};

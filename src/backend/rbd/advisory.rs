@@ -10,9 +10,9 @@ use super::admin::Admin;
 use super::header::{self, Header};
 use super::{RbdBackend, fence};
 use crate::ceph::{Image, IoCtx, Locker, Lockers, features};
-use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::name::ImageSpec;
 
 /// librbd's name for it, on the image's header.
 const LOCK: &str = "rbd_lock";

@@ -10,10 +10,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::link::{Link, Place};
-use crate::backend::Owner;
 use crate::ceph::IoCtx;
-use crate::error::{OrCall, Result};
 use crate::lock;
+use crate::model::error::{OrCall, Result};
+use crate::model::owner::Owner;
 
 /// The object, and the lock on it.
 const OBJECT: &str = "rbd_docker_plugin.hosts";

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::ceph::Cluster;
-use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
+use crate::model::error::{DriverError, ErrorKind, Result};
 
 /// How many clients an entry shuts out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use nix::errno::Errno;
 
 use crate::config;
-use crate::error::{CallError, DriverError, ErrorKind};
 use crate::linux::krbd;
+use crate::model::error::{CallError, DriverError, ErrorKind};
 
 /// What an error says before it is known which capability it is about.
 const UNKNOWN: &str = "the Ceph user lacks a capability";

@@ -9,11 +9,11 @@ use std::sync::Mutex;
 use std::thread;
 
 use super::link::Place;
-use crate::backend::{ImageInfo, NoVolume};
 use crate::ceph::ImageName;
-use crate::error::Result;
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::error::Result;
+use crate::model::image::{ImageInfo, NoVolume};
+use crate::model::name::ImageSpec;
 
 /// So many images are looked at at a time.
 const AT_ONCE: usize = 8;

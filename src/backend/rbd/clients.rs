@@ -10,8 +10,8 @@ use std::sync::{Mutex, Weak};
 use super::RbdBackend;
 use super::owner::OwnerRecord;
 use crate::ceph::Cluster;
-use crate::error::Result;
 use crate::lock;
+use crate::model::error::Result;
 
 /// The clients of this life, by address, until they have shut down.
 #[derive(Debug, Default)]

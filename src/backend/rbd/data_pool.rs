@@ -6,8 +6,8 @@ use nix::errno::Errno;
 use super::link::Session;
 use super::{RbdBackend, caps, header};
 use crate::ceph::{CreateOptions, IoCtx, features};
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::name::ImageSpec;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::name::ImageSpec;
 
 /// An object that is never made: reading and removing it shows what the user may do.
 const PROBE: &str = "rbd_docker_plugin.doctor";

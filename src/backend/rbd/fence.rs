@@ -15,11 +15,11 @@ use super::beats;
 use super::link::Session;
 use super::owner::{OwnerRecord, in_use};
 use super::{RbdBackend, header};
-use crate::backend::Owner;
 use crate::ceph::{Cluster, Image, IoCtx};
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::model::name::ImageSpec;
+use crate::model::owner::Owner;
 use crate::telemetry::count::{Count, count};
 
 /// For how long both signs must be seen. Longer than a heartbeat takes to come back when the cluster itself was away.

@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Record, Stage};
 use crate::ceph::{ClassCall, IoCtx, features};
-use crate::error::{CallError, DriverError, Result};
-use crate::size::Size;
+use crate::model::error::{CallError, DriverError, Result};
+use crate::model::record::{Record, Stage};
+use crate::model::size::Size;
 
 /// The image itself, not a snapshot of it (CEPH_NOSNAP).
 const HEAD: u64 = u64::MAX - 1;
@@ -167,7 +167,7 @@ pub(super) fn understand(id: &str, answers: &[Result<Vec<u8>, Errno>]) -> Result
 pub(super) fn parse_record(text: &str, id: &str) -> Result<Option<Stored>> {
     let mut stored: Stored = serde_json::from_str(text).map_err(|e| {
         DriverError::new(
-            crate::error::ErrorKind::Failed,
+            crate::model::error::ErrorKind::Failed,
             format!("the record in the metadata of image {id} is damaged: {e}"),
         )
         .hint(format!(

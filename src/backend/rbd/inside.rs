@@ -6,10 +6,10 @@ use nix::errno::Errno;
 
 use super::header;
 use crate::ceph::{Image, IoCtx};
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::Content;
 use crate::linux::probe;
-use crate::name::ImageSpec;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::filesystem::Content;
+use crate::model::name::ImageSpec;
 
 /// How much of an image's ends is read to see what it holds: the superblock of btrfs, a partition table's copy.
 const BEGINNING: usize = 1 << 20;

@@ -15,10 +15,10 @@ use super::session::{how, place};
 use super::{caps, conf_text, header, kinds, map, osdmap, secret};
 use crate::ceph::{Conf, Locker, Swap, features};
 use crate::config;
-use crate::error::{CallError, DriverError, ErrorKind, Result};
 use crate::linux::keyring::Key;
 use crate::linux::wipe::Wiped;
-use crate::name::ImageSpec;
+use crate::model::error::{CallError, DriverError, ErrorKind, Result};
+use crate::model::name::ImageSpec;
 
 pub use super::monitors::{Added, Monitor};
 

@@ -8,8 +8,8 @@ use super::RbdBackend;
 use super::header;
 use crate::backend::Device;
 use crate::ceph::IoCtx;
-use crate::error::Result;
-use crate::name::ImageSpec;
+use crate::model::error::Result;
+use crate::model::name::ImageSpec;
 
 /// So many generations of clones are looked at.
 const GENERATIONS: usize = 16;

@@ -7,11 +7,12 @@ use nix::errno::Errno;
 
 use super::header::Header;
 use super::{fence, map};
-use crate::backend::{ImageInfo, ImageOptions, Trouble};
 use crate::ceph::{Image, IoCtx, Snapshot, SnapshotOf, features};
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::name::ImageSpec;
-use crate::size::Size;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::image::{ImageInfo, Trouble};
+use crate::model::name::ImageSpec;
+use crate::model::options::ImageOptions;
+use crate::model::size::Size;
 
 /// What the header object of an image of format 1 begins with.
 const FORMAT_1: &[u8] = b"<<< Rados Block Device Image >>>";

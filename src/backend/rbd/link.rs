@@ -22,9 +22,9 @@ use super::caps;
 use super::clients::Clients;
 use super::sources::Sources;
 use crate::config;
-use crate::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 use crate::linux::krbd;
 use crate::lock;
+use crate::model::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 use crate::telemetry::count::{Count, count};
 
 pub(super) use super::session::{Place, Session, place};

@@ -12,14 +12,15 @@ use super::monitors::Added;
 use super::options::DEFAULTS;
 use super::osdmap;
 use super::{header, kinds};
-use crate::backend::{Device, ImageOptions, Mapper};
+use crate::backend::{Device, Mapper};
 use crate::ceph::{Image, IoCtx, features};
-use crate::deadline::Deadline;
-use crate::error::{DriverError, ErrorKind, Result};
 use crate::linux::krbd::{Failure, Identity, Mapping, Mark, Request, kernel_speaks_msgr2};
 use crate::linux::{blkdev, boot};
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::name::ImageSpec;
+use crate::model::options::ImageOptions;
 
 /// How long the kernel may take to map: an exclusive lock is waited for as long as `lock_timeout`, and then some.
 /// With the longest `--owner-wait` it is less than Docker gives a Mount.

@@ -9,12 +9,13 @@ use super::link::{Place, Session, place};
 use super::owner::{self, Keys, OwnerRecord, image_key};
 use super::places::Configured;
 use super::{RbdBackend, header, places};
-use crate::backend::{Look, Owner};
+use crate::backend::Look;
 use crate::ceph::{IoCtx, Swap};
-use crate::error::{DriverError, ErrorKind, Result};
 use crate::linux::krbd::{Identity, Mapping};
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::name::ImageSpec;
+use crate::model::owner::Owner;
 
 /// How often the cluster's blocklist is read: a fence by a plugin shows in the owner records, one by hand only there.
 const BLOCKLIST: Duration = Duration::from_secs(30);

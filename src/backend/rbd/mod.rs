@@ -47,13 +47,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Backend, ImageStore, LeftOut, Owner, Pulse, Source};
+use crate::backend::{Backend, ImageStore, Pulse, Source};
 use crate::ceph;
 use crate::config;
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::krbd::{Kernel, Maker, Mapping};
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::model::image::LeftOut;
+use crate::model::name::ImageSpec;
+use crate::model::owner::Owner;
 use beats::Beats;
 use catalogue::Catalogue;
 use fence::Suspects;
@@ -116,11 +118,11 @@ impl RbdBackend {
 
     /// Refuses features and map options that nobody knows.
     pub fn check_words(options: &config::Ceph) -> Result<()> {
-        let given = super::ImageOptions {
+        let given = crate::model::options::ImageOptions {
             features: options.features.clone(),
             object_size: options.object_size,
             map_options: options.map_options.clone(),
-            ..super::ImageOptions::default()
+            ..crate::model::options::ImageOptions::default()
         };
         options::check(&given).map_err(|e| DriverError { kind: ErrorKind::Config, ..e })
     }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::ceph::Cluster;
-use crate::error::{DriverError, ErrorKind, Result};
+use crate::model::error::{DriverError, ErrorKind, Result};
 
 /// The monitors' addresses by protocol.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

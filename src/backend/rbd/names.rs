@@ -8,9 +8,9 @@ use nix::errno::Errno;
 
 use super::link::{Place, Session};
 use crate::ceph::{IoCtx, Swap};
-use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::name::ImageSpec;
 
 /// The object of the registry.
 const OBJECT: &str = "rbd_docker_plugin.names";

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use nix::errno::Errno;
 
 use crate::ceph::{Image, IoCtx};
-use crate::error::Result;
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::error::Result;
+use crate::model::name::ImageSpec;
 
 /// So many at most; the one that was asked for longest ago is closed first.
 const MOST: usize = 32;

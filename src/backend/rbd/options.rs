@@ -3,11 +3,11 @@
 use nix::errno::Errno;
 
 use super::RbdBackend;
-use crate::backend::{ImageOptions, LockMode};
 use crate::ceph::{Cluster, CreateOptions, IoCtx, features};
-use crate::error::{CallError, DriverError, ErrorKind, Result};
-use crate::name::ImageSpec;
-use crate::size::Size;
+use crate::model::error::{CallError, DriverError, ErrorKind, Result};
+use crate::model::name::ImageSpec;
+use crate::model::options::{ImageOptions, LockMode};
+use crate::model::size::Size;
 
 /// Words for the kernel that stand alone.
 const FLAGS: &[&str] = &[

@@ -20,13 +20,14 @@ use super::advisory::end_lock_of;
 use super::fence::{Follow, suspect};
 use super::link::{Session, place};
 use super::{RbdBackend, header};
-use crate::backend::{Owner, Record};
 use crate::ceph::{Cluster, IoCtx, Swap};
-use crate::error::{DriverError, ErrorKind, Result};
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::name::ImageSpec;
+use crate::model::owner::Owner;
+use crate::model::record::Record;
+use crate::model::time;
 use crate::telemetry::count::{Count, count};
-use crate::time;
 
 /// The object of the records.
 pub(super) const OBJECT: &str = "rbd_docker_plugin.owners";

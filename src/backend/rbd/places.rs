@@ -14,12 +14,12 @@ use serde_json::json;
 use super::link::{Place, Session, place};
 use super::names::Bindings;
 use super::owner::{self, Keys};
-use crate::backend::{LeftOut, Listing};
 use crate::ceph::{Cluster, ImageName, IoCtx};
 use crate::config;
-use crate::error::{CallError, DriverError, ErrorKind, Result};
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::error::{CallError, DriverError, ErrorKind, Result};
+use crate::model::image::{LeftOut, Listing};
+use crate::model::name::ImageSpec;
 
 /// For how long a pool that did not answer is not asked again: each question takes all of the timeout.
 const PAUSE: Duration = Duration::from_secs(30);

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 
 use super::conf_text::{self, Section};
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::linux::keyring::Key;
 use crate::linux::wipe::Wiped;
+use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 
 /// Kinds of entities that Ceph knows; a keyring with any other is refused as a whole.
 const KINDS: [&str; 6] = ["auth", "mon", "osd", "mds", "mgr", "client"];

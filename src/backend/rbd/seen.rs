@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::header::Header;
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::name::ImageSpec;
 
 /// A Mount needs it for as long as it takes to map. Somebody may resize the image by hand meanwhile.
 const LASTS: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::size::Size;
+    use crate::model::size::Size;
 
     #[test]
     fn a_sight_is_of_its_image_until_it_is_forgotten_or_old() {

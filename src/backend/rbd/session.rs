@@ -12,11 +12,11 @@ use super::places::{self, Replicated};
 use super::secret::{self, Look};
 use crate::ceph::{Cluster, Connect, IoCtx};
 use crate::config;
-use crate::error::{CallError, DriverError, ErrorKind, Result};
 use crate::linux::boot;
 use crate::linux::keyring::{self, Key};
 use crate::lock;
-use crate::name::ImageSpec;
+use crate::model::error::{CallError, DriverError, ErrorKind, Result};
+use crate::model::name::ImageSpec;
 
 /// A pool, and perhaps a namespace of it.
 pub(super) type Place = (String, Option<String>);

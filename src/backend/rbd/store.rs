@@ -11,15 +11,17 @@ use super::link::{Place, Session, place};
 use super::owner::{self, Changed, OwnerRecord, image_key, new_key, taken_away};
 use super::places::{self, Configured};
 use super::{RbdBackend, inside, kinds, options};
-use crate::backend::{
-    Device, ImageInfo, ImageOptions, ImageStore, Listing, Look, NoVolume, Owner, Record, Stage,
-};
+use crate::backend::{Device, ImageStore, Look};
 use crate::ceph::{Image, ImageName, IoCtx, Swap};
-use crate::error::{CallError, DriverError, ErrorKind, Result};
-use crate::host::Content;
 use crate::lock;
-use crate::name::ImageSpec;
-use crate::size::Size;
+use crate::model::error::{CallError, DriverError, ErrorKind, Result};
+use crate::model::filesystem::Content;
+use crate::model::image::{ImageInfo, Listing, NoVolume};
+use crate::model::name::ImageSpec;
+use crate::model::options::ImageOptions;
+use crate::model::owner::Owner;
+use crate::model::record::{Record, Stage};
+use crate::model::size::Size;
 
 /// How often a long removal says how far it is.
 const TELLS: Duration = Duration::from_secs(10);

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use super::{Data, Image, Sim, State};
 use crate::backend::Device;
-use crate::deadline::Deadline;
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::{
-    Checked, Content, Filesystem, Format, FsKind, Host, MountFlags, Mounted, Process, Settle, Usage,
-};
-use crate::name::ImageSpec;
+use crate::host::{Host, Mounted};
+use crate::model::deadline::Deadline;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::filesystem::{Checked, Content, Filesystem, Format, FsKind, MountFlags, Settle, Usage};
+use crate::model::name::ImageSpec;
+use crate::model::process::Process;
 
 impl State {
     fn image_on(&mut self, device: &Device) -> Result<(ImageSpec, &mut Image)> {

@@ -12,10 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Device, Owner, Record};
-use crate::host::{Content, Filesystem, Mounted, Process};
-use crate::name::ImageSpec;
-use crate::size::Size;
+use crate::backend::Device;
+use crate::host::Mounted;
+use crate::model::filesystem::{Content, Filesystem};
+use crate::model::name::ImageSpec;
+use crate::model::owner::Owner;
+use crate::model::process::Process;
+use crate::model::record::Record;
+use crate::model::size::Size;
 
 /// The store and the kernel, shared by all that look at it.
 #[derive(Debug, Clone, Default)]

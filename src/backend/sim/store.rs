@@ -5,13 +5,15 @@ use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::{Data, Image, Sim, State};
-use crate::backend::{
-    Backend, Device, ImageInfo, ImageOptions, ImageStore, Listing, Look, Mapper, Owner, Pulse, Record, Stage,
-};
-use crate::error::{DriverError, ErrorKind, Result};
-use crate::host::Content;
-use crate::name::ImageSpec;
-use crate::size::Size;
+use crate::backend::{Backend, Device, ImageStore, Look, Mapper, Pulse};
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::filesystem::Content;
+use crate::model::image::{ImageInfo, Listing};
+use crate::model::name::ImageSpec;
+use crate::model::options::ImageOptions;
+use crate::model::owner::Owner;
+use crate::model::record::{Record, Stage};
+use crate::model::size::Size;
 
 impl Sim {
     /// The state, unless the store is away.

@@ -14,7 +14,7 @@ use crate::backend::rbd::caps;
 use crate::backend::rbd::inspect::{self, Health, KernelLink, KeyPlace, Monitor};
 use crate::ceph::{self, Versions};
 use crate::config::Config;
-use crate::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 
 /// How long a monitor may take to accept a connection.
 const KNOCK: Duration = Duration::from_secs(2);

@@ -8,9 +8,9 @@ use super::geteuid;
 use super::report::Finding;
 use crate::backend::rbd::inspect::{self, KeyPlace};
 use crate::config::Config;
-use crate::error::CallError;
 use crate::linux::krbd::Kernel;
 use crate::linux::{boot, keyring, krbd};
+use crate::model::error::CallError;
 
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let release = boot::release();

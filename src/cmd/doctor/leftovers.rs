@@ -7,9 +7,9 @@ use super::report::{Finding, Report, said};
 use super::{HERE, docker, late, within};
 use crate::backend::rbd::admin::{Admin, Lock, Watched};
 use crate::config::Config;
-use crate::error::Result;
 use crate::linux::krbd::{Kernel, Mapping};
 use crate::linux::{boot, mountinfo};
+use crate::model::error::Result;
 
 /// How many of a kind are named.
 const NAMED: usize = 5;

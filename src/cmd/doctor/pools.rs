@@ -10,12 +10,12 @@ use super::{late, within};
 use crate::backend::rbd::admin::{Admin, Watched};
 use crate::backend::rbd::caps;
 use crate::backend::rbd::inspect::Images;
-use crate::cmd::output::count;
 use crate::config::{self, Config};
-use crate::error::{DriverError, ErrorKind, Result};
 use crate::linux::boot;
 use crate::linux::krbd::Kernel;
-use crate::name::ImageSpec;
+use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::name::ImageSpec;
+use crate::model::text::count;
 
 /// How long images are looked at.
 const LOOKS: Duration = Duration::from_secs(15);
@@ -194,7 +194,7 @@ fn findings(seen: &Images, compared: bool) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::ceph::Locker;
-    use crate::error::CallError;
+    use crate::model::error::CallError;
 
     fn spec(image: &str) -> ImageSpec {
         ImageSpec::new("rbd", None, image).unwrap()

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::cmd::output::{self, Format};
-use crate::error::{DriverError, Result};
+use crate::cli::values::Format;
+use crate::cmd::output;
+use crate::model::error::{DriverError, Result};
 
 /// How it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -129,7 +130,7 @@ fn line(finding: &Finding) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{CallError, ErrorKind};
+    use crate::model::error::{CallError, ErrorKind};
 
     fn report() -> Report {
         let findings =

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::Output;
-use crate::deadline::Deadline;
+use crate::model::deadline::Deadline;
 
 /// How much of a stream is kept: a complaint must survive the usage text (1.6 KiB of mkfs.xfs) that follows it.
 const KEPT: usize = 4096;

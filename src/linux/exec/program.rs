@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{ExecError, Output, run, run_to_its_end};
-use crate::deadline::Deadline;
+use crate::model::deadline::Deadline;
 
 /// Where programs are looked for, in this order.
 pub(super) const FOLDERS: [&str; 6] =

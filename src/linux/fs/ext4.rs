@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::options::Given;
 use super::{State, bytes_at, crc32c, damaged, features, out_of_memory, refused, unknown_to, unreadable};
-use crate::deadline::Deadline;
-use crate::error::Result;
-use crate::host::{Checked, FsKind};
 use crate::linux::exec::{ExecError, Program, Programs};
 use crate::linux::uapi;
+use crate::model::deadline::Deadline;
+use crate::model::error::Result;
+use crate::model::filesystem::{Checked, FsKind};
 
 pub(super) const OFFSET: u64 = 1024;
 pub(super) const SIZE: usize = 1024;

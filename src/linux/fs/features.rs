@@ -7,7 +7,7 @@ use std::fmt;
 use nix::sys::utsname::uname;
 
 use super::{bytes_at, ext4, xfs};
-use crate::host::FsKind;
+use crate::model::filesystem::FsKind;
 
 /// Which word of the superblock a feature is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,11 +19,11 @@ use nix::errno::Errno;
 
 use super::exec::{ExecError, Program, Programs};
 use super::{backing, blkdev, holders, process};
-use crate::deadline::Deadline;
-use crate::error::{CallError, DriverError, ErrorKind, Result};
-use crate::host::{Checked, Filesystem, Format, FsKind};
-use crate::size::Size;
-use crate::time;
+use crate::model::deadline::Deadline;
+use crate::model::error::{CallError, DriverError, ErrorKind, Result};
+use crate::model::filesystem::{Checked, Filesystem, Format, FsKind};
+use crate::model::size::Size;
+use crate::model::time;
 
 pub use options::check_options;
 pub use refused::{Refused, twin_of};

@@ -5,8 +5,8 @@
 //! we began, or answer for us the question whether data may be overwritten. A word that is not an option's value would be
 //! taken for a device, so there is no such word.
 
-use crate::error::{DriverError, Result};
-use crate::host::FsKind;
+use crate::model::error::{DriverError, Result};
+use crate::model::filesystem::FsKind;
 
 /// The options of one mkfs.
 struct Allowed {

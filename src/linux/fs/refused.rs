@@ -13,10 +13,10 @@ use nix::errno::Errno;
 
 use super::features::{self, Unknown};
 use super::{bytes_at, diagnose, explain, superblock};
-use crate::error::{CallError, DriverError, ErrorKind};
-use crate::host::{Filesystem, FsKind, MountFlags};
 use crate::linux::exec::Programs;
 use crate::linux::{holders, mountinfo, stacked};
+use crate::model::error::{CallError, DriverError, ErrorKind};
+use crate::model::filesystem::{Filesystem, FsKind, MountFlags};
 
 /// How long the superblocks of other mounted filesystems may take to be read: their storage may be away.
 const PATIENCE: Duration = Duration::from_secs(2);

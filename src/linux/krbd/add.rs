@@ -9,10 +9,10 @@ use nix::errno::Errno;
 
 use super::sysfs::{self, HEAD, Sysfs};
 use super::{Failure, Identity, Maker, Mapping, Request, by_deadline, remove};
-use crate::deadline::Deadline;
-use crate::error::CallError;
 use crate::linux::keyring::{self, Key};
 use crate::linux::kmsg;
+use crate::model::deadline::Deadline;
+use crate::model::error::CallError;
 
 pub(super) const CALL: &str = "rbd_add";
 

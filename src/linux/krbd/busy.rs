@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::Mapping;
 use super::sysfs::Sysfs;
-use crate::deadline::Deadline;
 use crate::linux::{holders, loopdev, mountinfo, stacked};
+use crate::model::deadline::Deadline;
 
 /// How long to look, and how many are worth naming.
 const PATIENCE: Duration = Duration::from_secs(3);

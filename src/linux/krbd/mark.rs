@@ -10,8 +10,8 @@
 //!
 //! sysfs takes a page less one byte in one write, so the line may be 4095 bytes long; `line` keeps below that.
 
-use crate::error::CallError;
 use crate::linux::boot;
+use crate::model::error::CallError;
 
 /// What the word begins with.
 const BEGIN: &str = "rbd-docker-plugin:";

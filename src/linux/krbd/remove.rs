@@ -8,8 +8,8 @@ use nix::errno::Errno;
 
 use super::by_deadline;
 use super::sysfs::{self, Sysfs};
-use crate::deadline::Deadline;
-use crate::error::CallError;
+use crate::model::deadline::Deadline;
+use crate::model::error::CallError;
 use crate::telemetry::count::{Count, count};
 
 pub(super) const CALL: &str = "rbd_remove";

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use super::{Mapping, Mark};
-use crate::error::{CallError, OrCall};
+use crate::model::error::{CallError, OrCall};
 
 /// A control file by its name of today and by the one of kernels (or a `rbd.single_major=N`) without the first.
 pub(super) type Control = [&'static str; 2];

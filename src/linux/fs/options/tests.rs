@@ -126,7 +126,7 @@ fn what_could_do_harm_is_refused() {
     ] {
         for line in lines {
             let e = check(kind, line).expect_err(line);
-            assert_eq!(e.kind, crate::error::ErrorKind::Invalid, "{kind} {line}: {e}");
+            assert_eq!(e.kind, crate::model::error::ErrorKind::Invalid, "{kind} {line}: {e}");
         }
     }
     assert!(check_options(FsKind::Ext4, &[String::new()]).is_err());

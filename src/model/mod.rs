@@ -1,0 +1,18 @@
+//! The pure types of the product: names, sizes, options, records, owners, errors. No I/O, and nothing of any front end, kernel or store.
+
+pub mod block_io;
+pub mod create_options;
+pub mod deadline;
+pub mod error;
+pub mod filesystem;
+pub mod image;
+pub mod name;
+pub mod options;
+pub mod owner;
+pub mod process;
+pub mod record;
+pub mod settings;
+pub mod size;
+pub mod text;
+pub mod time;
+pub mod version;
