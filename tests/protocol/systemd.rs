@@ -225,7 +225,7 @@ fn what_is_not_our_socket_is_refused_with_the_fix() {
     let datagram = UnixDatagram::unbound().unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let twice = "export LISTEN_PID=$$ LISTEN_FDS=2; exec \"$0\" \"$@\" 3<&0 4<&0 </dev/null";
-    let closed = "export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\" </dev/null";
+    let closed = "export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\" 3<&- </dev/null";
     let line = format!("ListenStream={socket}");
     let elsewhere = other.display().to_string();
     for (mut command, parts) in [
