@@ -83,14 +83,18 @@ impl Host<'_> {
             .argument("userns-remap")
             .or_else(|| settings.get("userns-remap")?.as_str().map(str::to_owned))
             .filter(|remap| !remap.is_empty())?;
-        let (user, group) = remap.split_once(':').unwrap_or((&remap, &remap));
-        let first = |list: &str, of: &str| {
-            let of = if of == "default" { "dockremap" } else { of };
+        let user = self.user_of(&remap);
+        let first = |list: &str| {
             let text = fs::read_to_string(self.root.join("etc").join(list)).ok()?;
-            let mut fields = text.lines().map(|line| line.split(':'));
-            fields.find_map(|mut line| (line.next()? == of).then(|| line.next()?.parse::<u32>().ok())?)
+            let mut lines = text.lines().map(|line| line.split(':'));
+            lines.find_map(|mut line| {
+                user.iter()
+                    .any(|user| line.clone().next() == Some(user))
+                    .then(|| line.nth(1)?.parse::<u32>().ok())?
+            })
         };
-        let (uid, gid) = (first("subuid", user), first("subgid", group));
+        // Docker takes the user's lines of both, whatever group the setting names.
+        let (uid, gid) = (first("subuid"), first("subgid"));
         let (Some(uid), Some(gid)) = (uid, gid) else {
             let found =
                 format!("dockerd has userns-remap={remap}, which /etc/subuid and /etc/subgid do not explain");
@@ -114,6 +118,19 @@ impl Host<'_> {
             ),
             None => Finding::ok("userns-remap", format!("{found}; {own}")),
         })
+    }
+
+    /// What the lists of ids may call the user of `userns-remap`: by name or by number, which is either way in the setting.
+    fn user_of(&self, remap: &str) -> Vec<String> {
+        let user = remap.split(':').next().unwrap_or(remap);
+        let user = if user == "default" { "dockremap" } else { user };
+        let users = fs::read_to_string(self.root.join("etc/passwd")).unwrap_or_default();
+        let both = users.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let (name, uid) = (fields.next()?, fields.nth(1)?);
+            (user == name || user == uid).then(|| vec![name.to_owned(), uid.to_owned()])
+        });
+        both.unwrap_or_else(|| vec![user.to_owned()])
     }
 
     /// Where it is enforced, an unlabelled volume lets containers do nothing.
@@ -305,8 +322,9 @@ mod tests {
         let picture = Picture::new(&[]);
         picture.put("etc/docker/daemon.json", r#"{"userns-remap": "1001:users"}"#);
         assert_eq!(picture.one("do not explain").status, Status::Warn);
-        picture.put("etc/subuid", "1001:200000:65536\n");
-        picture.put("etc/subgid", "users:300000:65536\n");
+        picture.put("etc/passwd", "root:x:0:0::/root:/bin/sh\ncarl:x:1001:100::/home/carl:/bin/sh\n");
+        picture.put("etc/subuid", "root:1000:1\n1001:200000:65536\n");
+        picture.put("etc/subgid", "users:400000:65536\ncarl:300000:65536\n");
         picture.put("var/volumes/rbd/x", "");
         let closed = picture.0.path().join("var/volumes/rbd");
         fs::set_permissions(&closed, PermissionsExt::from_mode(0o700)).unwrap();
