@@ -8,6 +8,7 @@
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cluster;
+mod clusters;
 #[path = "../common/console.rs"]
 mod console;
 mod crash;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         // The longest first: others run beside it.
         guide::trials,
         kernel::trials,
+        clusters::trials,
         ownership::trials,
         images::trials,
         outage::trials,

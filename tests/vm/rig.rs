@@ -307,7 +307,9 @@ pub(crate) fn root() -> &'static Path {
                 for host in HOSTS {
                     let _ = tool("vm", "kill", &old.path().join(host), &[]);
                 }
-                let _ = tool("ceph-cluster", "stop", &old.path().join("ceph"), &[]);
+                for cluster in ["ceph2", "ceph"] {
+                    let _ = tool("ceph-cluster", "stop", &old.path().join(cluster), &[]);
+                }
                 let _ = fs::remove_dir_all(old.path());
             }
         }
