@@ -16,6 +16,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("images_of_every_layout_and_filesystem", layouts),
         test("images_are_snapshot_and_grown_while_mounted", while_mounted),
         test("images_are_renamed_on_removal", renamed),
+        test("images_are_clones_and_copies_beside_their_origin", copies),
     ]
 }
 
@@ -239,6 +240,67 @@ fn renamed(lab: &Lab) {
     for (image, text) in names.iter().zip(["first", "second"]) {
         assert_eq!(used(host, &plugin, image, "cat $m/file"), text, "a renamed image is a volume");
         lab.cluster.rbd(&["rm", "--no-progress", image]);
+    }
+    plugin.stop();
+}
+
+/// XFS and btrfs are not mounted twice with one UUID, except XFS where the cluster proves that it is another image with a copy of it.
+fn copies(lab: &Lab) {
+    let host = lab.alpha();
+    let mut plugin = start(lab, host, &[]);
+    let rbd = |args: &[&str]| lab.cluster.rbd(args);
+    let clone = |of: &str, image: &str| rbd(&["clone", "--rbd-default-clone-format", "2", of, image]);
+    for (origin, fstype, size) in [("xfs", "xfs", "320M"), ("btrfs", "btrfs", "256M")] {
+        plugin.ok("Create", &json!({"Name": origin, "Opts": {"fstype": fstype, "size": size}}));
+        let mountpoint = plugin.mount(origin, "a");
+        host.ok(&format!("echo kept >{}/file && sync", mountpoint.display()));
+        rbd(&["snap", "create", "--no-progress", &format!("{origin}@then")]);
+        clone(&format!("{origin}@then"), &format!("{origin}-clone"));
+    }
+    let image = lab.folder().join("xfs.img").display().to_string();
+    rbd(&["export", "--no-progress", "xfs@then", &image]);
+    rbd(&["import", "--no-progress", &image, "xfs-copy"]);
+    std::fs::remove_file(&image).unwrap();
+    rbd(&["snap", "create", "--no-progress", "xfs-clone@then"]);
+    clone("xfs-clone@then", "xfs-flat");
+    rbd(&["flatten", "--no-progress", "xfs-flat"]);
+
+    let origin = plugin.mountpoint("xfs").display().to_string();
+    let seen = "cat $m/file; echo other >$m/file; sync; grep -c \"$m xfs.*nouuid\" /proc/mounts";
+    assert_eq!(used(host, &plugin, "xfs-clone", seen), "kept\n1");
+    assert_eq!(used(host, &plugin, "xfs-clone", "cat $m/file"), "other");
+    let still = format!(
+        "echo 3 >/proc/sys/vm/drop_caches; cat {origin}/file; grep -c '{origin} xfs.*nouuid' /proc/mounts"
+    );
+    assert_eq!(host.run(&still).stdout, "kept\n0\n");
+    let unknown = "this cluster does not know the two as a clone and its origin";
+    for (volume, of, why) in [
+        ("xfs-copy", "xfs", unknown),
+        // Flattened, it has no parent any more.
+        ("xfs-flat", "xfs", unknown),
+        ("btrfs-clone", "btrfs", "`btrfstune -u`"),
+    ] {
+        let refused = plugin.error("Mount", &json!({"Name": volume, "ID": "b"}));
+        let twin = format!(
+            "rbd/{of}, mounted at {}, has the same UUID as rbd/{volume}",
+            plugin.mountpoint(of).display()
+        );
+        for part in [twin.as_str(), "unmount the other first", why] {
+            assert!(refused.contains(part) && !refused.contains("repair"), "{part}: {refused}");
+        }
+    }
+    assert_eq!(host.ok("ls /sys/bus/rbd/devices | wc -l"), "2", "what was refused is mapped");
+    plugin.unmount("xfs", "a");
+    plugin.unmount("btrfs", "a");
+    for volume in ["xfs-copy", "xfs-flat", "btrfs-clone"] {
+        assert_eq!(used(host, &plugin, volume, "cat $m/file"), "kept", "{volume} can be mounted alone");
+    }
+    rbd(&["snap", "purge", "--no-progress", "xfs-clone"]);
+    for volume in ["xfs-flat", "xfs-copy", "xfs-clone", "btrfs-clone", "xfs", "btrfs"] {
+        if ["xfs", "btrfs"].contains(&volume) {
+            rbd(&["snap", "purge", "--no-progress", volume]);
+        }
+        plugin.ok("Remove", &json!({"Name": volume}));
     }
     plugin.stop();
 }
