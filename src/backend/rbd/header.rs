@@ -218,16 +218,6 @@ fn understand_parent(answer: &[u8]) -> Option<Parent> {
     Some(Parent { pool, namespace: fields.string()?, image: fields.string()? })
 }
 
-/// The image that the record in an image's metadata was written for: its own id, or that of what it was cloned from.
-pub(super) fn record_names(io: &IoCtx, id: &str) -> Result<Option<String>, CallError> {
-    let answer = match io.exec(&object(id), "rbd", "metadata_get", &string(RECORD.as_bytes())) {
-        Err(e) if e.errno == Errno::ENOENT => return Ok(None),
-        answer => answer?,
-    };
-    let stored = Decoder(&answer).string().and_then(|text| serde_json::from_str::<Stored>(&text).ok());
-    Ok(stored.map(|stored| stored.image))
-}
-
 fn failed(id: &str, method: &'static str, errno: Errno) -> CallError {
     CallError::new(method, object(id), errno)
 }

@@ -35,10 +35,9 @@ impl RbdBackend {
 }
 
 /// An image and all that it was cloned from, by id, as far back as that is in its own pool and namespace. A clone that was flattened has
-/// no parent any more, but the record that it inherited still names it.
+/// no parent any more.
 fn origins(io: &IoCtx, id: &str) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::from([id.to_owned()]);
-    found.extend(header::record_names(io, id)?);
     let mut next = id.to_owned();
     for _ in 0..GENERATIONS {
         let parent = match header::parent(io, &next) {
