@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,6 +25,8 @@ use crate::model::text::count;
 
 /// Blocking threads, made as they are needed; each running operation has one.
 const THREADS: usize = 2048;
+/// How long a thread without work is kept.
+const IDLE: Duration = Duration::from_secs(2);
 /// Operations that change something, at a time; the other threads are left to reads and Unmounts.
 const CHANGES: usize = 1536;
 
@@ -59,6 +62,9 @@ fn serve(config: &Config, log: &Log, passed: Passed) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(THREADS)
+        // After a crowd, threads and what they have freed are not kept.
+        .thread_keep_alive(IDLE)
+        .on_thread_stop(memory::trim_soon)
         .enable_all()
         .build()
         .or_call("clone", "the runtime's threads")?;

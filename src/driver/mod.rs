@@ -116,8 +116,6 @@ pub struct Driver {
     /// Volumes with something left to undo, see [`recovery`].
     unsettled: Mutex<HashSet<ImageSpec>>,
     orphans: Orphans,
-    /// Whether memory was used for a moment that can be given back.
-    wants_trim: AtomicBool,
     /// Volumes that were taken away from this plugin, and why, until they are mounted again.
     fenced: Mutex<BTreeMap<ImageSpec, String>>,
     /// The mount IDs that the backend was told of.
@@ -163,7 +161,6 @@ impl Driver {
             making: Mutex::default(),
             unsettled: Mutex::default(),
             orphans: Orphans::default(),
-            wants_trim: AtomicBool::new(false),
             fenced: Mutex::default(),
             noted: Mutex::default(),
             looking: Mutex::default(),

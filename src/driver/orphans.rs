@@ -17,7 +17,7 @@ use crate::model::error::Result;
 use crate::model::name::ImageSpec;
 
 /// The pause after the first look that finds a container, doubled by each further one up to the longest.
-const FIRST: Duration = Duration::from_secs(1);
+const FIRST: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(300);
 
 /// The volumes with such uses.

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
 use super::Driver;
 use super::api::Volume;
+use crate::linux::memory;
 use crate::lock;
 use crate::model::create_options::SMALL;
 use crate::model::error::{DriverError, ErrorKind, Result};
@@ -121,7 +121,7 @@ impl Driver {
         let known = |name: &str| spec_of(name).is_some_and(|spec| all.contains(&spec));
         self.cache.set_names(volumes.iter().map(|volume| volume.name.as_str()), known);
         if volumes.len() >= MANY {
-            self.wants_trim.store(true, Ordering::SeqCst);
+            memory::trim_soon();
         }
         Ok(volumes)
     }

@@ -51,7 +51,7 @@ impl Driver {
         specs.iter().for_each(|spec| self.mark_unsettled(spec));
         let count = specs.len();
         self.restoring.store(count, Ordering::SeqCst);
-        self.wants_trim.store(true, Ordering::SeqCst);
+        memory::trim_soon();
         let (done, restored) = mpsc::channel();
         for spec in specs {
             let done = done.clone();
@@ -303,9 +303,7 @@ impl Driver {
                 if !due.is_empty() {
                     driver.in_background(move |driver| driver.end_orphans(&due));
                 }
-                if driver.wants_trim.swap(false, Ordering::SeqCst) {
-                    memory::trim();
-                }
+                memory::trim_if_wanted();
                 drop(driver);
                 std::thread::sleep(TICK);
             }
