@@ -96,10 +96,10 @@ test-leaks: ## a small life of the Ceph layer under valgrind: nothing of librado
 	@tools/headline "Ceph layer under valgrind"
 	@tools/leaks $(RUN) --test ceph --
 
-bench: ## the table of speeds, each beside its floor
-	@tools/setup --tier local
+bench: ## the table of speeds and costs, each beside its floor or limit: local, and on a real Ceph with a stand-in for the kernel
+	@tools/setup --tier ceph
 	@tools/headline "Speed"
-	@tools/as-root $(CARGO) bench --bench speed
+	@tools/as-root $(CARGO) bench --profile measured $(FEATURES) --bench speed
 
 bench-ceph: ## the table of speeds on a real cluster, in a virtual machine: the plugin, the old plugin's programs, bare system calls
 	@tools/setup --tier vm

@@ -11,7 +11,8 @@
 //!
 //! What is mapped through the control files is mapped for real as far as the cluster can see: a client of its own for each
 //! mapping has the image open, so it watches the header, has an address that can be fenced, and goes when it is unmapped. Data is
-//! not the image's: with disks, it is in a file for each image below `disks`, which stays when the image is unmapped.
+//! not the image's: with disks, it is in a file for each image below `disks`, which stays when the image is unmapped. Hundreds of such
+//! clients would be what is measured: `unwatched` shows an address for each mapping and has no client behind it.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rbd_docker_plugin::ceph::{Cluster, Connect, Image};
 use rbd_docker_plugin::linux::krbd::{Kernel, Mapping};
 use rbd_docker_plugin::linux::loopdev;
+use rbd_docker_plugin::model::error::CallError;
 
 /// A device of which only the files are there.
 #[derive(Debug, Clone)]
@@ -69,6 +71,8 @@ pub(crate) struct FakeKernel(Arc<Tree>);
 struct Tree {
     root: PathBuf,
     disks: bool,
+    /// Looks images up for all mappings; none of them has a client of its own.
+    looks: Option<Cluster>,
     state: Mutex<State>,
 }
 
@@ -81,21 +85,28 @@ impl fmt::Debug for Tree {
 impl FakeKernel {
     /// Devices that cannot be opened.
     pub(crate) fn new(root: &Path) -> Self {
-        Self::start(root, false)
+        Self::start(root, false, None)
     }
 
     /// Devices that are loop devices on files.
     pub(crate) fn with_disks(root: &Path) -> Self {
-        Self::start(root, true)
+        Self::start(root, true, None)
     }
 
-    fn start(root: &Path, disks: bool) -> Self {
+    /// The same, without a client for each: to the cluster, nothing is mapped.
+    pub(crate) fn unwatched(root: &Path, conf: &Path) -> Self {
+        let kernel = Self::start(root, true, Some(Cluster::connect(&client(conf)).unwrap()));
+        kernel.knows(conf);
+        kernel
+    }
+
+    fn start(root: &Path, disks: bool, looks: Option<Cluster>) -> Self {
         for folder in ["bus/devices", "block", "dev", "disks", "new"] {
             fs::create_dir_all(root.join(folder)).unwrap();
         }
         // Linux 6.1: all but journaling.
         fs::write(root.join("bus/supported_features"), "0x1bf\n").unwrap();
-        let tree = Arc::new(Tree { root: root.to_owned(), disks, state: Mutex::default() });
+        let tree = Arc::new(Tree { root: root.to_owned(), disks, looks, state: Mutex::default() });
         for (control, serve) in
             [("add_single_major", add as fn(&Tree, &str) -> Errno), ("remove_single_major", remove)]
         {
@@ -243,15 +254,13 @@ fn try_add(kernel: &Tree, line: &str) -> Result<(), Errno> {
         monitors.split(',').any(|monitor| text.contains(monitor))
     };
     let conf = kernel.state().conf.iter().find(knows).cloned().ok_or(Errno::ETIMEDOUT)?;
-    let client = Connect {
-        conf,
-        user: "admin".to_owned(),
-        keyring: None,
-        cluster: String::new(),
-        timeout: Duration::from_secs(10),
-    };
+    let id = kernel.free_id();
     let open = || {
-        let cluster = Cluster::connect(&client)?;
+        let own = kernel.looks.is_none().then(|| Cluster::connect(&client(&conf))).transpose()?;
+        let cluster = own
+            .as_ref()
+            .or(kernel.looks.as_ref())
+            .ok_or_else(|| CallError::new("rbd_add", image, Errno::EIO))?;
         let io = cluster.ioctx(pool, namespace)?;
         let open = Image::open(&io, image)?;
         let device = Foreign {
@@ -261,17 +270,29 @@ fn try_add(kernel: &Tree, line: &str) -> Result<(), Errno> {
             namespace: namespace.unwrap_or_default().to_owned(),
             image: image.to_owned(),
             image_id: open.id()?,
-            client_addr: cluster.addresses()?,
+            client_addr: match &own {
+                Some(cluster) => cluster.addresses()?,
+                None => format!("192.0.2.1:0/{}", id + 1),
+            },
             mark: String::new(),
         };
         let size = open.size()?;
-        Ok::<_, rbd_docker_plugin::model::error::CallError>((device, size, open))
+        Ok::<_, CallError>((device, size, own.is_some().then_some(open)))
     };
     let (device, size, image) = open().map_err(|e| e.errno)?;
-    let id = kernel.free_id();
     let (number, disk) = kernel.disk(id, &format!("{}.{}", device.fsid, device.image_id), size)?;
-    kernel.show(id, &device, size, line, Live { number, image: Some(image), disk });
+    kernel.show(id, &device, size, line, Live { number, image, disk });
     Ok(())
+}
+
+fn client(conf: &Path) -> Connect {
+    Connect {
+        conf: conf.to_owned(),
+        user: "admin".to_owned(),
+        keyring: None,
+        cluster: String::new(),
+        timeout: Duration::from_secs(10),
+    }
 }
 
 /// Unmaps; a device that is mounted is busy.

@@ -16,6 +16,7 @@ use rbd_docker_plugin::model::deadline::Deadline;
 
 pub(crate) const PART: &str = "LOCAL_TIER_PART";
 pub(crate) const OBJECT: &str = "LOCAL_TIER_OBJECT";
+const COUNT: &str = "LOCAL_TIER_COUNT";
 
 /// Plays the part that the environment asks for, if any.
 pub(crate) fn run() -> Option<ExitCode> {
@@ -28,10 +29,11 @@ pub(crate) fn run() -> Option<ExitCode> {
             let attached = loopdev::attach(&file, path, false).unwrap();
             ready(&attached.path.display().to_string());
         }
-        // A Docker engine that has mounted volumes `v0` to `v5` over the socket.
+        // A Docker engine that has mounted volumes `v0` and so on over the socket.
         "engine" => {
             nix::sys::prctl::set_name(c"dockerd").unwrap();
-            for n in 0..6 {
+            let count: usize = env::var(COUNT).unwrap().parse().unwrap();
+            for n in 0..count {
                 let body = format!("{{\"Name\":\"v{n}\",\"ID\":\"a\"}}");
                 assert_eq!(crate::daemon::ask(path, "Mount", &body).unwrap().0, 200);
             }
@@ -100,13 +102,17 @@ pub(crate) struct Part {
 
 impl Part {
     pub(crate) fn play(part: &str, object: &Path) -> Self {
-        let mut process = Command::new("/proc/self/exe")
-            .env(PART, part)
-            .env(OBJECT, object)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::start(Command::new("/proc/self/exe").env(PART, part).env(OBJECT, object))
+    }
+
+    /// A Docker engine that has mounted so many volumes.
+    pub(crate) fn engine(socket: &Path, count: usize) -> Self {
+        let mut process = Command::new("/proc/self/exe");
+        Self::start(process.env(PART, "engine").env(OBJECT, socket).env(COUNT, count.to_string()))
+    }
+
+    fn start(process: &mut Command) -> Self {
+        let mut process = process.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let said = line.strip_prefix("ready ").expect("the part fails").trim().to_owned();

@@ -44,7 +44,7 @@ fn outlived(rig: &Rig) {
         daemons.iter().for_each(|daemon| create(daemon, &format!("v{n}"), &json!({})));
         daemons[1].mount(&format!("v{n}"), "a");
     }
-    let engine = Part::play("engine", &daemons[0].socket());
+    let engine = Part::engine(&daemons[0].socket(), 6);
     // Containers: copies of all mounts, each in a namespace of its own.
     let containers: Vec<Part> = (0..30).map(|_| Part::play("namespace", Path::new(""))).collect();
     drop(engine);

@@ -1,24 +1,22 @@
-//! `make bench`: what the plugin costs, each figure beside the floor of the same work done bare, in the same run on the same
-//! images. Timings are medians; only the ratios mean something on another machine.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
-
-mod common;
-#[path = "../tests/common/daemon.rs"]
-mod daemon;
+//! The local backend: requests, mounts, lists, memory.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread::sleep;
 use std::time::Duration;
 
-use common::{Session, median, shown, timed};
-use daemon::Daemon;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use rbd_docker_plugin::linux::loopdev::{self, Backing};
 use rbd_docker_plugin::linux::mount as kernel;
 use rbd_docker_plugin::model::deadline::Deadline;
 use serde_json::json;
+
+use crate::common::{Session, median, shown, timed};
+use crate::cost::memory;
+use crate::crowd;
+use crate::crowd::SETTLES;
+use crate::daemon::{Daemon, wait_longer};
+use crate::table::{at_most, compared, within};
 
 /// Rounds of a bare and a served mount.
 const ROUNDS: usize = 60;
@@ -29,46 +27,13 @@ const PARALLEL_ROUNDS: usize = 5;
 /// Volumes that List shows.
 const LISTED: usize = 10_000;
 
-fn main() {
-    // `cargo test --benches` and the like ask for nothing to be measured.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return;
-    }
-    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
-        println!("skipped: measuring mounts needs root and loop devices");
-        return;
-    }
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let calm = calm(dir.path());
-    measure(&calm.target);
-    calm.unmount();
-}
-
-/// A filesystem that nobody else uses. On the machine's own one ext4 passes over every inode that was deleted in the last minutes
-/// when it looks for a free one, and on a machine that has just built and tested something that takes milliseconds.
-fn calm(dir: &Path) -> Bare {
-    let (image, target) = (dir.join("calm.img"), dir.join("calm"));
-    File::create(&image).unwrap().set_len(8 << 30).unwrap();
-    let mkfs = std::process::Command::new("mkfs.ext4").arg("-q").arg(&image).status().unwrap();
-    assert!(mkfs.success());
-    fs::create_dir(&target).unwrap();
-    Bare::mount(&image, &target)
-}
-
-fn measure(dir: &Path) {
-    let none: Option<&str> = None;
-    // The default folder of the socket is on one, too.
-    fs::create_dir(dir.join("run")).unwrap();
-    mount(Some("tmpfs"), &dir.join("run"), Some("tmpfs"), MsFlags::empty(), none).unwrap();
+pub(crate) fn measure(dir: &Path) {
     let mut daemon = Daemon::new("bench", dir, &[]);
-    println!("| what | measured | floor | ratio or limit |\n|---|---|---|---|");
     ready(dir);
     daemon.start();
-    row("idle memory", &format!("{:.1} MB", memory(&daemon)), "", "at most 20 MB");
+    sleep(SETTLES);
+    let idle = memory(daemon.pid());
+    at_most("Memory, backend local, idle", idle, 20.0, "MB");
     for n in 0..AT_ONCE {
         daemon.ok("Create", &json!({"Name": format!("v{n}"), "Opts": {"size": "16M"}}));
     }
@@ -76,24 +41,11 @@ fn measure(dir: &Path) {
     let ours = mounts(&daemon, dir);
     parallel(&daemon, dir);
     listing(&daemon, dir);
+    crowd::requests(&daemon, LISTED);
+    crowd::mounts(&daemon, "v0");
+    crowd::memory_after(&daemon, "local", idle);
     mounts_with_the_crate(&daemon, dir, ours);
     daemon.stop();
-    nix::mount::umount(&dir.join("run")).unwrap();
-}
-
-fn row(what: &str, measured: &str, floor: &str, limit: &str) {
-    println!("| {what} | {measured} | {floor} | {limit} |");
-}
-
-fn compared(what: &str, measured: Duration, floor: Duration, limit: &str) {
-    let ratio = measured.as_secs_f64() / floor.as_secs_f64();
-    row(what, &shown(measured), &shown(floor), &format!("{ratio:.2} × (at most {limit} ×)"));
-}
-
-fn memory(daemon: &Daemon) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_ascii_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
 }
 
 /// From exec to a served connection; the floor is a program that does nothing.
@@ -111,12 +63,8 @@ fn ready(dir: &Path) {
         }));
         daemon.stop();
     }
-    row(
-        "ready to answer, from exec",
-        &shown(median(ours)),
-        &format!("{} (/bin/true)", shown(median(floor))),
-        "at most 50 ms",
-    );
+    let floor = format!("{} (/bin/true)", shown(median(floor)));
+    within("Ready to answer, from exec", median(ours), &floor, Duration::from_millis(50));
 }
 
 fn requests(daemon: &Daemon) {
@@ -124,28 +72,29 @@ fn requests(daemon: &Daemon) {
     for endpoint in ["Get", "Path", "Capabilities"] {
         let times =
             (0..1000).map(|_| timed(|| assert!(session.ask(endpoint, r#"{"Name":"v0"}"#) > 0))).collect();
-        row(&format!("{endpoint}, p50"), &shown(median(times)), "", "at most 1 ms");
+        within(&format!("{endpoint}, p50"), median(times), "", Duration::from_millis(1));
     }
 }
 
 /// An image attached and mounted by hand, without any of the plugin's care.
-struct Bare {
+pub(crate) struct Bare {
     device: loopdev::Attached,
     backing: Backing,
-    target: std::path::PathBuf,
+    pub(crate) target: std::path::PathBuf,
 }
 
 impl Bare {
-    fn mount(image: &Path, target: &Path) -> Self {
+    pub(crate) fn mount(image: &Path, target: &Path) -> Self {
         let file = OpenOptions::new().read(true).write(true).open(image).unwrap();
         let backing = Backing::from(&file.metadata().unwrap());
         let device = loopdev::attach(&file, image, false).unwrap();
-        kernel::mount(&device.path, "ext4", target, &kernel::parse("").unwrap()).unwrap();
+        kernel::mount(&device.path, "ext4", target, &kernel::parse("dev").unwrap()).unwrap();
         Self { device, backing, target: target.to_owned() }
     }
 
-    fn unmount(self) {
-        assert!(kernel::unmount(&self.target).unwrap());
+    pub(crate) fn unmount(self) {
+        // What has just ended may still be closing files.
+        wait_longer("the mount to be free", || kernel::unmount(&self.target).is_ok_and(|done| done));
         drop(self.device.hold);
         loopdev::detach(&self.device.path, self.backing, Deadline::after(Duration::from_secs(60))).unwrap();
     }
@@ -163,7 +112,7 @@ fn mounts(daemon: &Daemon, dir: &Path) -> Vec<Duration> {
             session.ask("Unmount", r#"{"Name":"v0","ID":"id"}"#);
         }));
     }
-    compared("Mount + Unmount", median(ours.clone()), median(floor), "1.2");
+    compared("Mount + Unmount", median(ours.clone()), (median(floor), ""), 1.2);
     ours
 }
 
@@ -171,7 +120,7 @@ fn mounts(daemon: &Daemon, dir: &Path) -> Vec<Duration> {
 fn mounts_with_the_crate(daemon: &Daemon, dir: &Path, ours: Vec<Duration>) {
     let (image, target) = (daemon.file("v0", "img"), dir.join("bare"));
     let floor = (0..ROUNDS).map(|_| timed(|| with_the_loopdev_crate(&image, &target))).collect();
-    compared("Mount + Unmount, floor with the loopdev crate", median(ours), median(floor), "1.2");
+    compared("Mount + Unmount, floor with the loopdev crate", median(ours), (median(floor), ""), 1.2);
 }
 
 /// The same in two ioctls, as the loopdev crates and the losetup of most distributions attach: the second one freezes the device.
@@ -196,7 +145,7 @@ fn parallel(daemon: &Daemon, dir: &Path) {
         ours.push(timed(|| drop(at_once(|n| daemon.mount(&format!("v{n}"), "id")))));
         (0..AT_ONCE).for_each(|n| daemon.unmount(&format!("v{n}"), "id"));
     }
-    compared(&format!("{AT_ONCE} volumes mounted at once"), median(ours), median(floor), "3");
+    compared(&format!("{AT_ONCE} volumes mounted at once"), median(ours), (median(floor), ""), 3.0);
 }
 
 fn at_once<T: Send>(work: impl Fn(usize) -> T + Sync) -> Vec<T> {
@@ -215,6 +164,5 @@ fn listing(daemon: &Daemon, dir: &Path) {
     assert_eq!(count, LISTED);
     let mut session = Session::new(&daemon.socket());
     let times = (0..20).map(|_| timed(|| assert!(session.ask("List", "{}") > LISTED))).collect();
-    row(&format!("List of {LISTED} volumes"), &shown(median(times)), "", "at most 100 ms");
-    row("memory after that", &format!("{:.1} MB", memory(daemon)), "", "");
+    within(&format!("List of {LISTED} volumes"), median(times), "", Duration::from_millis(100));
 }
