@@ -15,7 +15,7 @@ use crate::common::{Session, median, shown, timed};
 use crate::cost::memory;
 use crate::crowd;
 use crate::crowd::SETTLES;
-use crate::daemon::{Daemon, wait_longer};
+use crate::daemon::Daemon;
 use crate::table::{at_most, compared, within};
 
 /// Rounds of a bare and a served mount.
@@ -93,8 +93,7 @@ impl Bare {
     }
 
     pub(crate) fn unmount(self) {
-        // What has just ended may still be closing files.
-        wait_longer("the mount to be free", || kernel::unmount(&self.target).is_ok_and(|done| done));
+        assert!(kernel::unmount(&self.target).unwrap());
         drop(self.device.hold);
         loopdev::detach(&self.device.path, self.backing, Deadline::after(Duration::from_secs(60))).unwrap();
     }
