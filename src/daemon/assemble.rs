@@ -251,21 +251,12 @@ fn open_at_fault_points(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::owner::tests::owner;
 
     #[test]
     fn a_host_that_gets_another_name_stays_itself_until_it_is_restarted() {
         let dir = tempfile::tempdir().unwrap();
-        let owner = |host: &str, boot: &str, machine: &str| Owner {
-            host: host.to_owned(),
-            machine_id: machine.to_owned(),
-            firmware_id: String::new(),
-            boot_id: boot.to_owned(),
-            plugin: "rbd".to_owned(),
-            root: "/m/rbd".into(),
-            since: 0,
-            client_addr: None,
-            mount_ids: Vec::new(),
-        };
+        let owner = |host: &str, boot: &str, machine: &str| owner(host, machine, "", boot);
         let of = |owner: Owner| host_of_boot(dir.path(), &owner).unwrap();
         assert_eq!(of(owner("before", "b1", "m")), "before");
         assert_eq!(of(owner("after", "b1", "m")), "before");

@@ -150,7 +150,7 @@ impl Driver {
     pub fn new(settings: Settings, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Arc<Self>> {
         let driver = Arc::new(Self {
             cache: Cache::open(&settings, Arc::clone(&backend), Arc::clone(&host)),
-            verdicts: Arc::new(Verdicts::open(settings.state.join("checks.json"), Arc::clone(&host))),
+            verdicts: Arc::new(Verdicts::open(settings.state.join("checks"), Arc::clone(&host))?),
             settings,
             backend,
             host,

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Host;
 use crate::lock;
-use crate::model::error::{DriverError, ErrorKind};
+use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::Filesystem;
 use crate::model::name::ImageSpec;
 
-/// The version of the file.
+/// The version of the files, of which each volume has one.
 const VERSION: u32 = 1;
 
 /// What a check that went on behind its Mount has come to.
@@ -61,35 +61,31 @@ impl Verdict {
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     v: u32,
-    verdicts: BTreeMap<ImageSpec, Verdict>,
+    verdict: Verdict,
 }
 
-/// See the module.
+/// See the module. Who changes the verdict of a volume holds its guard, so no two write one file at once; no lock is held meanwhile.
 #[derive(Debug)]
 pub(super) struct Verdicts {
-    file: PathBuf,
+    folder: PathBuf,
     host: Arc<dyn Host>,
     known: Mutex<BTreeMap<ImageSpec, Verdict>>,
 }
 
 impl Verdicts {
-    pub(super) fn open(file: PathBuf, host: Arc<dyn Host>) -> Self {
-        // Without them a check is made again, which takes time and harms nothing.
-        let unread =
-            |e: &dyn std::fmt::Display| tracing::warn!("{}: {e}; checks are made anew", file.display());
-        let content = host.load(&file).inspect_err(|e| unread(e)).ok().flatten();
-        let stored = content.and_then(|content| match serde_json::from_slice::<Stored>(&content) {
-            Ok(stored) if stored.v == VERSION => Some(stored.verdicts),
-            Ok(stored) => {
-                unread(&format!("is of version {}, this plugin reads {VERSION}", stored.v));
-                None
+    pub(super) fn open(folder: PathBuf, host: Arc<dyn Host>) -> Result<Self> {
+        host.make_dir(&folder)?;
+        let mut known = BTreeMap::new();
+        for name in host.files(&folder)? {
+            let Some(spec) = name.strip_suffix(".json").and_then(ImageSpec::from_file_name) else { continue };
+            let file = folder.join(&name);
+            // Without it the check is made again, which takes time and harms nothing.
+            match host.load(&file).and_then(|content| content.map(|raw| understood(&raw)).transpose()) {
+                Ok(verdict) => known.extend(verdict.map(|verdict| (spec, verdict))),
+                Err(e) => tracing::warn!("{}: {e}; the check of {spec} is made anew", file.display()),
             }
-            Err(e) => {
-                unread(&format!("is damaged: {e}"));
-                None
-            }
-        });
-        Self { known: Mutex::new(stored.unwrap_or_default()), file, host }
+        }
+        Ok(Self { folder, host, known: Mutex::new(known) })
     }
 
     /// The error that a check has found, if the filesystem is still as it was left.
@@ -98,35 +94,71 @@ impl Verdicts {
     }
 
     pub(super) fn put(&self, spec: ImageSpec, verdict: Verdict) {
-        let mut known = lock(&self.known);
-        known.insert(spec, verdict);
-        self.save(&known);
+        let file = self.file(&spec);
+        let content =
+            serde_json::to_vec(&Stored { v: VERSION, verdict: verdict.clone() }).unwrap_or_default();
+        lock(&self.known).insert(spec, verdict);
+        self.told(self.host.save(&file, &content));
     }
 
     /// Of a filesystem that needs no check any more; when the check was begun that has mended it.
     pub(super) fn take_mended(&self, spec: &ImageSpec, filesystem: &Filesystem) -> Option<u64> {
-        let mut known = lock(&self.known);
-        let verdict = known.remove(spec)?;
-        self.save(&known);
-        match verdict {
+        match self.forget(spec)? {
             Verdict::Mended { uuid, begun } => (uuid == filesystem.uuid).then_some(begun),
             Verdict::Damaged { .. } => None,
         }
     }
 
-    /// The volume is removed.
-    pub(super) fn forget(&self, spec: &ImageSpec) {
-        let mut known = lock(&self.known);
-        if known.remove(spec).is_some() {
-            self.save(&known);
-        }
+    /// The volume is removed, or its filesystem needs no check any more.
+    pub(super) fn forget(&self, spec: &ImageSpec) -> Option<Verdict> {
+        let verdict = lock(&self.known).remove(spec)?;
+        self.told(self.host.forget(&self.file(spec)));
+        Some(verdict)
     }
 
-    /// Under the lock, which nobody else needs for long: a small file, and seldom.
-    fn save(&self, known: &BTreeMap<ImageSpec, Verdict>) {
-        let content = serde_json::to_vec(&Stored { v: VERSION, verdicts: known.clone() }).unwrap_or_default();
-        if let Err(e) = self.host.save(&self.file, &content) {
-            tracing::warn!("{} cannot be written: {e}", self.file.display());
+    fn file(&self, spec: &ImageSpec) -> PathBuf {
+        self.folder.join(format!("{}.json", spec.file_name()))
+    }
+
+    fn told(&self, done: Result<()>) {
+        if let Err(e) = done {
+            tracing::warn!("cannot keep what a check has found over a restart: {e}");
+        }
+    }
+}
+
+fn understood(raw: &[u8]) -> Result<Verdict> {
+    let bad = |why: String| DriverError::new(ErrorKind::Failed, why);
+    // The version first: of a newer one the rest may look otherwise.
+    let version = serde_json::from_slice::<Version>(raw).map_err(|e| bad(format!("it is damaged: {e}")))?.v;
+    if version != VERSION {
+        return Err(bad(format!("it is of version {version}, this plugin reads {VERSION}")));
+    }
+    let stored = serde_json::from_slice::<Stored>(raw).map_err(|e| bad(format!("it is damaged: {e}")))?;
+    Ok(stored.verdict)
+}
+
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_understood_says_whether_it_is_newer_or_damaged() {
+        let verdict = Verdict::Damaged { print: 7, message: "m".to_owned(), hint: None };
+        let stored = serde_json::to_vec(&Stored { v: VERSION, verdict: verdict.clone() }).unwrap();
+        assert_eq!(understood(&stored).unwrap(), verdict);
+        for (raw, why) in [
+            (r#"{"v":2,"verdict":{"undecided":{}}}"#, "it is of version 2, this plugin reads 1"),
+            (r#"{"v":1,"verdict":{"undecided":{}}}"#, "it is damaged"),
+            (r#"{"v":1"#, "it is damaged"),
+        ] {
+            let e = understood(raw.as_bytes()).unwrap_err().to_string();
+            assert!(e.contains(why), "{raw}: {e}");
         }
     }
 }

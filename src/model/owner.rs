@@ -98,10 +98,11 @@ pub fn tells_machines_apart(id: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn owner(host: &str, machine: &str, firmware: &str, boot: &str) -> Owner {
+    /// The plugin `rbd` of a host.
+    pub(crate) fn owner(host: &str, machine: &str, firmware: &str, boot: &str) -> Owner {
         Owner {
             host: host.to_owned(),
             machine_id: machine.to_owned(),

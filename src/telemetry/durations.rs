@@ -5,6 +5,7 @@ use std::time::Duration;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
 
 use crate::model::error::ErrorKind;
 
@@ -32,14 +33,9 @@ impl Default for Durations {
 }
 
 impl Durations {
-    /// As metrics.
-    pub fn histograms(
-        &self,
-    ) -> Family<
-        impl EncodeLabelSet + Clone + std::hash::Hash + Eq + std::fmt::Debug + Send + Sync + 'static,
-        Histogram,
-    > {
-        self.0.clone()
+    /// Registers them as a metric of this name.
+    pub fn register(&self, registry: &mut Registry, name: &str, help: &str) {
+        registry.register(name, help, self.0.clone());
     }
 
     /// One more has ended.

@@ -127,11 +127,11 @@ fn what_it_found_is_kept_until_it_is_mended(rig: &Rig) {
     let image = daemon.file("v", "img");
     let mended = Command::new("/usr/sbin/e2fsck").args(["-f", "-y"]).arg(image).output().unwrap();
     assert!(mended.status.code().unwrap() < 4, "{mended:?}");
-    let kept = || fs::read_to_string(daemon.state().join("checks.json")).unwrap();
-    assert!(kept().contains("rbd/v"), "{}", kept());
+    let kept = daemon.state().join("checks/rbd@v.json");
+    assert!(fs::read_to_string(&kept).unwrap().contains("requires manual repairs"));
     daemon.mount("v", "a");
     daemon.unmount("v", "a");
-    assert!(!kept().contains("rbd/v"), "{}", kept());
+    assert!(!kept.exists());
 }
 
 /// e2fsck makes a lost+found when it checks all of a filesystem that has none.

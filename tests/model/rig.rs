@@ -174,7 +174,11 @@ impl Rig {
         let mut folders: Vec<ImageSpec> = state
             .folders
             .iter()
-            .filter(|f| !["/m/.state/p1", "/m/.state/p1/refs"].iter().any(|kept| **f == PathBuf::from(kept)))
+            .filter(|f| {
+                !["/m/.state/p1", "/m/.state/p1/checks", "/m/.state/p1/refs"]
+                    .iter()
+                    .any(|kept| **f == PathBuf::from(kept))
+            })
             .map(|f| {
                 ImageSpec::from_place(f.strip_prefix("/m/p1").unwrap_or(f))
                     .unwrap_or_else(|| panic!("stray folder {f:?}"))

@@ -55,11 +55,8 @@ impl Form {
 /// The whole answer.
 pub(super) fn render(moment: Moment, durations: &Durations, form: Form) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
-    registry.register(
-        "operation_duration_seconds",
-        "How long the operations that Docker asked for took",
-        durations.histograms(),
-    );
+    let help = "How long the operations that Docker asked for took";
+    durations.register(&mut registry, "operation_duration_seconds", help);
     registry.register_collector(Box::new(moment));
     let mut answer = String::new();
     text::encode(&mut answer, &registry)?;
