@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What a room may use beside [`FOR_ALL`]. What DESIGN.md, "Open", calls an arrow to be turned is in [`TO_BE_TURNED`].
+/// What a room may use beside [`FOR_ALL`], as the house is drawn. Commands ask the running plugin as its admin pages answer.
 const ROOMS: [(&str, &[&str]); 14] = [
-    ("main", &["cli", "cmd"]),
-    ("cmd", &["backend", "ceph", "cli", "config", "daemon", "driver", "frontend", "linux"]),
+    ("main", &["cli", "cmd", "daemon"]),
+    ("cmd", &["cli", "config", "frontend"]),
+    // Its assemble.rs names the concrete parts.
     ("daemon", &["backend", "config", "driver", "frontend", "host", "linux"]),
-    ("frontend", &["config", "driver"]),
+    ("frontend", &["driver"]),
     ("driver", &["backend", "host"]),
     ("host", &["linux"]),
-    ("backend", &["ceph", "config", "linux"]),
+    ("backend", &["ceph", "linux"]),
     ("cli", &["config"]),
     ("config", &[]),
     ("ceph", &[]),
@@ -25,12 +26,20 @@ const ROOMS: [(&str, &[&str]); 14] = [
 /// Pure types, counters and the log, and the one helper of the root.
 const FOR_ALL: [&str; 3] = ["model", "telemetry", "lock"];
 
-/// Arrows that still lead the wrong way. A test fails, too, when one of them is gone and stands here.
-const TO_BE_TURNED: [(&str, &str); 6] = [
+/// Arrows that the house does not draw and that are still there: DESIGN.md, "Open". The test fails, too, when one of them is gone and
+/// stands here.
+const TO_BE_TURNED: [(&str, &str); 13] = [
+    ("backend", "config"),
     ("backend", "host"),
+    ("cmd", "backend"),
+    ("cmd", "ceph"),
+    ("cmd", "daemon"),
+    ("cmd", "driver"),
+    ("cmd", "linux"),
     ("config", "linux"),
     ("daemon", "cmd"),
     ("driver", "linux"),
+    ("frontend", "config"),
     ("frontend", "linux"),
     ("host", "backend"),
 ];
