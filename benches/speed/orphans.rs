@@ -31,7 +31,7 @@ pub(crate) fn measure(dir: &Path) {
         WINDOW.as_secs()
     );
     at_most(&what, cost.busy, 1.0, "% of a core");
-    told("Files read meanwhile", &format!("{:.1} a second", cost.reads));
+    told("Calls of read(2) meanwhile", &format!("{:.1} a second", cost.reads));
     let mounts =
         |n: usize| daemon.ok("Get", &json!({"Name": format!("v{n}")}))["Volume"]["Status"]["mounts"].as_u64();
     assert!((0..VOLUMES).all(|n| mounts(n) == Some(1)), "containers have them");
