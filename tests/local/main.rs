@@ -24,6 +24,8 @@ mod seeing;
 mod sharing;
 mod strace;
 mod systemd;
+#[path = "../common/trace.rs"]
+mod trace;
 mod trouble;
 mod volumes;
 

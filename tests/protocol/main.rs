@@ -25,3 +25,5 @@ mod replies;
 mod rig;
 mod stopping;
 mod systemd;
+#[path = "../common/trace.rs"]
+mod trace;

@@ -29,6 +29,7 @@ fn hosts(lab: &Lab) {
     let stuck = host.spawn("echo begun; sleep 600", Duration::from_secs(1));
     host.ok("touch /run/go");
     assert_eq!(slow.wait().status, 0);
+    host.ok("rm /run/go");
     wait("the first line", || stuck.so_far() == "begun\n");
     assert!(stuck.end().unwrap_err().starts_with("begun\n"));
     assert_ne!(host.run("pgrep -x sleep").status, 0, "it was not ended");

@@ -23,6 +23,8 @@ mod ownership;
 mod plugin;
 mod rig;
 mod secrets;
+#[path = "../common/trace.rs"]
+mod trace;
 mod volumes;
 
 use std::process::ExitCode;
