@@ -6,14 +6,17 @@
 //! ```
 //!
 //! mkfs runs only from `Creating`, on a device without any signature whose first and last MiB read as zeros. An image that
-//! died in `Formatting` is made blank again only if it holds no signature or the very filesystem UUID that we gave to mkfs.
+//! died in `Formatting` is made blank again only if it holds no signature, or the very filesystem UUID that we gave to mkfs and no
+//! file. One that cannot be looked into is left alone.
+
+use nix::errno::Errno;
 
 use super::Driver;
 use super::undo::Undo;
 use crate::backend::Device;
 use crate::linux::{boot, fs, mount};
 use crate::model::deadline::Deadline;
-use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::error::{CallError, DriverError, ErrorKind, Result};
 use crate::model::filesystem::{Content, Filesystem, Format, MountFlags, Settle};
 use crate::model::image::ImageInfo;
 use crate::model::name::ImageSpec;
@@ -163,14 +166,13 @@ impl Driver {
         self.host.make_dir(&staging)?;
         let empty = match self.host.mount(device, &filesystem, &staging, &flags) {
             Ok(()) => self.host.is_empty(&staging),
-            // mkfs did not get far enough for anybody to have used it, or made what this kernel does not know.
-            Err(e)
-                if matches!(e.kind, ErrorKind::NeedsRepair | ErrorKind::Failed | ErrorKind::MissingTool) =>
-            {
-                Ok(true)
-            }
+            // mkfs did not get far enough for anybody to have used it.
+            Err(e) if is_damage(&e) => Ok(true),
             Err(e) => Err(e),
         };
+        let empty = empty.map_err(|e| {
+            e.context(format_args!("it cannot be seen whether {spec}, left half made, holds files"))
+        });
         self.host.unmount(&staging)?;
         self.host.remove_dir(&staging)?;
         Ok((!empty?).then(|| "files".to_owned()))
@@ -217,4 +219,11 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+/// Whether a filesystem was not mounted because the kernel or its checker has found it incomplete or damaged. Any other failure (no memory,
+/// no answer of the storage, a kernel that does not know it) says nothing about what it holds.
+fn is_damage(e: &DriverError) -> bool {
+    let refused = |call: &CallError| matches!(call.errno, Errno::EINVAL | Errno::EUCLEAN | Errno::EBADMSG);
+    e.kind == ErrorKind::NeedsRepair && e.source.as_ref().is_some_and(refused)
 }

@@ -240,7 +240,10 @@ impl Driver {
         {
             match self.clear_half_made(spec, &mut record, info.size.is_some()) {
                 Ok(()) => tracing::warn!(image = %spec, "removed what a Create or Remove left half done"),
-                Err(e) if e.kind == ErrorKind::ForeignData => tracing::error!(error = %e, "left alone"),
+                // Another host may be able to look into what this one cannot.
+                Err(e) if matches!(e.kind, ErrorKind::ForeignData | ErrorKind::MissingTool) => {
+                    tracing::error!(error = %e, "left alone");
+                }
                 Err(e) => return Err(e),
             }
         }

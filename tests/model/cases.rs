@@ -29,11 +29,11 @@ pub(crate) fn kind<T: std::fmt::Debug>(answer: Result<T>) -> ErrorKind {
 }
 
 /// An image that somebody else made.
-fn foreign(rig: &Rig, image: &str, data: Data) {
+pub(crate) fn foreign(rig: &Rig, image: &str, data: Data) {
     rig.world.look().images.insert(spec(image), Image { size: Size::mib(64), data });
 }
 
-fn filesystem(uuid: &str) -> Filesystem {
+pub(crate) fn filesystem(uuid: &str) -> Filesystem {
     Filesystem { kind: FsKind::Ext4, type_name: "ext4".to_owned(), uuid: Some(uuid.to_owned()) }
 }
 

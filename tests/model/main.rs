@@ -15,3 +15,4 @@ mod release;
 mod rig;
 mod stress;
 mod takeover;
+mod unseen;

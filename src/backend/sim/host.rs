@@ -63,6 +63,9 @@ impl Host for Sim {
     fn mount(&self, device: &Device, fs: &Filesystem, target: &Path, flags: &MountFlags) -> Result<()> {
         let mut state = self.world.look();
         state.image_on(device)?;
+        if let Some(refusal) = state.refusal.take() {
+            return Err(refusal);
+        }
         if !state.folders.contains(target) {
             return Err(DriverError::new(ErrorKind::Failed, format!("{}: no such folder", target.display())));
         }

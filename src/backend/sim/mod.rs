@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::Device;
 use crate::host::Mounted;
+use crate::model::error::DriverError;
 use crate::model::filesystem::{Content, Filesystem};
 use crate::model::name::ImageSpec;
 use crate::model::owner::Owner;
@@ -63,6 +64,8 @@ pub struct State {
     pub destroyed: Vec<ImageSpec>,
     /// Whether the store is away.
     pub away: bool,
+    /// What the kernel answers to the next mount.
+    pub refusal: Option<DriverError>,
     next_device: u32,
 }
 
