@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::cluster::{connect, consequences};
-use super::lock::{Freed, listed};
+use super::lock::{Freed, listed, not_known};
 use super::output::{self, table};
 use crate::backend::rbd::admin::{Fence, Reach};
 use crate::cli::values::Format;
@@ -19,14 +19,17 @@ struct List<'a> {
 /// Shuts a host out.
 pub(super) fn host(config: &Config, host: &str, format: Format) -> Result<()> {
     let admin = connect(config)?;
-    let freed = admin.fence_host(host)?;
+    let locks = admin.fence_host(host)?;
+    let freed = &locks.found;
     let days = admin.fence_lasts().as_secs() / 86_400;
-    let answer = Freed::new(&freed, true, days);
+    let (damaged, unseen) = not_known(&locks, format);
+    let mut answer = Freed::new(freed, true, days);
+    answer.unseen = [damaged, unseen].concat();
     output::print(format, &answer, || {
         let (images, clients) = (count(freed.len(), "image"), count(answer.fenced.len(), "kernel client"));
         format!(
             "Host {host} is fenced: {clients} shut out, {images} freed.\n\n{}\n{}",
-            listed(&freed),
+            listed(freed),
             consequences(&answer)
         )
     })

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::cluster::{connect, consequences};
 use super::output::{self, table};
-use crate::backend::rbd::admin::{Lock, Unlocked, Watched};
+use crate::backend::rbd::admin::{Lock, Locks, Unlocked, Watched};
 use crate::ceph::Locker;
 use crate::cli::values::Format;
 use crate::config::Config;
@@ -18,6 +18,7 @@ use crate::model::name::{ImageSpec, VolumeName};
 struct List<'a> {
     locks: &'a [Lock],
     damaged: Vec<String>,
+    unseen: Vec<String>,
 }
 
 /// What `lock break` and `fence` answer.
@@ -28,6 +29,9 @@ pub(super) struct Freed<'a> {
     pub(super) plugins_fenced: Vec<&'a str>,
     pub(super) fence_days: u64,
     unlocked: &'a [Locker],
+    /// What was not seen, and may be of the same host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) unseen: Vec<String>,
 }
 
 impl<'a> Freed<'a> {
@@ -37,20 +41,27 @@ impl<'a> Freed<'a> {
         let fenced = once(freed.iter().filter_map(|lock| lock.client_addr.as_deref()).collect());
         let plugins = freed.iter().filter(|lock| lock.takes_plugin(host));
         let plugins_fenced = once(plugins.flat_map(Lock::plugin_addrs).map(String::as_str).collect());
-        Self { freed, fenced, plugins_fenced, fence_days: days, unlocked: &[] }
+        Self { freed, fenced, plugins_fenced, fence_days: days, unlocked: &[], unseen: Vec::new() }
     }
 }
 
 /// All owner records.
 pub(super) fn ls(config: &Config, format: Format) -> Result<()> {
     let locks = connect(config)?.locks(Watched::Asked)?;
-    let damaged: Vec<String> = locks.damaged.iter().map(ToString::to_string).collect();
+    let (damaged, unseen) = not_known(&locks, format);
+    output::print(format, &List { locks: &locks.found, damaged, unseen }, || listed(&locks.found))
+}
+
+/// Records that are not understood, and what else was not seen; a person is told of both.
+pub(super) fn not_known(locks: &Locks, format: Format) -> (Vec<String>, Vec<String>) {
+    let damaged: Vec<String> = locks.damaged.iter().map(|damaged| damaged.why.to_string()).collect();
+    let unseen: Vec<String> = locks.unseen.iter().map(ToString::to_string).collect();
     if format == Format::Text {
-        for one in &damaged {
+        for one in damaged.iter().chain(&unseen) {
             eprintln!("rbd-docker-plugin: {one}");
         }
     }
-    output::print(format, &List { locks: &locks.found, damaged }, || listed(&locks.found))
+    (damaged, unseen)
 }
 
 /// Frees one image.

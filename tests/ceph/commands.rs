@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::ImageStore;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
+use rbd_docker_plugin::backend::rbd::admin::{Admin, Watched};
 use rbd_docker_plugin::ceph::{Image, Swap};
+use rbd_docker_plugin::config;
 use rbd_docker_plugin::model::error::ErrorKind;
 use rbd_docker_plugin::model::name::ImageSpec;
 use serde_json::Value;
 
-use crate::hosts::{claim_in_time, host, spec, volume, with_user};
+use crate::hosts::{claim_in_time, host, options, spec, volume, with_user};
 use crate::rig::{Lab, Ready, fresh, trial, trial_if};
 
 pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
@@ -24,6 +26,10 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("a_renamed_image_is_found_by_its_name_of_today", a_renamed_image_is_found_by_its_name_of_today),
         t("the_old_lock_ends_with_the_owner", the_old_lock_ends_with_the_owner),
         t("a_damaged_record_hides_no_other", a_damaged_record_hides_no_other),
+        t(
+            "who_may_not_list_images_breaks_none_by_an_old_name",
+            who_may_not_list_images_breaks_none_by_an_old_name,
+        ),
         t("a_host_is_fenced", a_host_is_fenced),
         t("a_host_with_many_images_is_fenced", a_host_with_many_images_is_fenced),
         t("doctor_on_a_healthy_cluster", doctor_on_a_healthy_cluster),
@@ -154,7 +160,7 @@ fn who_owns_what(lab: &Lab) {
     assert_eq!(lock["alive"], true);
     assert_eq!(lock["client_addr"], Value::Null);
     assert_eq!(lock["mount_ids"], serde_json::json!(["0123456789abcdef"]));
-    assert_eq!(json["damaged"], serde_json::json!([]));
+    assert_eq!((&json["damaged"], &json["unseen"]), (&serde_json::json!([]), &serde_json::json!([])));
     done(&backend, &spec);
 }
 
@@ -241,6 +247,27 @@ fn the_old_lock_ends_with_the_owner(lab: &Lab) {
     let after: Vec<String> = lockers().into_iter().map(|locker| locker.cookie).collect();
     assert_eq!(after, ["old-heir"]);
     done(&heir, &spec);
+}
+
+/// The name in an owner record is that of the claim; only the pool's directory tells whose it is today.
+fn who_may_not_list_images_breaks_none_by_an_old_name(lab: &Lab) {
+    let (backend, _, name) = owned(lab);
+    let renamed = fresh("renamed");
+    lab.run(&["rbd", "rename", &lab.spec(&name), &lab.spec(&renamed)]);
+    let dir = tempfile::tempdir().unwrap();
+    let user = fresh("records-only");
+    let caps = format!("allow rwx pool={} object_prefix rbd_docker_plugin", lab.pool);
+    let conf = with_user(lab, dir.path(), &user, &["mon", "profile rbd", "osd", &caps]);
+    let broken = run_user(lab, &conf, &user, &["lock", "break", &name, "--force"]);
+    assert_eq!(broken.code, Some(1), "{broken:?}");
+    assert!(broken.err.contains("cannot be seen which owner record"), "{broken:?}");
+    let locks = Admin::connect(&options(lab)).unwrap().locks(Watched::Left).unwrap().found;
+    assert!(locks.iter().any(|lock| lock.host == name), "nothing was freed");
+    let restricted = config::Ceph { user: user.clone(), conf, ..options(lab) };
+    let locks = Admin::connect(&restricted).unwrap().locks(Watched::Left).unwrap();
+    assert!(locks.unseen[0].to_string().contains("may not be theirs any more"), "{locks:?}");
+    lab.run(&["ceph", "auth", "rm", &format!("client.{user}")]);
+    done(&backend, &spec(lab, &renamed));
 }
 
 fn a_damaged_record_hides_no_other(lab: &Lab) {

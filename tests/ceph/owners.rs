@@ -275,7 +275,7 @@ fn administration(lab: &Lab) {
     admin.break_lock(&a, true).unwrap();
     two.claim(&a).unwrap();
     assert_eq!(one.look(std::slice::from_ref(&a)).unwrap().lost.len(), 1);
-    assert_eq!(admin.fence_host("administered").unwrap().len(), 1);
+    assert_eq!(admin.fence_host("administered").unwrap().found.len(), 1);
     wait_until("the plugin's own client to be shut out too", Duration::from_secs(60), || {
         one.info(&b).is_err_and(|e| e.kind == ErrorKind::Unreachable)
     });

@@ -32,13 +32,34 @@ pub struct Admin {
     pub(super) options: config::Ceph,
 }
 
-/// The owner records, and those among them that cannot be read.
+/// The owner records, and what of them is not known.
 #[derive(Debug, Default)]
 pub struct Locks {
     /// By image.
     pub found: Vec<Lock>,
-    /// Why not, one for each.
-    pub damaged: Vec<DriverError>,
+    /// Those that cannot be understood: somebody owns their images all the same.
+    pub damaged: Vec<Damaged>,
+    /// What could not be seen, and why.
+    pub unseen: Vec<DriverError>,
+    /// Whether images may be called by names of the past.
+    misnamed: bool,
+}
+
+/// An owner record that is not understood.
+#[derive(Debug)]
+pub struct Damaged {
+    place: Place,
+    key: String,
+    /// Why not.
+    pub why: DriverError,
+}
+
+impl Damaged {
+    /// Whether it is the record of this image.
+    pub fn is_of(&self, pool: &str, namespace: Option<&str>, image_id: &str) -> bool {
+        (self.place.0.as_str(), self.place.1.as_deref()) == (pool, namespace)
+            && self.key.strip_prefix("image.") == Some(image_id)
+    }
 }
 
 impl Locks {
@@ -49,15 +70,43 @@ impl Locks {
         }
         let alive = beats::alive(io)?;
         // Who may not list images still sees who owns them, by the names that they had.
-        let names = io.images().unwrap_or_default();
+        let names = io.images().unwrap_or_else(|e| {
+            let what =
+                "images go by the names under which they were claimed, which may not be theirs any more";
+            self.unseen.push(DriverError::from(e).context(format_args!("{}: {what}", place.0)));
+            self.misnamed = true;
+            Vec::new()
+        });
         let names: BTreeMap<String, String> = names.into_iter().map(|image| (image.id, image.name)).collect();
         for (key, raw) in records {
             match OwnerRecord::parse(&raw) {
                 Ok(record) => self.found.push(lock(place, (key, raw), record, &alive, &names)?),
-                Err(e) => self.damaged.push(e.context(format_args!("{}: {key}", place.0))),
+                Err(e) => {
+                    let why = e.context(format_args!("{}: {key}", place.0));
+                    self.damaged.push(Damaged { place: place.clone(), key, why });
+                }
             }
         }
         Ok(())
+    }
+
+    /// Notes which of the owners are shut out.
+    fn note_fences(&mut self, fences: Result<Blocklist>) {
+        let fences = match fences {
+            Ok(fences) => fences,
+            // Whoever may not read it still sees who owns what.
+            Err(e) => return self.unseen.push(e.context("it is not known which clients are blocklisted")),
+        };
+        for lock in &mut self.found {
+            let fence = lock.client_addr.as_ref().and_then(|address| fences.covers(address));
+            lock.fenced_by = fence.map(|fence| fence.address.clone());
+        }
+    }
+
+    /// An error, with all that may be why nothing was found.
+    fn nothing(self, error: DriverError) -> DriverError {
+        let damaged = self.damaged.into_iter().map(|damaged| damaged.why);
+        damaged.chain(self.unseen).fold(error, DriverError::also)
     }
 }
 
@@ -164,17 +213,12 @@ impl Admin {
     pub fn locks(&self, watched: Watched) -> Result<Locks> {
         let records = places::records(&self.session, &Configured::new(&self.options), None);
         let records = records.map_err(|e| caps::explain(&self.options, e))?;
-        let mut locks = Locks::default();
-        for (place, io, records) in records {
+        let mut locks = Locks { unseen: records.left_out, ..Locks::default() };
+        for (place, io, records) in records.records {
             locks.read(&place, &io, records)?;
         }
         locks.found.sort_by(|a, b| a.image.cmp(&b.image));
-        // Whoever may not read it still sees who owns what.
-        let fences = Blocklist::read(&self.session.cluster).unwrap_or_default();
-        for lock in &mut locks.found {
-            let fence = lock.client_addr.as_ref().and_then(|address| fences.covers(address));
-            lock.fenced_by = fence.map(|fence| fence.address.clone());
-        }
+        locks.note_fences(Blocklist::read(&self.session.cluster));
         if watched == Watched::Asked {
             self.watch(&mut locks.found)?;
         }
@@ -214,14 +258,21 @@ impl Admin {
         let mut locks = Locks::default();
         let io = self.session.of(spec)?;
         locks.read(&place(spec), &io, owner::all(&io)?)?;
-        let mut found: Vec<Lock> = locks.found.into_iter().filter(|lock| lock.image == *spec).collect();
+        if locks.misnamed {
+            let message = format!("it cannot be seen which owner record is that of {spec}");
+            return Err(locks.nothing(DriverError::new(ErrorKind::Failed, message)));
+        }
+        let mut found = Vec::new();
+        locks.found.retain(|lock| {
+            lock.image != *spec || {
+                found.push(lock.clone());
+                false
+            }
+        });
         if found.is_empty() {
             // It may be its record that cannot be read.
-            return Err(locks.damaged.into_iter().fold(
-                DriverError::new(ErrorKind::NotFound, format!("nobody owns {spec}"))
-                    .hint("rbd-docker-plugin lock ls shows what is owned"),
-                DriverError::also,
-            ));
+            let none = DriverError::new(ErrorKind::NotFound, format!("nobody owns {spec}"));
+            return Err(locks.nothing(none.hint("rbd-docker-plugin lock ls shows what is owned")));
         }
         self.watch(&mut found)?;
         if let Some(live) = found.iter().find(|lock| lock.alive || lock.watching)
@@ -238,16 +289,17 @@ impl Admin {
         Ok(found)
     }
 
-    /// Shuts a host out: every kernel client and plugin that its owner records name, alive or not. Its images are free afterwards.
-    pub fn fence_host(&self, host: &str) -> Result<Vec<Lock>> {
-        let found: Vec<Lock> =
-            self.locks(Watched::Left)?.found.into_iter().filter(|lock| lock.host == host).collect();
-        if found.is_empty() {
-            return Err(DriverError::new(ErrorKind::NotFound, format!("host {host} owns no image"))
-                .hint("rbd-docker-plugin lock ls shows who owns what"));
+    /// Shuts a host out: every kernel client and plugin that its owner records name, alive or not. Its images are free afterwards. What is
+    /// answered beside the records that are gone now was not seen, and may be of this host.
+    pub fn fence_host(&self, host: &str) -> Result<Locks> {
+        let mut locks = self.locks(Watched::Left)?;
+        locks.found.retain(|lock| lock.host == host);
+        if locks.found.is_empty() {
+            let none = DriverError::new(ErrorKind::NotFound, format!("host {host} owns no image"));
+            return Err(locks.nothing(none.hint("rbd-docker-plugin lock ls shows who owns what")));
         }
-        self.free(&found, true)?;
-        Ok(found)
+        self.free(&locks.found, true)?;
+        Ok(locks)
     }
 
     /// The addresses that are shut out of the cluster now.
@@ -343,5 +395,30 @@ pub(crate) mod tests {
     pub(crate) fn parsed(raw: &serde_json::Value) -> Lock {
         let record = OwnerRecord::parse(raw.to_string().as_bytes()).unwrap();
         seen(("image.1".to_owned(), Vec::new()), record.image.clone(), record, false)
+    }
+
+    /// A record that is not understood.
+    pub(crate) fn damaged(pool: &str, key: &str) -> Damaged {
+        let why = OwnerRecord::parse(b"{").unwrap_err();
+        Damaged { place: (pool.to_owned(), None), key: key.to_owned(), why }
+    }
+
+    #[test]
+    fn a_blocklist_that_cannot_be_read_is_not_an_empty_one() {
+        let raw = serde_json::json!({
+            "host": "h", "boot_id": "b", "plugin": "rbd", "root": "/m", "since": 0, "client_addr": "10.0.0.7:0/31",
+            "mount_ids": [], "image": "rbd/foo",
+        });
+        let mut locks = Locks { found: vec![parsed(&raw)], ..Locks::default() };
+        locks.note_fences(Blocklist::parse(br#"[{"addr":"10.0.0.7:0/31","until":"x"}]"#));
+        assert!(locks.unseen.is_empty() && locks.found[0].fenced_by.is_some());
+        let mut locks = Locks { found: vec![parsed(&raw)], ..Locks::default() };
+        locks.note_fences(Blocklist::parse(b"nonsense"));
+        assert_eq!(locks.found[0].fenced_by, None);
+        let told = locks.unseen[0].to_string();
+        assert!(
+            told.contains("not known which clients are blocklisted") && told.contains("not understood"),
+            "{told}"
+        );
     }
 }

@@ -27,7 +27,11 @@ impl RbdBackend {
     pub(super) fn find_own(&self) -> Result<Vec<ImageSpec>> {
         let session = self.link.session()?;
         let mut specs = BTreeSet::new();
-        for (place, _, keys) in places::records(&session, &Configured::new(&self.options), Some(ELSEWHERE))? {
+        let found = places::records(&session, &Configured::new(&self.options), Some(ELSEWHERE))?;
+        for e in found.left_out {
+            tracing::warn!(error = %e, "it is not known whether this plugin owns images there");
+        }
+        for (place, _, keys) in found.records {
             for (key, raw) in keys {
                 let record = match OwnerRecord::parse(&raw) {
                     Ok(record) => record,

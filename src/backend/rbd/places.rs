@@ -228,6 +228,14 @@ fn images(session: &Session, place: &Place, home: bool) -> Result<Vec<ImageName>
 /// The owner records of one place.
 pub(super) type Records = (Place, IoCtx, Keys);
 
+/// The owner records of many places.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) records: Vec<Records>,
+    /// Of pools that are not configured: why one could not be looked at, and may hold records.
+    pub(super) left_out: Vec<DriverError>,
+}
+
 /// Whether there may be records behind an error. There are none in what does not exist, in what this user may not look at, and in
 /// a pool that can hold no keys because it is erasure-coded.
 fn hides_records(e: &DriverError) -> bool {
@@ -235,15 +243,24 @@ fn hides_records(e: &DriverError) -> bool {
     !keyless && !matches!(e.kind, ErrorKind::Denied | ErrorKind::NotFound)
 }
 
+impl Found {
+    fn leave_out(&mut self, pool: &str, e: DriverError) {
+        tracing::debug!(pool, error = %e, "is left out");
+        if hides_records(&e) {
+            self.left_out.push(e.context(format_args!("the pool {pool} could not be looked at")));
+        }
+    }
+}
+
 /// The owner records of all places that this user may look at. Pools that are not configured are looked at as well,
-/// since a name may say any pool; those that cannot be looked at are left out, and all of them together take no longer
+/// since a name may say any pool; those that cannot be looked at are left out and told, and all of them together take no longer
 /// than `patience`. A configured pool that does not answer is an error, since there may be records in it.
 pub(super) fn records(
     session: &Session,
     configured: &Configured<'_>,
     patience: Option<Duration>,
-) -> Result<Vec<Records>> {
-    let mut found = Vec::new();
+) -> Result<Found> {
+    let mut found = Found::default();
     let mut denied = None;
     let (own, others): (Vec<_>, Vec<_>) =
         session.cluster.pools()?.into_iter().partition(|pool| configured.pools.contains(pool));
@@ -251,29 +268,30 @@ pub(super) fn records(
     for pool in own.iter().chain(&others) {
         let own = own.contains(pool);
         if !own && patience.is_some_and(|patience| begin.elapsed() > patience) {
-            tracing::warn!(pool, "is left out: the pools before it took too long");
+            let message = format!("the pool {pool} was not looked at: the pools before it took too long");
+            found.left_out.push(DriverError::new(ErrorKind::Timeout, message));
             continue;
         }
         match of_pool(session, pool, configured.namespace_of(pool)) {
             Ok(places) => {
                 for place in places {
                     match session.open(&place).and_then(|io| Ok((owner::all(&io)?, io))) {
-                        Ok((keys, io)) => found.push((place, io, keys)),
+                        Ok((keys, io)) => found.records.push((place, io, keys)),
                         Err(e) if own && hides_records(&e) => return Err(e),
                         Err(e) if configured.is_home(&place) && e.kind == ErrorKind::Denied => {
                             denied.get_or_insert(e);
                         }
-                        Err(e) => tracing::debug!(pool, error = %e, "is left out"),
+                        Err(e) => found.leave_out(pool, e),
                     }
                 }
             }
             Err(e) if own && hides_records(&e) => return Err(e),
-            Err(e) => tracing::debug!(pool, error = %e, "is left out"),
+            Err(e) => found.leave_out(pool, e),
         }
     }
     match denied {
         // Once the capabilities are there, it is asked again.
-        Some(e) if found.is_empty() => Err(e),
+        Some(e) if found.records.is_empty() => Err(e),
         _ => Ok(found),
     }
 }

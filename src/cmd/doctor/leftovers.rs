@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::report::{Finding, Report, said};
 use super::{HERE, docker, late, within};
-use crate::backend::rbd::admin::{Admin, Lock, Watched};
+use crate::backend::rbd::admin::{Admin, Damaged, Lock, Locks, Watched};
 use crate::config::Config;
 use crate::linux::krbd::{Kernel, Mapping};
 use crate::linux::{boot, mountinfo};
@@ -25,7 +25,7 @@ fn look(config: &Config, admin: &Admin) -> Vec<Finding> {
     // While the plugin runs, it is at work on all of that.
     let running = docker::listener(config).is_some();
     let seen = || -> Result<Vec<Finding>> {
-        let locks = admin.locks(Watched::Left)?.found;
+        let Locks { found: locks, damaged, .. } = admin.locks(Watched::Left)?;
         let mut findings = Vec::new();
         let (host, boot, machine) = (boot::hostname()?, boot::boot_id()?, boot::machine_id());
         let own = |lock: &&Lock| lock.owner.host == host && lock.owner.machine_id == machine && !lock.alive;
@@ -36,7 +36,7 @@ fn look(config: &Config, admin: &Admin) -> Vec<Finding> {
             findings.extend(staging(config)?);
         }
         findings.extend(doubles(&locks, &host, &boot, &machine));
-        findings.extend(devices(&Kernel::host().list()?, admin.cluster().fsid(), &locks));
+        findings.extend(devices(&Kernel::host().list()?, admin.cluster().fsid(), &locks, &damaged));
         Ok(findings)
     };
     match seen() {
@@ -75,14 +75,17 @@ fn doubles(locks: &[Lock], host: &str, boot_id: &str, machine: &str) -> Option<F
     Some(Finding::fail("identity", found, fix))
 }
 
-/// Devices of this cluster that no owner record speaks of.
-fn devices(mappings: &[Mapping], fsid: &str, locks: &[Lock]) -> Option<Finding> {
+/// Devices of this cluster that no owner record speaks of. A record that is not understood speaks of its image.
+fn devices(mappings: &[Mapping], fsid: &str, locks: &[Lock], damaged: &[Damaged]) -> Option<Finding> {
     let owned = |mapping: &Mapping| {
-        locks.iter().any(|lock| {
-            lock.image_id.as_deref() == Some(&mapping.image_id)
-                && (lock.image.pool(), lock.image.namespace())
-                    == (&mapping.pool, mapping.namespace.as_deref())
-        })
+        let named =
+            |damaged: &Damaged| damaged.is_of(&mapping.pool, mapping.namespace.as_deref(), &mapping.image_id);
+        damaged.iter().any(named)
+            || locks.iter().any(|lock| {
+                lock.image_id.as_deref() == Some(&mapping.image_id)
+                    && (lock.image.pool(), lock.image.namespace())
+                        == (&mapping.pool, mapping.namespace.as_deref())
+            })
     };
     let alone: Vec<&Mapping> = mappings
         .iter()
@@ -148,12 +151,15 @@ mod tests {
     #[test]
     fn a_device_without_a_record_is_told_others_are_not() {
         let locks = [lock("rbd/foo", "h", None)];
-        assert_eq!(devices(&[mapping("foo", "1")], "f", &locks), None);
-        assert_eq!(devices(&[mapping("bar", "2")], "another cluster", &locks), None);
+        assert_eq!(devices(&[mapping("foo", "1")], "f", &locks, &[]), None);
+        assert_eq!(devices(&[mapping("bar", "2")], "another cluster", &locks, &[]), None);
         let snapshot = Mapping { snapshot: Some("s".to_owned()), ..mapping("bar", "2") };
-        assert_eq!(devices(&[snapshot], "f", &locks), None);
-        let finding = devices(&[mapping("bar", "2")], "f", &locks).unwrap();
+        assert_eq!(devices(&[snapshot], "f", &locks, &[]), None);
+        let finding = devices(&[mapping("bar", "2")], "f", &locks, &[]).unwrap();
         assert_eq!(finding.found, "mapped without an owner record: /dev/rbd3 (rbd/bar)");
+        let damaged = [crate::backend::rbd::admin::tests::damaged("rbd", "image.2")];
+        assert_eq!(devices(&[mapping("bar", "2")], "f", &locks, &damaged), None, "somebody owns it");
+        assert!(devices(&[mapping("bar", "3")], "f", &locks, &damaged).is_some());
         assert_eq!(finding.fix.as_deref(), Some("if nobody needs them: rbd unmap /dev/rbd3"));
     }
 

@@ -134,6 +134,8 @@ fn images(admin: &Admin, pools: &[String]) -> Vec<Finding> {
             let damaged = locks
                 .damaged
                 .iter()
+                .map(|damaged| &damaged.why)
+                .chain(&locks.unseen)
                 .map(|e| Finding { status: Status::Warn, ..Finding::error("owners", e, None) });
             findings(&seen, kernel.is_some()).into_iter().chain(damaged).collect()
         }
