@@ -19,6 +19,7 @@ use crate::linux::{boot, files, mountinfo};
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::model::owner::Owner;
+use crate::model::stored::{self, Unknown};
 
 /// What can be said of the backend before anything is touched.
 pub fn check(config: &Config) -> Result<()> {
@@ -69,6 +70,7 @@ fn assemble(config: &Config) -> Result<Parts> {
         since: 0,
         client_addr: None,
         mount_ids: Vec::new(),
+        unknown: Unknown::default(),
     };
     let identity = match config.backend {
         config::Backend::Sim => identity,
@@ -151,14 +153,14 @@ fn host_of_boot(state: &Path, identity: &Owner) -> Result<String> {
         (owner.boot_id.clone(), owner.machine_id.clone(), owner.firmware_id.clone(), owner.root.clone())
     };
     let known = files::load(&path)?.and_then(|raw| {
-        let known = serde_json::from_slice::<Owner>(&raw);
+        let known = stored::read::<Owner>(&raw);
         // Without it the host counts under the name that it has now, which is nearly always the same.
-        known.inspect_err(|e| tracing::warn!("{} is damaged, and written anew: {e}", path.display())).ok()
+        known.inspect_err(|e| tracing::warn!("{} {e}; it is written anew", path.display())).ok()
     });
     if let Some(known) = known.filter(|known| ids(known) == ids(identity)) {
         return Ok(known.host);
     }
-    files::save(&path, &serde_json::to_vec(identity).unwrap_or_default())?;
+    files::save(&path, &stored::write(identity))?;
     Ok(identity.host.clone())
 }
 

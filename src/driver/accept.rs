@@ -268,7 +268,7 @@ impl Driver {
             }
             _ => {}
         }
-        let record = Record { stage, adopted: true, created: seconds(info.created), options };
+        let record = Record::new(stage, true, seconds(info.created), options);
         match holds {
             Holds::Nothing => self.check_format(&record)?,
             _ => mount::parse(record.options.mount_options.as_deref().unwrap_or_default()).map(drop)?,
@@ -354,7 +354,7 @@ mod tests {
     }
 
     fn record(stage: Stage) -> Record {
-        Record { stage, adopted: true, created: 1, options: options() }
+        Record::new(stage, true, 1, options())
     }
 
     fn info(record: Record) -> ImageInfo {

@@ -20,6 +20,7 @@ use crate::backend::{Backend, Source};
 use crate::host::Host;
 use crate::lock;
 use crate::model::error::DriverError;
+use crate::model::stored::understood;
 
 /// What is remembered of a volume.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,8 @@ struct Viewer {
 /// The file, as it is written.
 #[derive(Debug, Serialize)]
 struct Written<'a> {
+    v: u64,
+    requires: [String; 0],
     of: &'a Viewer,
     volumes: &'a BTreeMap<String, Known>,
 }
@@ -52,9 +55,17 @@ struct Written<'a> {
 /// The file, as it is read.
 #[derive(Debug, Deserialize)]
 struct Stored {
+    /// Not there in files of earlier versions.
+    #[serde(default)]
+    v: u64,
+    #[serde(default)]
+    requires: Vec<String>,
     of: Viewer,
     volumes: BTreeMap<String, Known>,
 }
+
+/// The version of the file. It may have as many volumes as the cluster: so it is written as it is, not as other documents are.
+const VERSION: u64 = 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -80,6 +91,10 @@ impl Cache {
             saving: Mutex::default(),
         };
         let known = cache.read::<Stored>(&cache.file).map(|stored| {
+            if let Err(e) = understood((stored.v, stored.requires), (VERSION, &[])) {
+                tracing::warn!("{} {e}: what is known of volumes is learnt anew", cache.file.display());
+                return BTreeMap::new();
+            }
             let now = cache.viewer();
             if stored.of.home == now.home && stored.of.source.shows(&now.source) {
                 return stored.volumes;
@@ -187,8 +202,8 @@ impl Cache {
             return;
         }
         let of = self.viewer();
-        let content =
-            serde_json::to_vec(&Written { of: &of, volumes: &lock(&self.known) }).unwrap_or_default();
+        let written = Written { v: VERSION, requires: [], of: &of, volumes: &lock(&self.known) };
+        let content = serde_json::to_vec(&written).unwrap_or_default();
         if let Err(e) = self.host.save(&self.file, &content) {
             tracing::warn!(file = %self.file.display(), error = %e, "the cache cannot be written");
         }

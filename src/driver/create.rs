@@ -61,7 +61,7 @@ impl Driver {
                     mkfs_options: self.mkfs_options(&asked),
                     ..asked.clone()
                 };
-                let record = Record { stage: Stage::Creating, adopted: false, created: now(), options };
+                let record = Record::new(Stage::Creating, false, now(), options);
                 self.check_format(&record)?;
                 if let (true, Some(size)) = (record.options.bare_size, record.options.size) {
                     tracing::warn!(image = %spec, "{}", small(size));

@@ -23,6 +23,7 @@ use crate::model::image::ImageInfo;
 use crate::model::name::{ImageSpec, VolumeName};
 use crate::model::options::ImageOptions;
 use crate::model::record::{Record, Stage};
+use crate::model::stored::{self, Unknown};
 use crate::model::time::{now, seconds};
 
 const CREATE_IT: &str = "create it with docker volume create";
@@ -186,6 +187,7 @@ impl Driver {
                 mountpoint: mountpoint.clone(),
                 since: now(),
                 uses: Vec::new(),
+                unknown: Unknown::default(),
             };
             undo.push("forget the mount", || self.host.forget(&refs_file));
             let _short = self.lock_uses(spec);
@@ -299,14 +301,10 @@ impl Driver {
         deadline: Deadline,
     ) -> Result<(Device, Filesystem, (Option<String>, bool))> {
         let created = seconds(info.created);
-        let mut record = info.record.clone().unwrap_or_else(|| Record {
-            stage: Stage::Creating,
-            adopted: true,
-            created,
-            options: ImageOptions {
-                mount_options: self.settings.mount_options.clone(),
-                ..ImageOptions::default()
-            },
+        let mut record = info.record.clone().unwrap_or_else(|| {
+            let mount_options = self.settings.mount_options.clone();
+            let options = ImageOptions { mount_options, ..ImageOptions::default() };
+            Record::new(Stage::Creating, true, created, options)
         });
         let kept = (record.options.mount_options.clone(), record.options.read_only.unwrap_or(false));
         let expected = record.options.fstype.filter(|_| record.stage == Stage::Ready);
@@ -366,8 +364,7 @@ impl Driver {
     }
 
     pub(super) fn save_refs(&self, refs: &Refs) -> Result<()> {
-        let content = serde_json::to_vec(refs).unwrap_or_default();
-        self.host.save(&self.refs_file(&refs.spec), &content)
+        self.host.save(&self.refs_file(&refs.spec), &stored::write(refs))
     }
 
     /// Brings a volume to rest first, when an earlier operation could not.

@@ -22,6 +22,7 @@ use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::{Content, MountFlags};
 use crate::model::name::ImageSpec;
 use crate::model::options::ImageOptions;
+use crate::model::stored;
 
 /// How often the background thread looks after unsettled and orphaned volumes.
 const TICK: Duration = Duration::from_secs(1);
@@ -253,7 +254,7 @@ impl Driver {
     /// The mount IDs on disk, if they speak of this boot.
     pub(super) fn load_refs(&self, spec: &ImageSpec) -> Result<Option<Refs>> {
         let Some(content) = self.host.load(&self.refs_file(spec))? else { return Ok(None) };
-        match serde_json::from_slice::<Refs>(&content) {
+        match stored::read::<Refs>(&content) {
             Ok(refs) if refs.boot_id == self.settings.boot_id && refs.spec == *spec => Ok(Some(refs)),
             Ok(_) => Ok(None),
             Err(e) => {

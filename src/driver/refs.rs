@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::api::Client;
 use crate::model::name::ImageSpec;
+use crate::model::stored::{Document, Unknown};
 
 /// The uses of one mounted volume, as kept on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,19 @@ pub struct Refs {
     pub since: u64,
     /// The uses, oldest first.
     pub uses: Vec<Use>,
+    /// What a newer version has written beside.
+    #[serde(skip)]
+    pub unknown: Unknown,
+}
+
+impl Document for Refs {
+    fn unknown(&self) -> Option<&Unknown> {
+        Some(&self.unknown)
+    }
+
+    fn keep(&mut self, unknown: Unknown) {
+        self.unknown = unknown;
+    }
 }
 
 /// One mount ID, as one engine uses it.
@@ -113,6 +127,7 @@ mod tests {
             mountpoint: "/m".into(),
             since: 0,
             uses: Vec::new(),
+            unknown: Unknown::default(),
         }
     }
 

@@ -15,9 +15,7 @@ use crate::lock;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::Filesystem;
 use crate::model::name::ImageSpec;
-
-/// The version of the files, of which each volume has one.
-const VERSION: u32 = 1;
+use crate::model::stored::{self, Document};
 
 /// What a check that went on behind its Mount has come to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,11 +56,13 @@ impl Verdict {
     }
 }
 
+/// The file of a volume.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
-    v: u32,
     verdict: Verdict,
 }
+
+impl Document for Stored {}
 
 /// See the module. Who changes the verdict of a volume holds its guard, so no two write one file at once; no lock is held meanwhile.
 #[derive(Debug)]
@@ -80,8 +80,12 @@ impl Verdicts {
             let Some(spec) = name.strip_suffix(".json").and_then(ImageSpec::from_file_name) else { continue };
             let file = folder.join(&name);
             // Without it the check is made again, which takes time and harms nothing.
-            match host.load(&file).and_then(|content| content.map(|raw| understood(&raw)).transpose()) {
-                Ok(verdict) => known.extend(verdict.map(|verdict| (spec, verdict))),
+            match host.load(&file) {
+                Ok(None) => {}
+                Ok(Some(raw)) => match stored::read::<Stored>(&raw) {
+                    Ok(stored) => drop(known.insert(spec, stored.verdict)),
+                    Err(e) => tracing::warn!("{} {e}; the check of {spec} is made anew", file.display()),
+                },
                 Err(e) => tracing::warn!("{}: {e}; the check of {spec} is made anew", file.display()),
             }
         }
@@ -95,8 +99,7 @@ impl Verdicts {
 
     pub(super) fn put(&self, spec: ImageSpec, verdict: Verdict) {
         let file = self.file(&spec);
-        let content =
-            serde_json::to_vec(&Stored { v: VERSION, verdict: verdict.clone() }).unwrap_or_default();
+        let content = stored::write(&Stored { verdict: verdict.clone() });
         lock(&self.known).insert(spec, verdict);
         self.told(self.host.save(&file, &content));
     }
@@ -123,42 +126,6 @@ impl Verdicts {
     fn told(&self, done: Result<()>) {
         if let Err(e) = done {
             tracing::warn!("cannot keep what a check has found over a restart: {e}");
-        }
-    }
-}
-
-fn understood(raw: &[u8]) -> Result<Verdict> {
-    let bad = |why: String| DriverError::new(ErrorKind::Failed, why);
-    // The version first: of a newer one the rest may look otherwise.
-    let version = serde_json::from_slice::<Version>(raw).map_err(|e| bad(format!("it is damaged: {e}")))?.v;
-    if version != VERSION {
-        return Err(bad(format!("it is of version {version}, this plugin reads {VERSION}")));
-    }
-    let stored = serde_json::from_slice::<Stored>(raw).map_err(|e| bad(format!("it is damaged: {e}")))?;
-    Ok(stored.verdict)
-}
-
-#[derive(Deserialize)]
-struct Version {
-    v: u32,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_understood_says_whether_it_is_newer_or_damaged() {
-        let verdict = Verdict::Damaged { print: 7, message: "m".to_owned(), hint: None };
-        let stored = serde_json::to_vec(&Stored { v: VERSION, verdict: verdict.clone() }).unwrap();
-        assert_eq!(understood(&stored).unwrap(), verdict);
-        for (raw, why) in [
-            (r#"{"v":2,"verdict":{"undecided":{}}}"#, "it is of version 2, this plugin reads 1"),
-            (r#"{"v":1,"verdict":{"undecided":{}}}"#, "it is damaged"),
-            (r#"{"v":1"#, "it is damaged"),
-        ] {
-            let e = understood(raw.as_bytes()).unwrap_err().to_string();
-            assert!(e.contains(why), "{raw}: {e}");
         }
     }
 }

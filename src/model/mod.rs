@@ -13,6 +13,7 @@ pub mod process;
 pub mod record;
 pub mod settings;
 pub mod size;
+pub mod stored;
 pub mod text;
 pub mod time;
 pub mod version;

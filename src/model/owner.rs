@@ -10,6 +10,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::stored::{Document, Unknown};
+
 /// Who may use an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
@@ -36,6 +38,19 @@ pub struct Owner {
     /// The mount IDs that used it last; may lag behind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mount_ids: Vec<String>,
+    /// What a newer version has written beside.
+    #[serde(skip)]
+    pub unknown: Unknown,
+}
+
+impl Document for Owner {
+    fn unknown(&self) -> Option<&Unknown> {
+        Some(&self.unknown)
+    }
+
+    fn keep(&mut self, unknown: Unknown) {
+        self.unknown = unknown;
+    }
 }
 
 impl Owner {
@@ -113,6 +128,7 @@ pub(crate) mod tests {
             since: 0,
             client_addr: None,
             mount_ids: Vec::new(),
+            unknown: Unknown::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::options::ImageOptions;
+use crate::model::stored::{Document, Unknown};
 
 /// How far the making of an image has come. Only `Creating` may be formatted, see DESIGN.md "Never format".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,4 +34,24 @@ pub struct Record {
     /// What it was created with, honoured by every mount.
     #[serde(default)]
     pub options: ImageOptions,
+    /// What a newer version has written beside.
+    #[serde(skip)]
+    pub unknown: Unknown,
+}
+
+impl Record {
+    /// The first record of an image.
+    pub fn new(stage: Stage, adopted: bool, created: u64, options: ImageOptions) -> Self {
+        Self { stage, adopted, created, options, unknown: Unknown::default() }
+    }
+}
+
+impl Document for Record {
+    fn unknown(&self) -> Option<&Unknown> {
+        Some(&self.unknown)
+    }
+
+    fn keep(&mut self, unknown: Unknown) {
+        self.unknown = unknown;
+    }
 }

@@ -13,6 +13,7 @@ use rbd_docker_plugin::model::options::ImageOptions;
 use rbd_docker_plugin::model::owner::Owner;
 use rbd_docker_plugin::model::record::{Record, Stage};
 use rbd_docker_plugin::model::size::Size;
+use rbd_docker_plugin::model::stored::Unknown;
 
 use crate::rig::Lab;
 
@@ -45,6 +46,7 @@ pub(crate) fn identity(host: &str, boot: &str) -> Owner {
         since: 0,
         client_addr: None,
         mount_ids: Vec::new(),
+        unknown: Unknown::default(),
     }
 }
 
@@ -69,7 +71,7 @@ pub(crate) fn rbd(lab: &Lab, words: &[&str]) -> String {
 }
 
 pub(crate) fn record(stage: Stage) -> Record {
-    Record { stage, adopted: false, created: 1_700_000_000, options: ImageOptions::default() }
+    Record::new(stage, false, 1_700_000_000, ImageOptions::default())
 }
 
 /// Makes a volume that is ready, and frees it.

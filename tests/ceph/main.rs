@@ -27,6 +27,7 @@ mod plugin;
 mod pools;
 mod rig;
 mod tenants;
+mod versions;
 mod wire;
 
 use std::process::ExitCode;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
     trials.extend(wire::trials(&lab));
     trials.extend(kinds::trials(&lab));
     trials.extend(options::trials(&lab));
+    trials.extend(versions::trials(&lab));
     trials.extend(crash::trials(&lab));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // By hand: what exits with a code drops nothing.

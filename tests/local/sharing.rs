@@ -9,6 +9,7 @@ use libtest_mimic::Trial;
 use nix::mount::umount2;
 use nix::sys::signal::{Signal, kill};
 use rbd_docker_plugin::model::owner::Owner;
+use rbd_docker_plugin::model::stored::Unknown;
 use serde_json::json;
 
 use crate::daemon::{Daemon, ask, wait};
@@ -281,6 +282,7 @@ fn owner(rig: &Rig, daemon: &Daemon, change: impl FnOnce(&mut Owner)) -> Owner {
         since: 1_700_000_000,
         client_addr: None,
         mount_ids: Vec::new(),
+        unknown: Unknown::default(),
     };
     change(&mut owner);
     fs::write(daemon.file("v", "owner"), serde_json::to_vec(&owner).unwrap()).unwrap();
@@ -320,12 +322,20 @@ fn an_owner_record_that_is_not_understood(rig: &Rig) {
     let mut daemon = plugin(rig, "here", &["--size", "16"]);
     create(&daemon, "v", &json!({}));
     let file = daemon.file("v", "owner");
-    for content in [r#"{"v": 2, "owners": [{"host": "elsewhere"}]}"#, "elsewhere"] {
+    let newer = "install that version on this host";
+    for (content, why, advice) in [
+        (r#"{"v": 2, "owners": [{"host": "elsewhere"}]}"#, "is of version 2", newer),
+        (
+            r#"{"v": 1, "requires": ["seats"]}"#,
+            "requires what this version of the plugin does not have: seats",
+            newer,
+        ),
+        ("elsewhere", "is damaged", "remove it when no host has"),
+    ] {
         fs::write(&file, content).unwrap();
         for _ in 0..2 {
             for e in [mount_error(&daemon, "v"), remove_error(&daemon, "v")] {
-                assert!(e.contains(&format!("{} is not understood", file.display())), "{e}");
-                assert!(e.contains("remove it when no host has") && e.contains("v.img in use"), "{e}");
+                assert!(e.contains(&format!("{} {why}", file.display())) && e.contains(advice), "{e}");
             }
             daemon.stop();
             daemon.start();

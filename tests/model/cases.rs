@@ -228,7 +228,7 @@ fn a_formatted_image_whose_filesystem_is_gone_is_not_formatted_again() {
 
 #[test]
 fn a_half_made_image_is_no_volume_and_is_finished_unless_it_holds_data_of_others() {
-    let half = |stage: Stage| Record { stage, adopted: false, created: 0, options: ImageOptions::default() };
+    let half = |stage: Stage| Record::new(stage, false, 0, ImageOptions::default());
     let formatting = || Stage::Formatting { uuid: "u1".to_owned() };
     for (stage, data, finished) in [
         (Stage::Creating, Data::Untouched, true),
@@ -259,7 +259,7 @@ fn a_half_made_image_is_no_volume_and_is_finished_unless_it_holds_data_of_others
 fn a_half_made_image_that_somebody_has_mapped_is_left_alone() {
     let rig = Rig::new(Removal::Delete);
     let stage = Stage::Formatting { uuid: "u1".to_owned() };
-    let record = Record { stage, adopted: false, created: 0, options: ImageOptions::default() };
+    let record = Record::new(stage, false, 0, ImageOptions::default());
     foreign(&rig, "foo", Data::HalfFormatted);
     rig.world.look().records.insert(spec("foo"), record);
     rig.world.look().devices.insert(77, spec("foo"));

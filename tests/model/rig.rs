@@ -20,6 +20,7 @@ use rbd_docker_plugin::model::record::Stage;
 use rbd_docker_plugin::model::settings::Removal;
 use rbd_docker_plugin::model::settings::Scope;
 use rbd_docker_plugin::model::size::Size;
+use rbd_docker_plugin::model::stored::Unknown;
 
 /// The mount IDs of a volume, as the driver has them.
 pub(crate) type Uses = BTreeMap<String, u64>;
@@ -47,6 +48,7 @@ fn identity(plugin: &str) -> Owner {
         since: 0,
         client_addr: None,
         mount_ids: Vec::new(),
+        unknown: Unknown::default(),
     }
 }
 

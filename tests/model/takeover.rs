@@ -5,6 +5,7 @@ use rbd_docker_plugin::driver::api::VolumeDriver;
 use rbd_docker_plugin::model::error::ErrorKind;
 use rbd_docker_plugin::model::owner::Owner;
 use rbd_docker_plugin::model::settings::Removal;
+use rbd_docker_plugin::model::stored::Unknown;
 use serde_json::json;
 
 use super::rig::{Rig, spec};
@@ -20,6 +21,7 @@ fn other_host() -> Owner {
         since: 0,
         client_addr: None,
         mount_ids: Vec::new(),
+        unknown: Unknown::default(),
     }
 }
 

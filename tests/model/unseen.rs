@@ -31,7 +31,7 @@ fn a_half_made_image_that_cannot_be_looked_into_is_left_alone() {
         let data = Data::Filesystem(filesystem("u1"), "an operator's".to_owned());
         foreign(&rig, "foo", data.clone());
         let stage = Stage::Formatting { uuid: "u1".to_owned() };
-        let record = Record { stage, adopted: false, created: 0, options: ImageOptions::default() };
+        let record = Record::new(stage, false, 0, ImageOptions::default());
         rig.world.look().records.insert(spec("foo"), record.clone());
         let call = CallError::new("mount", "/dev/sim0 on /m", errno);
         let refusal = DriverError::new(as_kind, "refused").caused_by(call);

@@ -27,6 +27,7 @@ use crate::linux::{boot, files, loopdev};
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::model::name::ImageSpec;
 use crate::model::owner::Owner;
+use crate::model::stored::{self, Document};
 use names::Names;
 
 /// The version of the layout above.
@@ -119,6 +120,8 @@ struct Remembered {
     marker: Marker,
 }
 
+impl Document for Remembered {}
+
 impl Paths {
     fn marker(&self) -> PathBuf {
         self.dir.join(".rbd-docker-plugin")
@@ -163,13 +166,12 @@ impl Paths {
     fn remembered(&self) -> Result<Option<Marker>> {
         let Some(content) = files::load(&self.known)? else { return Ok(None) };
         let known = self.known.display();
-        let remembered: Remembered = serde_json::from_slice(&content).map_err(|e| {
+        let remembered: Remembered = stored::read(&content).map_err(|e| {
             let dir = self.dir.display();
-            DriverError::new(
-                ErrorKind::Config,
-                format!("{known}, which says what folder the store is, is damaged: {e}"),
-            )
-            .hint(format!("remove it, when {dir} is the right folder and its filesystem is mounted"))
+            let error = e.of(&format!("{known}, which says what folder the store is,"), || {
+                format!("remove it, when {dir} is the right folder and its filesystem is mounted")
+            });
+            DriverError { kind: ErrorKind::Config, ..error }
         })?;
         Ok(Some(remembered)
             .filter(|remembered| remembered.dir == self.dir)
@@ -181,7 +183,7 @@ impl Paths {
             fs::create_dir_all(folder).or_call("mkdir", folder.display())?;
         }
         let remembered = Remembered { dir: self.dir.clone(), marker: marker.clone() };
-        Ok(files::save(&self.known, &serde_json::to_vec(&remembered).unwrap_or_default())?)
+        Ok(files::save(&self.known, &stored::write(&remembered))?)
     }
 
     /// An error when the folder is not what it was, such as a network filesystem that is not mounted any more: then a missing

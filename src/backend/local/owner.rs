@@ -25,6 +25,7 @@ use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::model::name::ImageSpec;
 use crate::model::owner::Owner;
+use crate::model::stored::{self, NotUnderstood};
 use crate::model::time;
 
 /// How often the file may be replaced under us while we lock it.
@@ -57,7 +58,7 @@ impl LocalBackend {
             .is_some_and(|owner| owner.same_plugin(&self.identity) && owner.boot_id == self.identity.boot_id)
         {
             let owner = Owner { since: time::now(), ..self.identity.clone() };
-            let content = serde_json::to_vec(&owner).unwrap_or_default();
+            let content = stored::write(&owner);
             file.write_all_at(&content, 0).or_call("write", path.display())?;
             let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
             file.set_len(length).or_call("ftruncate", path.display())?;
@@ -112,16 +113,17 @@ pub(super) fn understood(content: &[u8], path: &Path) -> Result<Option<Owner>> {
         return Ok(None);
     }
     // What is behind it is the end of a longer record: its writer died before it could cut that off.
-    match serde_json::Deserializer::from_slice(content).into_iter::<Owner>().next().transpose() {
-        Err(e) if e.is_eof() => Ok(None),
-        owner => owner.map_err(|e| {
-            let message = format!("the owner record {} is not understood: {e}", path.display());
-            DriverError::new(ErrorKind::Failed, message).hint(format!(
-                "it is damaged, or written by a newer version of the plugin; remove it when no host has {} in use",
-                path.with_extension("img").display()
-            ))
-        }),
-    }
+    let owner = match serde_json::Deserializer::from_slice(content).into_iter().next().transpose() {
+        Err(e) if e.is_eof() => return Ok(None),
+        Err(e) => Err(NotUnderstood::Damaged(e)),
+        Ok(None) => return Ok(None),
+        Ok(Some(value)) => stored::from_value(value),
+    };
+    owner.map(Some).map_err(|e| {
+        e.of(&format!("the owner record {}", path.display()), || {
+            format!("remove it when no host has {} in use", path.with_extension("img").display())
+        })
+    })
 }
 
 /// The file, locked, and still the one of this name.

@@ -22,14 +22,16 @@ use crate::model::options::ImageOptions;
 use crate::model::owner::Owner;
 use crate::model::record::{Record, Stage};
 use crate::model::size::Size;
+use crate::model::stored;
 
 impl LocalBackend {
     fn record(&self, spec: &ImageSpec) -> Result<Option<Record>> {
         let path = self.paths.record(spec);
         let Some(content) = files::load(&path)? else { return Ok(None) };
-        serde_json::from_slice(&content).map(Some).map_err(|e| {
-            DriverError::new(ErrorKind::Failed, format!("the record {} is damaged: {e}", path.display()))
-                .hint("repair it, or move it away to use the image as one that somebody else made")
+        stored::read(&content).map(Some).map_err(|e| {
+            e.of(&format!("the record {}", path.display()), || {
+                "repair it, or move it away to use the image as one that somebody else made".to_owned()
+            })
         })
     }
 
@@ -112,10 +114,7 @@ impl ImageStore for LocalBackend {
     }
 
     fn write_record(&self, spec: &ImageSpec, record: &Record) -> Result<()> {
-        let content = serde_json::to_vec_pretty(record).map_err(|e| {
-            DriverError::new(ErrorKind::Failed, format!("cannot write the record of {spec}: {e}"))
-        })?;
-        Ok(files::save(&self.paths.record(spec), &content)?)
+        Ok(files::save(&self.paths.record(spec), &stored::write_pretty(record))?)
     }
 
     fn is_untouched(&self, spec: &ImageSpec) -> Result<bool> {

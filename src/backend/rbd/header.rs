@@ -13,6 +13,7 @@ use crate::ceph::{ClassCall, IoCtx, features};
 use crate::model::error::{CallError, DriverError, Result};
 use crate::model::record::{Record, Stage};
 use crate::model::size::Size;
+use crate::model::stored::{self, Document, Unknown};
 
 /// The image itself, not a snapshot of it (CEPH_NOSNAP).
 const HEAD: u64 = u64::MAX - 1;
@@ -45,6 +46,16 @@ pub(super) struct Stored {
     /// Whether the image is being removed, and its data may be gone in part.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) removing: bool,
+}
+
+impl Document for Stored {
+    fn unknown(&self) -> Option<&Unknown> {
+        self.record.unknown()
+    }
+
+    fn keep(&mut self, unknown: Unknown) {
+        self.record.keep(unknown);
+    }
 }
 
 /// The id of an image by its name; nothing when there is none.
@@ -165,14 +176,10 @@ pub(super) fn understand(id: &str, answers: &[Result<Vec<u8>, Errno>]) -> Result
 /// A clone inherits the record of a volume that was ready: its options hold, but the image is not of our making. Any other record
 /// means nothing on another image.
 pub(super) fn parse_record(text: &str, id: &str) -> Result<Option<Stored>> {
-    let mut stored: Stored = serde_json::from_str(text).map_err(|e| {
-        DriverError::new(
-            crate::model::error::ErrorKind::Failed,
-            format!("the record in the metadata of image {id} is damaged: {e}"),
-        )
-        .hint(format!(
-            "to use the image as one that somebody else made: rbd image-meta remove IMAGE {RECORD}"
-        ))
+    let mut stored: Stored = stored::read(text.as_bytes()).map_err(|e| {
+        e.of(&format!("the record in the metadata of image {id}"), || {
+            format!("to use the image as one that somebody else made: rbd image-meta remove IMAGE {RECORD}")
+        })
     })?;
     if stored.image == id {
         return Ok(Some(stored));
@@ -188,7 +195,7 @@ pub(super) fn parse_record(text: &str, id: &str) -> Result<Option<Stored>> {
 
 /// Replaces our record of an image.
 pub(super) fn write_record(io: &IoCtx, id: &str, stored: &Stored) -> Result<(), CallError> {
-    let value = serde_json::to_vec(stored).unwrap_or_default();
+    let value = stored::write(stored);
     let mut input = 1u32.to_le_bytes().to_vec();
     input.extend(string(RECORD.as_bytes()));
     input.extend(string(&value));

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::advisory::end_lock_of;
 use super::fence::{Follow, suspect};
@@ -26,6 +27,7 @@ use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::name::ImageSpec;
 use crate::model::owner::Owner;
 use crate::model::record::Record;
+use crate::model::stored::{self, Document, NotUnderstood, Unknown};
 use crate::model::time;
 use crate::telemetry::count::{Count, count};
 
@@ -48,7 +50,7 @@ pub(super) struct OwnerRecord {
     /// The image's name when it was claimed.
     pub(super) image: ImageSpec,
     /// The record of the image that is being made under this name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "stored::within", skip_serializing_if = "Option::is_none")]
     pub(super) making: Option<Record>,
     /// The address of the plugin's own client, which makes, clears and removes images: it is shut out with the kernel's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,16 +60,31 @@ pub(super) struct OwnerRecord {
     pub(super) earlier_plugin_addrs: Vec<String>,
 }
 
+impl Document for OwnerRecord {
+    fn check_within(fields: &Value) -> Result<(), NotUnderstood> {
+        fields.get("making").filter(|making| !making.is_null()).map_or(Ok(()), stored::check::<Record>)
+    }
+
+    fn unknown(&self) -> Option<&Unknown> {
+        self.owner.unknown()
+    }
+
+    fn keep(&mut self, unknown: Unknown) {
+        self.owner.keep(unknown);
+    }
+}
+
 impl OwnerRecord {
     pub(super) fn parse(raw: &[u8]) -> Result<Self> {
-        serde_json::from_slice(raw).map_err(|e| {
-            DriverError::new(ErrorKind::Failed, format!("an owner record in {OBJECT} is damaged: {e}"))
-                .hint(format!("rados -p POOL listomapvals {OBJECT} shows it; rmomapkey removes it"))
+        stored::read(raw).map_err(|e| {
+            e.of(&format!("an owner record in {OBJECT}"), || {
+                format!("rados -p POOL listomapvals {OBJECT} shows it; rmomapkey removes it")
+            })
         })
     }
 
     pub(super) fn store(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
+        stored::write(self)
     }
 
     /// All that can write to the image: what a fence shuts out.

@@ -93,8 +93,7 @@ impl RbdBackend {
         };
         let Some(header) = header else {
             // The name is there and the header is not: a Create or a removal died inside librbd. Nothing is left to adopt.
-            let gone =
-                Record { stage: Stage::Ready, adopted: false, created: 0, options: ImageOptions::default() };
+            let gone = Record::new(Stage::Ready, false, 0, ImageOptions::default());
             let record = self.making(&io, spec)?.unwrap_or(gone);
             return Ok(Some(half_made(record, None)));
         };
@@ -227,12 +226,7 @@ impl RbdBackend {
         };
         let record = header.as_ref().map(|header| {
             header.record.clone().map_or_else(
-                || Record {
-                    stage: Stage::Ready,
-                    adopted: true,
-                    created: 0,
-                    options: ImageOptions::default(),
-                },
+                || Record::new(Stage::Ready, true, 0, ImageOptions::default()),
                 |stored| stored.record,
             )
         });
