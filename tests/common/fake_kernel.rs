@@ -58,6 +58,8 @@ struct State {
     next: u32,
     conf: Vec<PathBuf>,
     devices: BTreeMap<u32, Live>,
+    /// The features that it knows.
+    features: u64,
     /// What the next mapping fails with.
     refuse: Option<Errno>,
     /// Every line that was written to map or unmap.
@@ -104,8 +106,6 @@ impl FakeKernel {
         for folder in ["bus/devices", "block", "dev", "disks", "new"] {
             fs::create_dir_all(root.join(folder)).unwrap();
         }
-        // Linux 6.1: all but journaling.
-        fs::write(root.join("bus/supported_features"), "0x1bf\n").unwrap();
         let tree = Arc::new(Tree { root: root.to_owned(), disks, looks, state: Mutex::default() });
         for (control, serve) in
             [("add_single_major", add as fn(&Tree, &str) -> Errno), ("remove_single_major", remove)]
@@ -120,7 +120,16 @@ impl FakeKernel {
                 }
             });
         }
-        Self(tree)
+        let kernel = Self(tree);
+        // Linux 6.1: all but journaling.
+        kernel.supports(0x1bf);
+        kernel
+    }
+
+    /// From now on it knows these features of images, and maps no image that has others.
+    pub(crate) fn supports(&self, features: u64) {
+        fs::write(self.0.root.join("bus/supported_features"), format!("{features:#x}\n")).unwrap();
+        self.0.state().features = features;
     }
 
     /// Images of this cluster can be mapped.
@@ -276,10 +285,14 @@ fn try_add(kernel: &Tree, line: &str) -> Result<(), Errno> {
             },
             mark: String::new(),
         };
-        let size = open.size()?;
-        Ok::<_, CallError>((device, size, own.is_some().then_some(open)))
+        let (size, has) = (open.size()?, open.features()?);
+        Ok::<_, CallError>((device, size, own.is_some().then_some(open), has))
     };
-    let (device, size, image) = open().map_err(|e| e.errno)?;
+    let known = kernel.state().features;
+    let (device, size, image, has) = open().map_err(|e| e.errno)?;
+    if has & !known != 0 {
+        return Err(Errno::ENXIO);
+    }
     let (number, disk) = kernel.disk(id, &format!("{}.{}", device.fsid, device.image_id), size)?;
     kernel.show(id, &device, size, line, Live { number, image, disk });
     Ok(())
