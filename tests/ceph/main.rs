@@ -15,6 +15,7 @@ mod crash;
 mod daemon;
 #[path = "../common/fake_kernel.rs"]
 mod fake_kernel;
+mod features;
 mod hosts;
 mod kernel;
 mod kinds;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
     trials.extend(backend::trials(&lab));
     trials.extend(owners::trials(&lab));
     trials.extend(kernel::trials(&lab));
+    trials.extend(features::trials(&lab));
     trials.extend(commands::trials(&lab));
     trials.extend(migration::trials(&lab));
     trials.extend(tenants::trials(&lab));

@@ -201,6 +201,7 @@ fn a_new_image_is_what_rbd_create_makes(lab: &Lab) {
         &[("rbd_default_features", "layering,exclusive-lock,fast-diff")],
         &[("rbd_default_features", "5")],
         &[("rbd_default_order", "23")],
+        &[("rbd_default_features", "")],
         &[("rbd_default_stripe_unit", "65536"), ("rbd_default_stripe_count", "4")],
         &[("rbd_default_data_pool", data.as_str())],
     ] {
@@ -245,6 +246,27 @@ fn a_default_that_cannot_be_had_is_named(lab: &Lab) {
     let e = backend.create(&image, Size::mib(8), &given).unwrap_err().to_string();
     backend.release(&image).unwrap();
     assert!(e.contains("data-pool names the pool no-such-pool, which does not exist"), "{e}");
+    lab.run(&["ceph", "config", "set", "client", "rbd_default_format", "1"]);
+    let image = spec(lab, &fresh("refused"));
+    let later = host(lab, &fresh("maker"));
+    later.claim(&image).unwrap();
+    let e = later.create(&image, Size::mib(8), &record(Stage::Ready)).unwrap_err().to_string();
+    later.release(&image).unwrap();
+    lab.run(&["ceph", "config", "rm", "client", "rbd_default_format"]);
+    assert!(e.contains("the cluster sets rbd_default_format=1"), "{e}");
+    lab.run(&["rbd", "config", "pool", "set", &lab.pool, "rbd_default_order", "23"]);
+    for (unit, refused) in [(Size::mib(8), false), (Size::mib(16), true)] {
+        let image = spec(lab, &fresh("striped"));
+        let options =
+            ImageOptions { stripe_unit: Some(unit), stripe_count: Some(2), ..ImageOptions::default() };
+        backend.claim(&image).unwrap();
+        match backend.create(&image, Size::mib(16), &Record { options, ..record(Stage::Ready) }) {
+            Ok(()) => backend.remove(&image).unwrap(),
+            Err(e) => assert!(refused && e.message.contains("the object size, 8M, is not a multiple"), "{e}"),
+        }
+        backend.release(&image).unwrap();
+    }
+    lab.run(&["rbd", "config", "pool", "remove", &lab.pool, "rbd_default_order"]);
     let huge = spec(lab, &fresh("refused"));
     backend.claim(&huge).unwrap();
     let e = backend.create(&huge, Size::mib(1 << 30), &record(Stage::Ready)).unwrap_err().to_string();

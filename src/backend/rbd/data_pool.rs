@@ -4,15 +4,14 @@
 use nix::errno::Errno;
 
 use super::link::Session;
+use super::plan::{DataPool, Plan, of_default};
 use super::{RbdBackend, caps, header};
-use crate::ceph::{CreateOptions, IoCtx, features};
+use crate::ceph::{IoCtx, features};
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::name::ImageSpec;
 
 /// An object that is never made: reading and removing it shows what the user may do.
 const PROBE: &str = "rbd_docker_plugin.doctor";
-/// The option of ceph.conf that gives new images a data pool.
-const DEFAULT: &str = "rbd_default_data_pool";
 
 impl RbdBackend {
     /// An error when the data of a new image would go to a pool that is not there or that the user may not use.
@@ -21,27 +20,17 @@ impl RbdBackend {
         session: &Session,
         io: &IoCtx,
         spec: &ImageSpec,
-        create: &CreateOptions,
+        plan: &Plan,
     ) -> Result<()> {
-        let default = session.cluster.conf(DEFAULT).filter(|pool| !pool.is_empty());
-        let (pool, source) = match (&create.data_pool, default) {
-            (Some(pool), _) => (pool.clone(), "data-pool"),
-            (None, Some(pool)) => (pool, DEFAULT),
-            (None, None) => return Ok(()),
-        };
-        if pool == io.pool() {
-            return Ok(());
-        }
-        let namespace = io.namespace();
-        let data = session.cluster.ioctx(&pool, namespace).map_err(|e| match e.errno {
-            Errno::ENOENT => {
-                let hint = if source == DEFAULT {
-                    format!("set {DEFAULT} in the cluster's configuration or ceph.conf to a pool that exists, or give another one with -o data-pool=POOL")
-                } else {
-                    "ceph osd pool ls shows the pools".to_owned()
-                };
-                DriverError::invalid(format!("{source} names the pool {pool}, which does not exist"))
-                    .hint(hint)
+        let Some(DataPool { name, default }) = &plan.data_pool else { return Ok(()) };
+        let data = session.cluster.ioctx(name, io.namespace()).map_err(|e| match (e.errno, default) {
+            (Errno::ENOENT, Some(key)) => {
+                let missing = DriverError::invalid(format!("it names the pool {name}, which does not exist"));
+                of_default(missing.caused_by(e), key, name)
+            }
+            (Errno::ENOENT, None) => {
+                DriverError::invalid(format!("data-pool names the pool {name}, which does not exist"))
+                    .hint("ceph osd pool ls shows the pools")
                     .caused_by(e)
             }
             _ => e.into(),

@@ -307,7 +307,7 @@ impl Admin {
         }
         let lacking = kernel.map_or(0, |kernel| header.features & !kernel);
         if lacking != 0 {
-            let names = features::names(lacking).join(",");
+            let names = features::told(lacking);
             seen.lacking.push((spec.clone(), names, map::without_features(spec, header.features, lacking)));
         }
         if header.features & features::EXCLUSIVE_LOCK == 0 {

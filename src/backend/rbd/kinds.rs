@@ -21,12 +21,7 @@ const FORMAT_1_ORDER: usize = 76;
 const FORMAT_1_SIZE: usize = 80;
 
 /// Features that come with something else, and that nobody asks for by name.
-const IMPLIED: u64 = features::STRIPING
-    | features::DATA_POOL
-    | features::OPERATIONS
-    | features::MIGRATING
-    | features::NON_PRIMARY
-    | features::DIRTY_CACHE;
+const IMPLIED: u64 = features::STRIPING | features::DATA_POOL | features::STATES;
 
 /// The features that somebody has chosen, out of those that an image has.
 pub(super) fn chosen(bits: u64) -> String {

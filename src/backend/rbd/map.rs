@@ -248,11 +248,7 @@ fn is_named(mapping: &Mapping, spec: &ImageSpec) -> bool {
 
 /// An error for features that the kernel lacks, with the command that ends it.
 pub(super) fn lacks(spec: &ImageSpec, has: u64, lacking: u64) -> DriverError {
-    let mut names = features::names(lacking).join(",");
-    if names.is_empty() {
-        names = format!("unknown ones ({lacking:#x})");
-    }
-    let message = format!("{spec} has features that this kernel lacks: {names}");
+    let message = format!("{spec} has features that this kernel lacks: {}", features::told(lacking));
     DriverError::new(ErrorKind::Failed, message).hint(without_features(spec, has, lacking))
 }
 
@@ -267,14 +263,7 @@ pub(super) fn without_features(spec: &ImageSpec, has: u64, lacking: u64) -> Stri
         return "use a newer kernel".to_owned();
     }
     // What rests on one of them has to go with it.
-    let mut go = lacking;
-    if go & features::EXCLUSIVE_LOCK != 0 {
-        go |= features::OBJECT_MAP | features::JOURNALING;
-    }
-    if go & features::OBJECT_MAP != 0 {
-        go |= features::FAST_DIFF;
-    }
-    let go = go & has;
+    let go = features::with_dependents(lacking) & has;
     let mirrored = if go & features::JOURNALING != 0 {
         " (where it is mirrored by its journal, that ends its mirroring)"
     } else {

@@ -37,6 +37,7 @@ mod options;
 mod osdmap;
 mod owner;
 mod places;
+mod plan;
 mod secret;
 mod seen;
 mod session;

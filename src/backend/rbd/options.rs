@@ -1,10 +1,8 @@
 //! What may be asked of an image and of its mapping, and what becomes of it.
 
-use nix::errno::Errno;
-
 use super::RbdBackend;
-use crate::ceph::{Cluster, CreateOptions, IoCtx, features};
-use crate::model::error::{CallError, DriverError, ErrorKind, Result};
+use crate::ceph::features;
+use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::name::ImageSpec;
 use crate::model::options::{ImageOptions, LockMode};
 use crate::model::size::Size;
@@ -42,15 +40,6 @@ const VALUES: &[&str] = &[
 ];
 /// How long the kernel waits for the exclusive lock; what holds it longer is a live owner.
 const LOCK_TIMEOUT: &str = "lock_timeout=30";
-/// The data pool of images of which nobody says another one.
-const DATA_POOL: &str = "rbd_default_data_pool";
-/// What else the cluster may set for new images, and what it is where nobody has.
-const USUAL: [(&str, &str); 3] =
-    [("rbd_default_order", "22"), ("rbd_default_stripe_unit", "0"), ("rbd_default_stripe_count", "0")];
-/// The order of an image, unless somebody says otherwise.
-const DEFAULT_ORDER: u8 = 22;
-/// So many objects an object map can hold.
-const MOST_MAPPED: u64 = 256_000_000;
 /// What object sizes librbd takes.
 const OBJECT_SIZES: std::ops::RangeInclusive<u64> = 4096..=32 << 20;
 
@@ -126,8 +115,17 @@ fn about(word: &str) -> &str {
     name.strip_prefix("no").unwrap_or(name)
 }
 
-/// Order, stripe unit and stripe count.
-fn layout(options: &ImageOptions) -> Result<(Option<u8>, Option<u64>, Option<u64>)> {
+/// Refuses a stripe unit that does not divide the objects.
+pub(super) fn refuse_unless_divided(object: Size, unit: u64) -> Result<()> {
+    if object.as_bytes().is_multiple_of(unit) {
+        return Ok(());
+    }
+    Err(DriverError::invalid(format!("the object size, {object}, is not a multiple of stripe-unit"))
+        .hint("give a stripe-unit that divides object-size, such as 64K"))
+}
+
+/// Order, stripe unit and stripe count; how large objects are that nobody has given a size, the cluster says.
+pub(super) fn layout(options: &ImageOptions) -> Result<(Option<u8>, Option<u64>, Option<u64>)> {
     let order = match options.object_size.map(Size::as_bytes) {
         None => None,
         Some(size) if size.is_power_of_two() && OBJECT_SIZES.contains(&size) => {
@@ -138,15 +136,15 @@ fn layout(options: &ImageOptions) -> Result<(Option<u8>, Option<u64>, Option<u64
                 .hint("the default is 4M"));
         }
     };
-    let object = options.object_size.map_or(4 << 20, Size::as_bytes);
     match (options.stripe_unit.map(Size::as_bytes), options.stripe_count) {
         (None, None) => Ok((order, None, None)),
-        (Some(unit), Some(count)) if unit > 0 && count > 0 && object.is_multiple_of(unit) => {
-            Ok((order, Some(unit), Some(count)))
+        (Some(0), Some(_)) | (Some(_), Some(0)) => {
+            Err(DriverError::invalid("a stripe-unit or stripe-count is 0")
+                .hint("give a stripe-unit that divides object-size, such as 64K, and a count from 1"))
         }
-        (Some(_), Some(_)) => {
-            Err(DriverError::invalid("the object size is not a multiple of stripe-unit, or a count is 0")
-                .hint("give a stripe-unit that divides object-size, such as 64K"))
+        (Some(unit), Some(count)) => {
+            options.object_size.map_or(Ok(()), |object| refuse_unless_divided(object, unit))?;
+            Ok((order, Some(unit), Some(count)))
         }
         _ => {
             Err(DriverError::invalid("stripe-unit and stripe-count belong together")
@@ -155,127 +153,25 @@ fn layout(options: &ImageOptions) -> Result<(Option<u8>, Option<u64>, Option<u64
     }
 }
 
-fn known(list: &str) -> Result<u64> {
-    features::parse(list).map_err(|unknown| {
-        DriverError::invalid(format!("feature {unknown:?} is not known"))
-            .hint("features are layering, exclusive-lock, object-map, fast-diff, deep-flatten, journaling")
-    })
-}
-
-fn parse_features(list: &str) -> Result<u64> {
-    let bits = known(list)?;
+/// The features of a list that somebody has given.
+pub(super) fn parse_features(list: &str) -> Result<u64> {
+    let hint = "features are layering, exclusive-lock, object-map, fast-diff, deep-flatten, journaling";
+    let bits = features::parse(list)
+        .map_err(|unknown| DriverError::invalid(format!("feature {unknown:?} is not known")).hint(hint))?;
+    if bits & features::STATES != 0 {
+        let states = features::told(bits & features::STATES);
+        let message = format!("feature {states} is a state of an image: nobody can choose it");
+        return Err(DriverError::invalid(message).hint(hint));
+    }
     refuse_without_base(bits)?;
     Ok(bits)
 }
 
 /// Refuses features that rest on others that are not there.
-fn refuse_without_base(bits: u64) -> Result<()> {
-    for (feature, needs) in [
-        (features::OBJECT_MAP, features::EXCLUSIVE_LOCK),
-        (features::FAST_DIFF, features::OBJECT_MAP),
-        (features::JOURNALING, features::EXCLUSIVE_LOCK),
-    ] {
-        if bits & feature != 0 && bits & needs == 0 {
-            return Err(DriverError::invalid(format!(
-                "feature {} needs {}",
-                features::names(feature).join(","),
-                features::names(needs).join(",")
-            ))
-            .hint("name both"));
-        }
-    }
-    Ok(())
-}
-
-/// Without a feature, those that rest on it are not possible either.
-fn without_orphans(mut bits: u64) -> u64 {
-    if bits & features::EXCLUSIVE_LOCK == 0 {
-        bits &= !(features::OBJECT_MAP | features::JOURNALING);
-    }
-    if bits & features::OBJECT_MAP == 0 {
-        bits &= !features::FAST_DIFF;
-    }
-    bits
-}
-
-/// What the cluster gives to images of which nobody says anything: as `rbd create` finds it, in the pool first (`rbd config pool set`),
-/// then in ceph.conf and in the monitors' configuration.
-struct Defaults<'a> {
-    cluster: &'a Cluster,
-    /// The pool's own settings count in its namespaces, too. None for a user who may not read them: librbd goes on without, then.
-    pool: Option<IoCtx>,
-}
-
-impl<'a> Defaults<'a> {
-    fn of(io: &'a IoCtx) -> Result<Self> {
-        let cluster = io.cluster();
-        Ok(Self { cluster, pool: Some(cluster.ioctx(io.pool(), None)?) })
-    }
-
-    fn get(&mut self, key: &str) -> Result<Option<String>> {
-        let of_pool = match self.pool.as_ref().map(|pool| pool.pool_setting(key)) {
-            Some(Err(e)) if matches!(e.errno, Errno::EPERM | Errno::EACCES) => {
-                self.pool = None;
-                None
-            }
-            found => found.transpose()?.flatten(),
-        };
-        Ok(of_pool.or_else(|| self.cluster.conf(key)).filter(|value| !value.is_empty()))
-    }
-
-    fn features(&mut self) -> Result<Option<u64>> {
-        let key = "rbd_default_features";
-        let Some(text) = self.get(key)? else { return Ok(None) };
-        // As names or as a number.
-        let bits = match text.parse() {
-            Ok(bits) => bits,
-            Err(_) => known(&text).map_err(|e| of_default(e, key, &text))?,
-        };
-        // librbd takes it in silence, and leaves it out.
-        let bits = if bits & features::OBJECT_MAP == 0 { bits & !features::FAST_DIFF } else { bits };
-        refuse_without_base(bits).map_err(|e| of_default(e, key, &text))?;
-        Ok(Some(bits))
-    }
-}
-
-fn of_default(e: DriverError, key: &str, value: &str) -> DriverError {
-    DriverError { kind: ErrorKind::Config, ..e }
-        .context(format_args!("{key}={value}, which the cluster sets for new images"))
-        .hint(format!("mend it (ceph config get client {key}; rbd config pool get POOL {key}), or give options of your own"))
-}
-
-/// How a new image is to be made, and by which options of the cluster.
-#[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) layout: CreateOptions,
-    /// What the cluster sets, as `key=value`.
-    defaults: Vec<String>,
-}
-
-impl Plan {
-    /// Why librbd has refused it.
-    pub(super) fn explain(&self, spec: &ImageSpec, size: Size, e: CallError) -> DriverError {
-        if !matches!(e.errno, Errno::EINVAL | Errno::EDOM | Errno::ENOSYS | Errno::ENOENT) {
-            return e.into();
-        }
-        let order = self.layout.order.unwrap_or(DEFAULT_ORDER);
-        let objects = size.as_bytes() >> order;
-        let has_map = self.layout.features.is_none_or(|bits| bits & features::OBJECT_MAP != 0);
-        if has_map && objects > MOST_MAPPED {
-            return DriverError::invalid(format!(
-                "{spec} would have {objects} objects, more than an object map can hold"
-            ))
-            .hint("leave object-map and fast-diff out (features=layering,exclusive-lock), or give a larger object-size")
-            .caused_by(e);
-        }
-        let by = match self.defaults.is_empty() {
-            true => String::new(),
-            false => format!("; the cluster sets {}", self.defaults.join(", ")),
-        };
-        DriverError::invalid(format!("the cluster refused the size, features or layout of {spec}{by}"))
-            .hint("see features, object-size, stripe-unit, stripe-count and data-pool")
-            .caused_by(e)
-    }
+pub(super) fn refuse_without_base(bits: u64) -> Result<()> {
+    let Some((feature, needs)) = features::orphan(bits) else { return Ok(()) };
+    let (feature, needs) = (features::told(feature), features::told(needs));
+    Err(DriverError::invalid(format!("feature {feature} needs {needs}")).hint("name both"))
 }
 
 impl RbdBackend {
@@ -283,63 +179,6 @@ impl RbdBackend {
     pub(super) fn with_object_size(&self, options: &ImageOptions) -> ImageOptions {
         let object_size = options.object_size.or(self.options.object_size);
         ImageOptions { object_size, ..options.clone() }
-    }
-
-    /// How a new image is to be made.
-    pub(super) fn create_options(
-        &self,
-        io: &IoCtx,
-        spec: &ImageSpec,
-        options: &ImageOptions,
-    ) -> Result<Plan> {
-        let (order, stripe_unit, stripe_count) = layout(&self.with_object_size(options))?;
-        let kernel = self.kernel.supported_features()?;
-        let mut defaults = Defaults::of(io)?;
-        let wanted = match options.features.as_ref().or(self.options.features.as_ref()) {
-            Some(list) => {
-                let bits = parse_features(list)?;
-                let lacking = kernel.map_or(0, |kernel| bits & !kernel);
-                if lacking != 0 {
-                    return Err(DriverError::invalid(format!(
-                        "this kernel cannot map images with {}",
-                        features::names(lacking).join(", ")
-                    ))
-                    .hint("leave that feature out, or use a newer kernel"));
-                }
-                Some(bits)
-            }
-            None => defaults.features()?.map(|bits| {
-                let fit = without_orphans(kernel.map_or(bits, |kernel| bits & kernel));
-                if fit != bits {
-                    let left_out = features::names(bits & !fit).join(",");
-                    tracing::info!(image = %spec, left_out, "made without features that this kernel lacks");
-                }
-                fit
-            }),
-        };
-        let mut set = Vec::new();
-        if options.data_pool.is_none()
-            && let Some(pool) = defaults.get(DATA_POOL)?
-        {
-            io.cluster().ioctx(&pool, None).map_err(|e| {
-                let missing = DriverError::invalid(format!("it names the pool {pool}, which does not exist"));
-                of_default(missing.caused_by(e), DATA_POOL, &pool)
-            })?;
-            set.push(format!("{DATA_POOL}={pool}"));
-        }
-        for (key, usual) in USUAL {
-            set.extend(
-                defaults.get(key)?.filter(|value| value != usual).map(|value| format!("{key}={value}")),
-            );
-        }
-        let layout = CreateOptions {
-            features: wanted,
-            order,
-            stripe_unit,
-            stripe_count,
-            data_pool: options.data_pool.clone(),
-        };
-        Ok(Plan { layout, defaults: set })
     }
 
     /// The options of a mapping; `defaults` are the cluster's.
@@ -438,8 +277,9 @@ mod tests {
             options(Some(64 << 20), None, None),
             options(None, Some(65536), None),
             options(None, None, Some(4)),
-            options(None, Some(65537), Some(4)),
+            options(Some(4 << 20), Some(65537), Some(4)),
             options(None, Some(0), Some(4)),
+            options(None, Some(65536), Some(0)),
         ] {
             layout(&wrong).unwrap_err();
         }
@@ -453,8 +293,9 @@ mod tests {
         {
             assert!(parse_features(wrong).unwrap_err().to_string().contains(why), "{wrong}");
         }
-        let all = features::LAYERING | features::EXCLUSIVE_LOCK | features::OBJECT_MAP | features::FAST_DIFF;
-        assert_eq!(without_orphans(all & !features::EXCLUSIVE_LOCK), features::LAYERING);
-        assert_eq!(without_orphans(all), all);
+        for state in ["operations", "migrating", "non-primary", "dirty-cache"] {
+            let e = parse_features(&format!("layering,{state}")).unwrap_err().to_string();
+            assert!(e.contains(state) && e.contains("nobody can choose it"), "{e}");
+        }
     }
 }

@@ -133,8 +133,8 @@ impl RbdBackend {
         let session = self.link.session()?;
         let io = session.of(spec)?;
         session.kernel_key()?;
-        let create = self.create_options(&io, spec, &record.options)?;
-        self.check_new_data_pool(&session, &io, spec, &create.layout)?;
+        let plan = self.plan(&io, spec, &record.options)?;
+        self.check_new_data_pool(&session, &io, spec, &plan)?;
         if header::id(&io, spec.image())?.is_some() {
             return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{spec} exists")));
         }
@@ -153,9 +153,9 @@ impl RbdBackend {
         };
         io.create_object(TRASH)?;
         let mut claim = noted(Some(record))?;
-        let mut made = io.create_image(spec.image(), size.as_bytes(), &create.layout);
+        let mut made = io.create_image(spec.image(), size.as_bytes(), &plan.layout);
         if made.as_ref().is_err_and(|e| e.errno == Errno::EEXIST) && inside::clear_entry(&io, spec)? {
-            made = io.create_image(spec.image(), size.as_bytes(), &create.layout);
+            made = io.create_image(spec.image(), size.as_bytes(), &plan.layout);
         }
         match made {
             Ok(()) => {}
@@ -166,9 +166,9 @@ impl RbdBackend {
             // The pools are there: the namespace was removed this moment.
             Err(e) if e.errno == Errno::ENOENT => {
                 places::require_namespace(&io)?;
-                return Err(create.explain(spec, size, e));
+                return Err(plan.explain(&io, spec, size, e));
             }
-            Err(e) => return Err(create.explain(spec, size, e)),
+            Err(e) => return Err(plan.explain(&io, spec, size, e)),
         }
         let gone = || DriverError::new(ErrorKind::Failed, format!("{spec} was removed while it was made"));
         let id = header::id(&io, spec.image())?.ok_or_else(gone)?;

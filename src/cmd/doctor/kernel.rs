@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use super::geteuid;
 use super::report::Finding;
 use crate::backend::rbd::inspect::{self, KeyPlace};
+use crate::ceph::features::told;
 use crate::config::Config;
 use crate::linux::krbd::Kernel;
 use crate::linux::{boot, keyring, krbd};
@@ -44,7 +45,7 @@ fn module(features: Result<Option<u64>, CallError>, release: &str) -> Finding {
     let check = "kernel module";
     match features {
         Ok(Some(features)) => {
-            Finding::ok(check, format!("rbd is loaded, Linux {release}, features {}", named(features)))
+            Finding::ok(check, format!("rbd is loaded, Linux {release}, features {}", told(features)))
         }
         Ok(None) if is_installed(release) => {
             let fix = "modprobe rbd && echo rbd > /etc/modules-load.d/rbd.conf";
@@ -57,10 +58,6 @@ fn module(features: Result<Option<u64>, CallError>, release: &str) -> Finding {
         }
         Err(e) => Finding::error(check, &e.into(), None),
     }
-}
-
-fn named(features: u64) -> String {
-    crate::ceph::features::names(features).join(",")
 }
 
 fn is_installed(release: &str) -> bool {
