@@ -195,7 +195,7 @@ impl ImageStore for Faulty<dyn Backend> {
         content(spec: &ImageSpec) -> Content;
         known_bindings() -> Arc<BTreeMap<String, ImageSpec>>;
         is_copy(spec: &ImageSpec, of: &Device) -> bool;
-        owned() -> Vec<ImageSpec>;
+        owned() -> Listing;
         leftovers() -> Vec<ImageSpec>;
         look(mounted: &[ImageSpec]) -> Look;
         mend(spec: &ImageSpec) -> Option<String>;

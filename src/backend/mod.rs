@@ -104,12 +104,12 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
         Ok(false)
     }
 
-    /// The images whose owner is this plugin, in this life or an earlier one.
-    fn owned(&self) -> Result<Vec<ImageSpec>>;
+    /// The images whose owner is this plugin, in this life or an earlier one. An error only when nothing can be told.
+    fn owned(&self) -> Result<Listing>;
 
     /// The same, as far as this life may have left something: asked now and then, so it has to be cheap.
     fn leftovers(&self) -> Result<Vec<ImageSpec>> {
-        self.owned()
+        Ok(self.owned()?.specs)
     }
 
     /// A look at images that this plugin has mounted. It changes nothing, and needs no guard: what it finds may be of a moment ago. What is

@@ -16,7 +16,7 @@ struct List<'a> {
     fences: &'a [Fence],
 }
 
-/// Shuts a host out.
+/// Shuts a host out; an error, too, when there may be more of it than could be looked at.
 pub(super) fn host(config: &Config, host: &str, format: Format) -> Result<()> {
     let admin = connect(config)?;
     let locks = admin.fence_host(host)?;
@@ -32,7 +32,8 @@ pub(super) fn host(config: &Config, host: &str, format: Format) -> Result<()> {
             listed(freed),
             consequences(&answer)
         )
-    })
+    })?;
+    locks.are_all()
 }
 
 /// Who is shut out.

@@ -45,11 +45,12 @@ impl<'a> Freed<'a> {
     }
 }
 
-/// All owner records.
+/// All owner records; an error, too, when they are not all.
 pub(super) fn ls(config: &Config, format: Format) -> Result<()> {
     let locks = connect(config)?.locks(Watched::Asked)?;
     let (damaged, unseen) = not_known(&locks, format);
-    output::print(format, &List { locks: &locks.found, damaged, unseen }, || listed(&locks.found))
+    output::print(format, &List { locks: &locks.found, damaged, unseen }, || listed(&locks.found))?;
+    locks.are_all()
 }
 
 /// Records that are not understood, and what else was not seen; a person is told of both.

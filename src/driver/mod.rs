@@ -33,7 +33,7 @@ pub use release::Released;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,7 @@ use crate::lock;
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, Result};
 use crate::model::filesystem::FsKind;
+use crate::model::image::LeftOut;
 use crate::model::name::ImageSpec;
 use crate::model::size::Size;
 
@@ -124,8 +125,8 @@ pub struct Driver {
     looking: Mutex<()>,
     verdicts: Arc<Verdicts>,
     learning: Mutex<()>,
-    /// Whether the backend has said which images this plugin owns.
-    knows_own: AtomicBool,
+    /// Where the backend has not said yet which images this plugin owns; `None` means everywhere.
+    unseen: Mutex<Option<Vec<LeftOut>>>,
     /// How many volumes a start has not tried to restore yet.
     restoring: AtomicUsize,
     usages: Usages,
@@ -165,7 +166,7 @@ impl Driver {
             noted: Mutex::default(),
             looking: Mutex::default(),
             learning: Mutex::default(),
-            knows_own: AtomicBool::new(false),
+            unseen: Mutex::default(),
             restoring: AtomicUsize::new(0),
             usages: Usages::default(),
             heard: Mutex::default(),

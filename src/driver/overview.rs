@@ -139,7 +139,7 @@ impl Driver {
             (heard.away(), heard.pulse.clone())
         };
         let mut not_ready: Vec<String> = away.iter().cloned().collect();
-        if !self.knows_own.load(Ordering::SeqCst) {
+        if lock(&self.unseen).is_none() {
             not_ready.push("it is not known yet which images this plugin owns".to_owned());
         }
         match self.restoring.load(Ordering::SeqCst) {
@@ -162,12 +162,7 @@ impl Driver {
             fenced: lock(&self.fenced).len(),
             cache_age: lock(&self.answered).elapsed(),
             heartbeats: self.backend.heartbeats(),
-            left_out: self
-                .backend
-                .left_out()
-                .iter()
-                .map(|out| format!("{}: {}", out.name(), out.why))
-                .collect(),
+            left_out: self.backend.left_out().iter().map(ToString::to_string).collect(),
             mounts,
         }
     }

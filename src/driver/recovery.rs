@@ -20,6 +20,7 @@ use crate::lock;
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::{Content, MountFlags};
+use crate::model::image::{LeftOut, Listing};
 use crate::model::name::ImageSpec;
 use crate::model::options::ImageOptions;
 use crate::model::stored;
@@ -43,10 +44,15 @@ impl Driver {
     /// Restores every volume that bears a trace of us, all at once. A volume that cannot be restored is left as it is, told of and
     /// tried again; one that hangs in the kernel is waited for only so long: it must not keep the others from being served.
     pub(super) fn recover(self: &Arc<Self>) -> Result<()> {
-        let (specs, unknown) = self.traces()?;
-        match unknown {
-            None => self.knows_own.store(true, Ordering::SeqCst),
-            Some(e) => tracing::error!(error = %e, "cannot see yet which images this plugin owns"),
+        let (specs, unseen) = self.traces()?;
+        match unseen {
+            Ok(left_out) => {
+                for out in &left_out {
+                    tracing::error!(place = %out.name(), error = %out.why, "cannot see yet which images this plugin owns there");
+                }
+                *lock(&self.unseen) = Some(left_out);
+            }
+            Err(e) => tracing::error!(error = %e, "cannot see yet which images this plugin owns"),
         }
         // Until it is restored, an operation on a volume restores it first.
         specs.iter().for_each(|spec| self.mark_unsettled(spec));
@@ -76,10 +82,13 @@ impl Driver {
         Ok(())
     }
 
-    /// The volumes that bear a trace of us: an owner record, mount IDs, a mount. Also why the owner records are not known, if so.
-    pub(super) fn traces(&self) -> Result<(BTreeSet<ImageSpec>, Option<DriverError>)> {
+    /// The volumes that bear a trace of us: an owner record, mount IDs, a mount. Also where there may be owner records that are not known.
+    pub(super) fn traces(&self) -> Result<(BTreeSet<ImageSpec>, Result<Vec<LeftOut>>)> {
         let mut specs = BTreeSet::new();
-        let unknown = self.backend.owned().map(|owned| specs.extend(owned)).err();
+        let unseen = self.backend.owned().map(|owned| {
+            specs.extend(owned.specs);
+            owned.left_out
+        });
         let refs = self.host.files(&self.settings.refs)?;
         specs.extend(refs.iter().filter_map(|file| ImageSpec::from_file_name(file.strip_suffix(".json")?)));
         let staging = self.settings.state.join("staging");
@@ -89,7 +98,7 @@ impl Driver {
             }
             ImageSpec::from_place(mount.target.strip_prefix(&self.settings.root).ok()?)
         }));
-        Ok((specs, unknown))
+        Ok((specs, unseen))
     }
 
     /// See the module. The caller holds the volume's guard. What fails is tried again.
@@ -287,7 +296,7 @@ impl Driver {
                 if driver.is_pulse_old() {
                     driver.in_background(Self::feel_pulse);
                 }
-                if !driver.knows_own.load(Ordering::SeqCst) {
+                if driver.has_to_learn() {
                     driver.in_background(Self::learn_own);
                 }
                 if last_search.elapsed() >= SEARCH {
@@ -324,21 +333,30 @@ impl Driver {
         }
     }
 
-    /// Asks again for the images that this plugin owns, when the backend was away at the start; those that are not mounted are
+    fn has_to_learn(&self) -> bool {
+        lock(&self.unseen).as_ref().is_none_or(|unseen| !unseen.is_empty())
+    }
+
+    /// Asks again for the images that this plugin owns, where the backend did not tell at the start; those that are not mounted are
     /// brought to rest.
     fn learn_own(&self) {
         let Ok(_alone) = self.learning.try_lock() else { return };
-        if self.knows_own.load(Ordering::SeqCst) {
+        if !self.has_to_learn() {
             return;
         }
-        let Ok(owned) = self.backend.owned() else { return };
-        if self.knows_own.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        for spec in owned.iter().filter(|spec| self.table.get(spec).is_none()) {
+        let Ok(Listing { specs, mut left_out }) = self.backend.owned() else { return };
+        let mut unseen = lock(&self.unseen);
+        let is_news =
+            |spec: &ImageSpec| unseen.as_ref().is_none_or(|unseen| unseen.iter().any(|out| out.covers(spec)));
+        for spec in specs.iter().filter(|spec| is_news(spec) && self.table.get(spec).is_none()) {
             // An operation may be at work on it; then it is settled after that one.
             self.mark_unsettled(spec);
         }
+        if let Some(unseen) = &*unseen {
+            // What was seen once is known.
+            left_out.retain(|out| unseen.iter().any(|before| before.pool == out.pool));
+        }
+        *unseen = Some(left_out);
     }
 
     /// Brings images to rest that this plugin owns on record and has nothing to do with: whatever left such a record, other hosts wait for it.

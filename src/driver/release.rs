@@ -24,7 +24,11 @@ pub struct Released {
 impl Driver {
     /// Releases every volume that bears a trace of us, all at once, and comes back at the deadline, whatever hangs.
     pub fn release_all(self: &Arc<Self>, deadline: Deadline) -> Result<Released> {
-        let (specs, unknown) = self.traces()?;
+        let (specs, unseen) = self.traces()?;
+        let unknown = match unseen {
+            Ok(left_out) => left_out.into_iter().next().map(|out| out.why.clone().context(out.name())),
+            Err(e) => Some(e),
+        };
         let (done, released) = mpsc::channel();
         let late =
             || DriverError::new(ErrorKind::Timeout, "did not end in time").hint("its storage may be away");

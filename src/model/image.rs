@@ -1,6 +1,7 @@
 //! Images: what a store says of one, and of those that are no volumes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ pub struct NoVolume {
     pub why: String,
 }
 
-/// What List found.
+/// The images that were found.
 #[derive(Debug, Clone, Default)]
 pub struct Listing {
     /// The images.
@@ -59,6 +60,13 @@ impl LeftOut {
             Some(namespace) => format!("{}/{namespace}", self.pool),
             None => self.pool.clone(),
         }
+    }
+}
+
+/// `pool: why`, on one line.
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name(), self.why)
     }
 }
 

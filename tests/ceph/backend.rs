@@ -86,7 +86,7 @@ fn life_of_an_image(lab: &Lab) {
     backend.release(&b).unwrap();
     backend.release(&b).expect("releasing what is free is success");
     assert!(backend.info(&b).unwrap().is_none());
-    assert_eq!(backend.owned().unwrap(), []);
+    assert_eq!(backend.owned().unwrap().specs, []);
 }
 
 fn options_become_the_image(lab: &Lab) {
@@ -199,7 +199,7 @@ fn namespaces_and_pools(lab: &Lab) {
     }
     let listed = backend.list().unwrap().specs;
     assert!(places.iter().all(|spec| listed.contains(spec)), "{listed:?}");
-    let mut owned = backend.owned().unwrap();
+    let mut owned = backend.owned().unwrap().specs;
     owned.sort();
     let mut sorted = places.to_vec();
     sorted.sort();

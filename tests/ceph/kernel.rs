@@ -271,7 +271,7 @@ fn two_hundred_volumes_are_looked_at_with_one_reading(lab: &Lab) {
     }
     let backend =
         RbdBackend::open_on(world.kernel.kernel(), &options(lab), identity("many", "boot of many")).unwrap();
-    assert!(backend.owned().unwrap().len() >= MANY);
+    assert!(backend.owned().unwrap().specs.len() >= MANY);
     let kernel = world.kernel.kernel();
     let ops = || {
         let dump: Value = serde_json::from_str(&lab.run(&["ceph", "tell", "osd.0", "perf", "dump"])).unwrap();

@@ -27,6 +27,7 @@ mod owners;
 mod plugin;
 mod pools;
 mod rig;
+mod silent;
 mod tenants;
 mod versions;
 mod wire;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     trials.extend(migration::trials(&lab));
     trials.extend(tenants::trials(&lab));
     trials.extend(pools::trials(&lab));
+    trials.extend(silent::trials(&lab));
     trials.extend(corpus::trials(&lab));
     trials.extend(link::trials(&lab));
     trials.extend(clients::trials(&lab));

@@ -96,13 +96,13 @@ fn killed_while_creating(lab: &Lab) {
     drop(one);
     // The same plugin, restarted.
     let one = host(lab, "creator");
-    assert_eq!(one.owned().unwrap(), std::slice::from_ref(&a));
+    assert_eq!(one.owned().unwrap().specs, std::slice::from_ref(&a));
     one.claim(&a).unwrap();
     assert_eq!(one.info(&a).unwrap().unwrap().record, Some(record(Stage::Creating)));
     one.remove(&a).unwrap();
     assert!(one.info(&a).unwrap().is_none());
     one.release(&a).unwrap();
-    assert_eq!(one.owned().unwrap(), []);
+    assert_eq!(one.owned().unwrap().specs, []);
 }
 
 fn a_dead_owner_is_followed(lab: &Lab) {
@@ -177,7 +177,7 @@ fn own_leftovers_after_a_reboot(lab: &Lab) {
     before.claim(&a).unwrap();
     drop(before);
     let after = RbdBackend::open(&options(lab), identity("rebooted", "the next boot")).unwrap();
-    assert_eq!(after.owned().unwrap(), std::slice::from_ref(&a));
+    assert_eq!(after.owned().unwrap().specs, std::slice::from_ref(&a));
     after.claim(&a).expect("an earlier boot of this host is not waited for");
     after.remove(&a).unwrap();
     after.release(&a).unwrap();

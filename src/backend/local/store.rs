@@ -174,7 +174,7 @@ impl ImageStore for LocalBackend {
         owner::understood(&content, &path)
     }
 
-    fn owned(&self) -> Result<Vec<ImageSpec>> {
+    fn owned(&self) -> Result<Listing> {
         let mut owned = Vec::new();
         for spec in self.paths.specs("owner")? {
             let owner = match self.owner(&spec, None) {
@@ -189,7 +189,7 @@ impl ImageStore for LocalBackend {
                 owned.push(spec);
             }
         }
-        Ok(owned)
+        Ok(owned.into())
     }
 
     fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {

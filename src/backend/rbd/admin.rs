@@ -15,6 +15,7 @@ use crate::ceph::{Cluster, IoCtx, Swap};
 use crate::config;
 use crate::linux::krbd::Kernel;
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::model::image::LeftOut;
 use crate::model::name::{ImageSpec, VolumeName};
 use crate::model::owner::Owner;
 use crate::model::time::rfc3339;
@@ -41,6 +42,8 @@ pub struct Locks {
     pub damaged: Vec<Damaged>,
     /// What could not be seen, and why.
     pub unseen: Vec<DriverError>,
+    /// Pools among that: there may be more records.
+    pub left_out: Vec<LeftOut>,
     /// Whether images may be called by names of the past.
     misnamed: bool,
 }
@@ -88,6 +91,22 @@ impl Locks {
             }
         }
         Ok(())
+    }
+
+    fn leave_out(&mut self, out: LeftOut) {
+        let what = format_args!("the pool {} could not be looked at", out.name());
+        self.unseen.push(out.why.clone().context(what));
+        self.left_out.push(out);
+    }
+
+    /// An error when a pool was left out: a part of the records is not to pass for all of them.
+    pub fn are_all(&self) -> Result<()> {
+        if self.left_out.is_empty() {
+            return Ok(());
+        }
+        let pools = self.left_out.iter().map(LeftOut::name).collect::<Vec<_>>().join(", ");
+        let message = format!("this is not all: there may be owner records in {pools}");
+        Err(DriverError::new(ErrorKind::Unreachable, message))
     }
 
     /// Notes which of the owners are shut out.
@@ -213,9 +232,15 @@ impl Admin {
     pub fn locks(&self, watched: Watched) -> Result<Locks> {
         let records = places::records(&self.session, &Configured::new(&self.options), None);
         let records = records.map_err(|e| caps::explain(&self.options, e))?;
-        let mut locks = Locks { unseen: records.left_out, ..Locks::default() };
+        let mut locks = Locks::default();
+        records.left_out.into_iter().for_each(|out| locks.leave_out(out));
         for (place, io, records) in records.records {
-            locks.read(&place, &io, records)?;
+            match locks.read(&place, &io, records) {
+                Err(why) if why.kind == ErrorKind::Unreachable => {
+                    locks.leave_out(LeftOut { pool: place.0, namespace: place.1, why });
+                }
+                read => read?,
+            }
         }
         locks.found.sort_by(|a, b| a.image.cmp(&b.image));
         locks.note_fences(Blocklist::read(&self.session.cluster));

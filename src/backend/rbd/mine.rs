@@ -14,6 +14,7 @@ use crate::ceph::{IoCtx, Swap};
 use crate::linux::krbd::{Identity, Mapping};
 use crate::lock;
 use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::image::Listing;
 use crate::model::name::ImageSpec;
 use crate::model::owner::Owner;
 
@@ -23,14 +24,20 @@ const BLOCKLIST: Duration = Duration::from_secs(30);
 const ELSEWHERE: Duration = Duration::from_secs(5);
 
 impl RbdBackend {
-    /// Every record of this plugin, in any pool.
-    pub(super) fn find_own(&self) -> Result<Vec<ImageSpec>> {
+    /// Every record of this plugin, in any pool, and the configured pools where there may be more.
+    pub(super) fn find_own(&self) -> Result<Listing> {
         let session = self.link.session()?;
         let mut specs = BTreeSet::new();
         let found = places::records(&session, &Configured::new(&self.options), Some(ELSEWHERE))?;
-        for e in found.left_out {
-            tracing::warn!(error = %e, "it is not known whether this plugin owns images there");
-        }
+        let mut left_out = found.left_out;
+        left_out.retain_mut(|out| {
+            out.why = self.link.heed_error(out.why.clone());
+            let asked_again = self.options.pools.contains(&out.pool);
+            if !asked_again {
+                tracing::warn!("it is not known whether this plugin owns images in {out}");
+            }
+            asked_again
+        });
         for (place, _, keys) in found.records {
             for (key, raw) in keys {
                 let record = match OwnerRecord::parse(&raw) {
@@ -50,7 +57,7 @@ impl RbdBackend {
                 specs.insert(record.image);
             }
         }
-        Ok(specs.into_iter().collect())
+        Ok(Listing { specs: specs.into_iter().collect(), left_out })
     }
 
     /// See [`ImageStore::look`](crate::backend::ImageStore::look). One reading of the kernel's devices, of the blocklist, and of the owner
@@ -242,7 +249,9 @@ impl RbdBackend {
         let session = self.link.session()?;
         let mut specs = BTreeSet::new();
         for place in self.beats.ever() {
-            for raw in owner::all(&session.open(&place)?)?.values() {
+            // What one place does not tell now is asked again.
+            let keys = session.open(&place).and_then(|io| owner::all(&io));
+            for raw in self.link.heed(keys).unwrap_or_default().values() {
                 // Damaged ones are told of at the start.
                 let Ok(record) = OwnerRecord::parse(raw) else { continue };
                 if record.owner.same_plugin(&self.identity) {

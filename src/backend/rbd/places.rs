@@ -232,29 +232,29 @@ pub(super) type Records = (Place, IoCtx, Keys);
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) records: Vec<Records>,
-    /// Of pools that are not configured: why one could not be looked at, and may hold records.
-    pub(super) left_out: Vec<DriverError>,
+    /// Where there may be more.
+    pub(super) left_out: Vec<LeftOut>,
 }
 
 /// Whether there may be records behind an error. There are none in what does not exist, in what this user may not look at, and in
 /// a pool that can hold no keys because it is erasure-coded.
 fn hides_records(e: &DriverError) -> bool {
     let keyless = e.source.as_ref().is_some_and(|call| call.errno == Errno::EOPNOTSUPP);
-    !keyless && !matches!(e.kind, ErrorKind::Denied | ErrorKind::NotFound)
+    !keyless && !matches!(e.kind, ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::Config)
 }
 
 impl Found {
-    fn leave_out(&mut self, pool: &str, e: DriverError) {
-        tracing::debug!(pool, error = %e, "is left out");
-        if hides_records(&e) {
-            self.left_out.push(e.context(format_args!("the pool {pool} could not be looked at")));
+    fn leave_out(&mut self, (pool, namespace): Place, why: DriverError) {
+        tracing::debug!(pool, error = %why, "is left out");
+        if hides_records(&why) {
+            self.left_out.push(LeftOut { pool, namespace, why });
         }
     }
 }
 
 /// The owner records of all places that this user may look at. Pools that are not configured are looked at as well,
 /// since a name may say any pool; those that cannot be looked at are left out and told, and all of them together take no longer
-/// than `patience`. A configured pool that does not answer is an error, since there may be records in it.
+/// than `patience`. An error when no configured pool can be looked at.
 pub(super) fn records(
     session: &Session,
     configured: &Configured<'_>,
@@ -268,8 +268,8 @@ pub(super) fn records(
     for pool in own.iter().chain(&others) {
         let own = own.contains(pool);
         if !own && patience.is_some_and(|patience| begin.elapsed() > patience) {
-            let message = format!("the pool {pool} was not looked at: the pools before it took too long");
-            found.left_out.push(DriverError::new(ErrorKind::Timeout, message));
+            let why = DriverError::new(ErrorKind::Timeout, "the pools before it took too long");
+            found.leave_out((pool.clone(), None), why);
             continue;
         }
         match of_pool(session, pool, configured.namespace_of(pool)) {
@@ -277,21 +277,22 @@ pub(super) fn records(
                 for place in places {
                     match session.open(&place).and_then(|io| Ok((owner::all(&io)?, io))) {
                         Ok((keys, io)) => found.records.push((place, io, keys)),
-                        Err(e) if own && hides_records(&e) => return Err(e),
                         Err(e) if configured.is_home(&place) && e.kind == ErrorKind::Denied => {
                             denied.get_or_insert(e);
                         }
-                        Err(e) => found.leave_out(pool, e),
+                        Err(e) => found.leave_out(place, e),
                     }
                 }
             }
-            Err(e) if own && hides_records(&e) => return Err(e),
-            Err(e) => found.leave_out(pool, e),
+            Err(e) => found.leave_out((pool.clone(), None), e),
         }
     }
-    match denied {
+    let is_own = |pool: &String| configured.pools.contains(pool);
+    let answered = found.records.iter().any(|(place, ..)| is_own(&place.0));
+    match (denied, found.left_out.iter().find(|out| is_own(&out.pool))) {
         // Once the capabilities are there, it is asked again.
-        Some(e) if found.records.is_empty() => Err(e),
+        (Some(e), _) if found.records.is_empty() => Err(e),
+        (_, Some(silent)) if !answered => Err(silent.why.clone()),
         _ => Ok(found),
     }
 }

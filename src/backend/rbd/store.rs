@@ -429,7 +429,7 @@ impl ImageStore for RbdBackend {
         self.link.heed(self.is_kin(spec, of))
     }
 
-    fn owned(&self) -> Result<Vec<ImageSpec>> {
+    fn owned(&self) -> Result<Listing> {
         self.link.heed(self.find_own())
     }
 

@@ -143,9 +143,10 @@ impl ImageStore for Sim {
         Ok(self.store()?.owners.get(spec).cloned())
     }
 
-    fn owned(&self) -> Result<Vec<ImageSpec>> {
+    fn owned(&self) -> Result<Listing> {
         let state = self.store()?;
-        Ok(state.owners.iter().filter(|(_, o)| self.same_instance(o)).map(|(spec, _)| spec.clone()).collect())
+        let own = state.owners.iter().filter(|(_, owner)| self.same_instance(owner));
+        Ok(own.map(|(spec, _)| spec.clone()).collect::<Vec<_>>().into())
     }
 
     fn look(&self, mounted: &[ImageSpec]) -> Result<Look> {

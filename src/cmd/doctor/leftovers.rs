@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::report::{Finding, Report, said};
-use super::{HERE, docker, late, within};
+use super::{HERE, docker, late, pools, within};
 use crate::backend::rbd::admin::{Admin, Damaged, Lock, Locks, Watched};
 use crate::config::Config;
 use crate::linux::krbd::{Kernel, Mapping};
@@ -14,8 +14,10 @@ use crate::model::error::Result;
 /// How many of a kind are named.
 const NAMED: usize = 5;
 
+const AGAIN: &str = "mend what failed above, and look again";
+
 pub(super) fn examine(config: &Arc<Config>, admin: &Arc<Admin>, report: &mut Report) -> Result<()> {
-    let limit = config.ceph.timeout * 3 + HERE;
+    let limit = pools::owners_within(config) + HERE;
     let (config, admin) = (Arc::clone(config), Arc::clone(admin));
     let found = within(limit, move || look(&config, &admin));
     report.add(found.unwrap_or_else(|| vec![late("leftovers", limit)]))
@@ -25,8 +27,10 @@ fn look(config: &Config, admin: &Admin) -> Vec<Finding> {
     // While the plugin runs, it is at work on all of that.
     let running = docker::listener(config).is_some();
     let seen = || -> Result<Vec<Finding>> {
-        let Locks { found: locks, damaged, .. } = admin.locks(Watched::Left)?;
+        let seen = admin.locks(Watched::Left)?;
         let mut findings = Vec::new();
+        findings.extend(seen.are_all().err().map(|e| Finding::warn("leftovers", said(&e), AGAIN)));
+        let Locks { found: locks, damaged, left_out, .. } = seen;
         let (host, boot, machine) = (boot::hostname()?, boot::boot_id()?, boot::machine_id());
         let own = |lock: &&Lock| lock.owner.host == host && lock.owner.machine_id == machine && !lock.alive;
         let earlier: Vec<&Lock> =
@@ -36,13 +40,15 @@ fn look(config: &Config, admin: &Admin) -> Vec<Finding> {
             findings.extend(staging(config)?);
         }
         findings.extend(doubles(&locks, &host, &boot, &machine));
-        findings.extend(devices(&Kernel::host().list()?, admin.cluster().fsid(), &locks, &damaged));
+        let mut mappings = Kernel::host().list()?;
+        mappings.retain(|mapping| !left_out.iter().any(|out| out.pool == mapping.pool));
+        findings.extend(devices(&mappings, admin.cluster().fsid(), &locks, &damaged));
         Ok(findings)
     };
     match seen() {
         Ok(findings) if findings.is_empty() => vec![Finding::ok("leftovers", "none of this host")],
         Ok(findings) => findings,
-        Err(e) => vec![Finding::warn("leftovers", said(&e), "mend what failed above, and look again")],
+        Err(e) => vec![Finding::warn("leftovers", said(&e), AGAIN)],
     }
 }
 

@@ -44,9 +44,15 @@ pub(super) fn examine(config: &Arc<Config>, admin: &Arc<Admin>, report: &mut Rep
         return Ok(());
     }
     let asked = Arc::clone(admin);
-    let limit = LOOKS + config.ceph.timeout * 3;
+    let limit = LOOKS + owners_within(config);
     let seen = within(limit, move || images(&asked, &usable));
     report.add(seen.unwrap_or_else(|| vec![late("images", limit)]))
+}
+
+/// How long reading all owner records may take: each pool may be one that does not answer.
+pub(super) fn owners_within(config: &Config) -> Duration {
+    let pools = u32::try_from(config.ceph.pools.len()).unwrap_or(u32::MAX);
+    config.ceph.timeout.saturating_mul(pools.saturating_add(2))
 }
 
 fn pool(admin: &Admin, name: &str, options: &config::Ceph) -> Vec<Finding> {
