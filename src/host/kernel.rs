@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -31,12 +32,13 @@ const UNMOUNT_PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct KernelHost {
     programs: Programs,
+    last_found: Arc<holders::LastFound>,
 }
 
 impl KernelHost {
     /// With the programs that were found at start.
     pub fn new(programs: Programs) -> Self {
-        Self { programs }
+        Self { programs, last_found: Arc::default() }
     }
 }
 
@@ -206,7 +208,7 @@ impl Host for KernelHost {
 
     fn which_held(&self, devices: &[Device]) -> Result<Vec<bool>> {
         let devices: Vec<_> = devices.iter().map(|device| (device.path.as_path(), device.number)).collect();
-        Ok(holders::held_elsewhere(&devices)?)
+        Ok(holders::held_elsewhere(&devices, &self.last_found)?)
     }
 
     fn refuse_held(&self, target: &Path, device: &Device) -> Result<()> {

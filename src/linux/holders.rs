@@ -9,9 +9,11 @@ use std::fmt;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::{blkdev, mountinfo};
+use crate::lock;
 use crate::model::deadline::Deadline;
 use crate::model::error::{CallError, OrCall};
 
@@ -20,6 +22,9 @@ const ENOUGH: usize = 8;
 
 /// How long to look, on a host with very many processes.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many processes are remembered to be looked at first.
+const REMEMBERED: usize = 1024;
 
 /// Somebody who keeps it busy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,46 +91,70 @@ pub fn mounts_below(target: &Path) -> Result<Vec<PathBuf>, CallError> {
         .collect())
 }
 
-/// Whether devices have other mounts than those we know of: in containers, mostly. All namespaces are read once for all of them.
+/// Processes in whose mount namespaces devices were found the last time. They are looked at first the next time: containers hold what they
+/// hold for long. What they hold is read anew each time, so it does not matter what became of them.
+#[derive(Debug, Default)]
+pub struct LastFound(Mutex<Vec<u32>>);
+
+/// Whether devices have other mounts than those we know of: in containers, mostly. One search is made for all of them, and it ends as
+/// soon as each of them was found once.
 ///
-/// The kernel answers first: a device that it has given to no filesystem is mounted nowhere, and `/proc` is not read at all.
+/// The kernel answers first: a device that it has given to no filesystem is mounted nowhere, and `/proc` is not read for it at all.
 /// Otherwise the namespaces of all processes are searched. A copy of our mount that the kernel propagated to another namespace
 /// (of a service with slave mounts, systemd's `PrivateTmp=` and the like; the host's, when ours is that of a container) does not
 /// count: it goes when ours goes. A copy that is
 /// private to its namespace does count: it does hold the filesystem, until that service is restarted. A device that is claimed,
 /// but mounted in no namespace that we can see, counts as held: a namespace may live on without processes.
-pub fn held_elsewhere(devices: &[(&Path, (u32, u32))]) -> Result<Vec<bool>, CallError> {
-    Ok(search(devices)?.into_iter().map(|holders| holders.is_some()).collect())
+pub fn held_elsewhere(devices: &[(&Path, (u32, u32))], last: &LastFound) -> Result<Vec<bool>, CallError> {
+    let first = lock(&last.0).clone();
+    let found = search(devices, &first, 1)?;
+    let pids: BTreeSet<u32> = found.iter().flatten().flatten().map(|found| found.pid).collect();
+    // Those that another search has found may be of use to the next one.
+    let earlier = first.into_iter().filter(|pid| !pids.contains(pid));
+    *lock(&last.0) = pids.iter().copied().chain(earlier).take(REMEMBERED).collect();
+    Ok(found.into_iter().map(|found| found.is_some()).collect())
 }
 
 /// The same of one device, with those who can be named: `None` when nobody holds it, an empty list when they cannot be seen.
 pub fn who_holds_elsewhere(path: &Path, number: (u32, u32)) -> Result<Option<Vec<Holder>>, CallError> {
-    Ok(search(&[(path, number)])?.pop().flatten())
+    let found = search(&[(path, number)], &[], ENOUGH)?.pop().flatten();
+    Ok(found.map(|found| found.into_iter().map(Found::named).collect()))
 }
 
-fn search(devices: &[(&Path, (u32, u32))]) -> Result<Vec<Option<Vec<Holder>>>, CallError> {
+fn search(
+    devices: &[(&Path, (u32, u32))],
+    first: &[u32],
+    enough: usize,
+) -> Result<Vec<Option<Vec<Found>>>, CallError> {
     let claimed: Vec<bool> =
         devices.iter().map(|(path, _)| blkdev::is_claimed(path)).collect::<Result<_, _>>()?;
     if !claimed.contains(&true) {
-        return Ok(vec![None; devices.len()]);
+        return Ok(devices.iter().map(|_| None).collect());
     }
     let here = mountinfo::read(Path::new(mountinfo::OWN))?;
-    // Of each device, whether it is mounted here once, as it should be, and where that mount sits.
+    // Of each device that is claimed, whether it is mounted here once, as it should be, and where that mount sits.
     let ours: Vec<(bool, Option<Seat>)> = devices
         .iter()
-        .map(|(path, number)| match here.iter().filter(|m| is_of(m, path, *number)).collect::<Vec<_>>()[..] {
-            [ours] => (true, Seat::of(ours, &here)),
-            _ => (false, None),
+        .zip(&claimed)
+        .filter(|(_, is_claimed)| **is_claimed)
+        .map(|((path, number), _)| {
+            match here.iter().filter(|m| is_of(m, path, *number)).collect::<Vec<_>>()[..] {
+                [ours] => (true, Seat::of(ours, &here)),
+                _ => (false, None),
+            }
         })
         .collect();
     let wanted: Vec<Wanted<'_>> = devices
         .iter()
+        .zip(&claimed)
+        .filter(|(_, is_claimed)| **is_claimed)
         .zip(&ours)
-        .map(|((path, number), (_, seat))| Wanted { path, number: *number, ours: seat.as_ref() })
+        .map(|(((path, number), _), (_, seat))| Wanted { path, number: *number, ours: seat.as_ref() })
         .collect();
-    let found = elsewhere(&wanted)?.into_iter().zip(claimed).zip(&ours);
-    let held = found.map(|((holders, is_claimed), (is_here, _))| {
-        Some(holders).filter(|holders| is_claimed && !(*is_here && holders.is_empty()))
+    let mut found = elsewhere(&wanted, first, enough)?.into_iter().zip(&ours);
+    let held = claimed.into_iter().map(|is_claimed| {
+        let (holders, (is_here, _)) = is_claimed.then(|| found.next()).flatten()?;
+        Some(holders).filter(|holders| !(*is_here && holders.is_empty()))
     });
     Ok(held.collect())
 }
@@ -164,12 +193,33 @@ impl Seat {
     }
 }
 
-/// Of each device, one process of each other mount namespace that has it mounted.
-pub(super) fn elsewhere(wanted: &[Wanted<'_>]) -> Result<Vec<Vec<Holder>>, CallError> {
+/// A process in another mount namespace, and where the device is mounted there.
+#[derive(Debug)]
+pub(super) struct Found {
+    pid: u32,
+    target: PathBuf,
+}
+
+impl Found {
+    pub(super) fn named(self) -> Holder {
+        Holder { pid: self.pid, comm: comm(self.pid), how: How::Mount(self.target) }
+    }
+}
+
+/// Of each device, one process of each other mount namespace that has it mounted: of so many that it is enough. Each namespace is read once,
+/// those of the `first` processes before all others, and no more of them when enough was found of every device.
+pub(super) fn elsewhere(
+    wanted: &[Wanted<'_>],
+    first: &[u32],
+    enough: usize,
+) -> Result<Vec<Vec<Found>>, CallError> {
     let own = "/proc/self/ns/mnt";
     let mut seen = BTreeSet::from([fs::read_link(own).or_call("readlink", own)?]);
-    let mut found = vec![Vec::new(); wanted.len()];
-    for pid in processes() {
+    let mut found: Vec<Vec<Found>> = wanted.iter().map(|_| Vec::new()).collect();
+    for pid in first.iter().copied().chain(processes()) {
+        if found.iter().all(|found| found.len() >= enough) {
+            break;
+        }
         // A process that ended meanwhile, or that we may not look at, is passed over.
         let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/mnt")) else { continue };
         if seen.contains(&namespace) {
@@ -177,12 +227,12 @@ pub(super) fn elsewhere(wanted: &[Wanted<'_>]) -> Result<Vec<Vec<Holder>>, CallE
         }
         let Ok(mounts) = mountinfo::read(Path::new(&format!("/proc/{pid}/mountinfo"))) else { continue };
         seen.insert(namespace);
-        for (wanted, found) in wanted.iter().zip(&mut found) {
+        for (wanted, found) in wanted.iter().zip(&mut found).filter(|(_, found)| found.len() < enough) {
             let goes = |m: &mountinfo::Entry| {
                 wanted.ours.is_some_and(|ours| Seat::of(m, &mounts).is_some_and(|seat| seat.follows(ours)))
             };
             if let Some(mount) = mounts.iter().find(|m| is_of(m, wanted.path, wanted.number) && !goes(m)) {
-                found.push(Holder { pid, comm: comm(pid), how: How::Mount(mount.target.clone()) });
+                found.push(Found { pid, target: mount.target.clone() });
             }
         }
     }

@@ -5,7 +5,8 @@
 //! backslash as `\040`, `\011`, `\012` and `\134`) and may be any bytes.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -43,9 +44,15 @@ pub struct Entry {
     pub failed: bool,
 }
 
+/// Room for the text of some hundred mounts. The kernel gives a page of it at a time, and says of no file in `/proc` how large it is:
+/// with less room, the small steps by which it grows would be most of the reads.
+const ROOM: usize = 64 << 10;
+
 /// Reads a mountinfo file, in the order of mounting: of two entries with one target the later one is on top.
 pub fn read(path: &Path) -> Result<Vec<Entry>, CallError> {
-    fs::read(path).map(|text| parse(&text)).or_call("read", path.display())
+    let mut text = Vec::with_capacity(ROOM);
+    File::open(path).and_then(|mut file| file.read_to_end(&mut text)).or_call("read", path.display())?;
+    Ok(parse(&text))
 }
 
 /// The mount that a path is in: of the deepest ones the last.

@@ -12,7 +12,7 @@ use libtest_mimic::Trial;
 use nix::errno::Errno;
 use rbd_docker_plugin::backend::Device;
 use rbd_docker_plugin::host::Host;
-use rbd_docker_plugin::linux::{blkdev, loopdev, loopdev::Backing, probe};
+use rbd_docker_plugin::linux::{blkdev, loopdev, loopdev::Backing, mountinfo, probe};
 use rbd_docker_plugin::model::deadline::Deadline;
 use rbd_docker_plugin::model::error::ErrorKind;
 use rbd_docker_plugin::model::filesystem::{Content, MountFlags};
@@ -38,6 +38,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("detach_does_not_wait_for_its_users", detach_does_not_wait_for_its_users),
         t("busy_unmount_names_the_holder", busy_unmount_names_the_holder),
         t("mounts_in_other_namespaces", mounts_in_other_namespaces),
+        t("what_a_container_holds_is_found_again_with_one_look", found_again_with_one_look),
         t("folders", folders),
         t("a_killed_plugin_takes_its_program_along", a_killed_plugin_takes_its_program_along),
     ]
@@ -273,6 +274,42 @@ fn mounts_in_other_namespaces(rig: &Rig) {
     assert!(host.held_elsewhere(&device).unwrap(), "only the copy");
     drop(part);
     eventually("released", || !host.held_elsewhere(&device).unwrap());
+}
+
+/// How often this thread has called read(2) meanwhile.
+fn reads(work: impl FnOnce()) -> u64 {
+    let so_far = || {
+        let io = fs::read_to_string("/proc/thread-self/io").unwrap();
+        io.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap().parse::<u64>().unwrap()
+    };
+    let before = so_far();
+    work();
+    so_far() - before
+}
+
+fn found_again_with_one_look(rig: &Rig) {
+    let host = rig.host();
+    let play = || Part::play("namespace", Path::new(""));
+    // These come before the one that has the volumes, and have none.
+    let others: Vec<Part> = (0..20).map(|_| play()).collect();
+    let volumes = ["a", "b"].map(|name| {
+        let (device, fs) = made(rig, name, 16);
+        let target = rig.folder(&format!("at-{name}"));
+        host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+        (device, target)
+    });
+    let devices = volumes.each_ref().map(|(device, _)| device.clone());
+    let holder = play();
+    let held = || assert_eq!(host.which_held(&devices).unwrap(), [true, true]);
+    let one = reads(|| drop(mountinfo::read(Path::new(mountinfo::OWN)).unwrap()));
+    held();
+    // Who holds them is not asked for its name, and namespaces that hold nothing are not looked at again.
+    let again = reads(held);
+    assert!(again <= 3 * one, "{again} reads, and {one} for the mounts of one namespace");
+    drop(holder);
+    eventually("released", || host.which_held(&devices).unwrap() == [false, false]);
+    volumes.iter().for_each(|(_, target)| host.unmount(target).unwrap());
+    drop(others);
 }
 
 fn folders(rig: &Rig) {

@@ -47,8 +47,8 @@ fn look(sysfs: &Sysfs, mapping: &Mapping, found: &Sender<String>) -> Option<()> 
         }
     }
     let wanted = [holders::Wanted { path, number: *number, ours: None }];
-    for holder in holders::elsewhere(&wanted).unwrap_or_default().into_iter().flatten() {
-        found.send(holder.to_string()).ok()?;
+    for holder in holders::elsewhere(&wanted, &[], ENOUGH).unwrap_or_default().into_iter().flatten() {
+        found.send(holder.named().to_string()).ok()?;
     }
     for holder in holders::of(path, Some(path)) {
         found.send(holder.to_string()).ok()?;
