@@ -34,6 +34,7 @@ const FUNCTIONS: &[&str] = &[
     "rados_read_op_(exec|set_flags|operate|omap_get_vals2|omap_get_vals_by_keys2)",
     "rados_write_op_(create|operate2|omap_cmp2|omap_set2|omap_rm_keys2)",
     "rados_omap_get_(next2|end)",
+    "rados_aio_(create_completion2|read_op_operate|wait_for_complete|get_return_value|release)",
     // images
     "rbd_(version|list2|image_spec_list_cleanup|namespace_list|create4|remove_with_progress|rename)",
     "rbd_image_options_(create|destroy|set_string|set_uint64)",

@@ -205,6 +205,55 @@ impl ReadOp {
         let rc = unsafe { sys::rados_read_op_operate(self.0, io.raw(), oid.as_ptr(), 0) };
         check(call, io.named(object), rc.into()).map(drop)
     }
+
+    /// Sends it, and does not wait for the answer. Where the questions let librados store their answers must be there until what this
+    /// returns is gone.
+    pub(super) fn begin(self, io: &IoCtx, object: &str) -> Result<UnderWay> {
+        let call = "rados_aio_read_op_operate";
+        let oid = c_string(call, object)?;
+        let mut completion = ptr::null_mut();
+        // SAFETY: one handle is stored; there is nothing to call at the end.
+        let rc = unsafe { sys::rados_aio_create_completion2(ptr::null_mut(), None, &raw mut completion) };
+        check("rados_aio_create_completion2", io.named(object), rc.into())?;
+        // SAFETY: handle, operation and completion are live, and the name ends with a zero byte.
+        let rc = unsafe { sys::rados_aio_read_op_operate(self.0, io.raw(), completion, oid.as_ptr(), 0) };
+        if let Err(e) = check(call, io.named(object), rc.into()) {
+            // SAFETY: ours, and nothing is under way that would end it.
+            unsafe { sys::rados_aio_release(completion) }
+            return Err(e);
+        }
+        Ok(UnderWay { completion, _operation: self })
+    }
+}
+
+/// Questions that were sent. Whoever drops them waits for their answer, which is not later than the timeout of the cluster.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    completion: sys::rados_completion_t,
+    _operation: ReadOp,
+}
+
+impl UnderWay {
+    /// Waits for the answer.
+    pub(super) fn end(self, io: &IoCtx, object: &str) -> Result<()> {
+        self.wait();
+        // SAFETY: the completion is live, and what it is for has ended.
+        let rc = unsafe { sys::rados_aio_get_return_value(self.completion) };
+        check("rados_aio_read_op_operate", io.named(object), rc.into()).map(drop)
+    }
+
+    fn wait(&self) {
+        // SAFETY: the completion is live.
+        unsafe { sys::rados_aio_wait_for_complete(self.completion) };
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.wait();
+        // SAFETY: ours, released nowhere else, and what it is for has ended.
+        unsafe { sys::rados_aio_release(self.completion) }
+    }
 }
 
 impl Drop for ReadOp {

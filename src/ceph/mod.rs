@@ -25,7 +25,7 @@ mod omap;
 mod ties;
 mod version;
 
-pub use class::ClassCall;
+pub use class::{Answers, ClassCall};
 pub use cluster::{Cluster, ClusterUsage, Conf, Connect};
 pub use image::{Image, Watcher};
 pub use images::{CreateOptions, ImageName};

@@ -30,6 +30,12 @@ pub struct Swap<'a> {
 impl IoCtx {
     /// All keys of an object with their values. A missing object is `ENOENT`; a key that is no UTF-8 is left out.
     pub fn omap(&self, object: &str) -> Result<BTreeMap<String, Vec<u8>>> {
+        self.omap_with(object, "")
+    }
+
+    /// The same of the keys with a prefix.
+    pub fn omap_with(&self, object: &str, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>> {
+        let prefix = c_string("rados_read_op_omap_get_vals2", prefix)?;
         let mut found = BTreeMap::new();
         let mut after = CString::default();
         loop {
@@ -42,7 +48,7 @@ impl IoCtx {
                 sys::rados_read_op_omap_get_vals2(
                     operation.0,
                     after.as_ptr(),
-                    c"".as_ptr(),
+                    prefix.as_ptr(),
                     PAGE,
                     &raw mut pairs.0,
                     &raw mut more,

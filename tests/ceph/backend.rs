@@ -8,6 +8,7 @@ use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
 use rbd_docker_plugin::backend::rbd::admin::{Admin, Watched};
 use rbd_docker_plugin::backend::{Backend, ImageStore};
+use rbd_docker_plugin::ceph::CreateOptions;
 use rbd_docker_plugin::config;
 use rbd_docker_plugin::model::error::ErrorKind;
 use rbd_docker_plugin::model::name::ImageSpec;
@@ -16,7 +17,7 @@ use rbd_docker_plugin::model::record::{Record, Stage};
 use rbd_docker_plugin::model::size::Size;
 use rbd_docker_plugin::telemetry::count::{Count, counted};
 
-use crate::rig::{Lab, Ready, trial, trial_if, wait_until};
+use crate::rig::{Lab, Ready, fresh, trial, trial_if, wait_until};
 
 use crate::hosts::{host, identity, in_use, options, rbd, record, spec, volume, with_user};
 
@@ -29,6 +30,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("life_of_an_image", life_of_an_image),
         t("options_become_the_image", options_become_the_image),
         t("an_image_of_somebody_else", an_image_of_somebody_else),
+        t("a_first_list_asks_each_image_once", a_first_list_asks_each_image_once),
         t("names_are_shared", names_are_shared),
         t("snapshots_keep_an_image", snapshots_keep_an_image),
         t("clones_inherit_options_only", clones_inherit_options_only),
@@ -87,6 +89,23 @@ fn life_of_an_image(lab: &Lab) {
     backend.release(&b).expect("releasing what is free is success");
     assert!(backend.info(&b).unwrap().is_none());
     assert_eq!(backend.owned().unwrap().specs, []);
+}
+
+fn a_first_list_asks_each_image_once(lab: &Lab) {
+    const MANY: u64 = 200;
+    for _ in 0..MANY {
+        lab.io.create_image(&fresh("many"), 1 << 20, &CreateOptions::default()).unwrap();
+    }
+    let backend = host(lab, "lists");
+    let count = || backend.list().unwrap().specs.iter().filter(|spec| spec.image().contains("many")).count();
+    let before = lab.requests();
+    assert_eq!(count() as u64, MANY);
+    let (first, before) = (lab.requests() - before, lab.requests());
+    assert_eq!(count() as u64, MANY);
+    let later = lab.requests() - before;
+    println!("lists of {MANY} images: {first} requests, then {later}, with those of all other clients");
+    assert!(first <= MANY + 40, "{first}");
+    assert!(later <= 30, "{later}");
 }
 
 fn options_become_the_image(lab: &Lab) {

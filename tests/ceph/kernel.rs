@@ -273,15 +273,11 @@ fn two_hundred_volumes_are_looked_at_with_one_reading(lab: &Lab) {
         RbdBackend::open_on(world.kernel.kernel(), &options(lab), identity("many", "boot of many")).unwrap();
     assert!(backend.owned().unwrap().specs.len() >= MANY);
     let kernel = world.kernel.kernel();
-    let ops = || {
-        let dump: Value = serde_json::from_str(&lab.run(&["ceph", "tell", "osd.0", "perf", "dump"])).unwrap();
-        dump["osd"]["op"].as_u64().unwrap()
-    };
     drop(kernel);
     backend.look(&specs).unwrap();
-    let (reads, asked) = (backend.kernel_reads(), ops());
+    let (reads, asked) = (backend.kernel_reads(), lab.requests());
     let look = backend.look(&specs).unwrap();
-    let (reads, asked) = (backend.kernel_reads() - reads, ops() - asked);
+    let (reads, asked) = (backend.kernel_reads() - reads, lab.requests() - asked);
     println!("a look at {MANY} volumes: {reads} files of sysfs, at most {asked} requests to OSDs");
     assert_eq!(look.lost, []);
     assert!(reads <= 2 * MANY as u64, "{reads} files");

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use libtest_mimic::Trial;
+use rbd_docker_plugin::ceph::Swap;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -18,6 +19,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("an_image_that_another_site_writes", an_image_that_another_site_writes),
         t("a_mirrored_primary_is_removed", a_mirrored_primary_is_removed),
         t("an_image_in_the_trash", an_image_in_the_trash),
+        t("an_image_on_its_way_to_the_trash_is_no_volume", an_image_on_its_way_to_the_trash),
         t("clones_of_either_format_keep_their_parent", clones_of_either_format_keep_their_parent),
         t("groups_keep_their_images", groups_keep_their_images),
         t("what_is_left_of_an_image_is_no_volume", what_is_left_of_an_image_is_no_volume),
@@ -188,6 +190,26 @@ fn an_image_in_the_trash(lab: &Lab) {
     lab.run(&["rbd", "trash", "restore", "--pool", &lab.pool, id]);
     assert!(plugin.one_story(&name));
     plugin.remove(&name);
+}
+
+/// librbd takes an image to the trash in steps; here it died before the last one, which ends its entry in the directory.
+fn an_image_on_its_way_to_the_trash(lab: &Lab) {
+    let name = make(lab, "leaving", &[]);
+    let keys = [format!("name_{name}"), format!("id_{}", object_of(lab, &name))];
+    let keys = keys.each_ref().map(String::as_str);
+    let entry = lab.io.omap_get("rbd_directory", &keys).unwrap();
+    lab.run(&["rbd", "trash", "mv", &lab.spec(&name)]);
+    let entry_is = |there: bool| {
+        let change = |key| {
+            let value: Option<&[u8]> = Some(&entry[key]);
+            let (expected, new) = if there { (None, value) } else { (value, None) };
+            Swap { key, expected, new }
+        };
+        assert!(lab.io.omap_swap("rbd_directory", &keys.map(change)).unwrap());
+    };
+    entry_is(true);
+    assert!(!Plugin::new(lab, &[]).one_story(&name));
+    entry_is(false);
 }
 
 fn clones_of_either_format_keep_their_parent(lab: &Lab) {

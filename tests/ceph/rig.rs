@@ -74,6 +74,13 @@ impl Lab {
         command
     }
 
+    /// The requests that the OSD has got so far, from anybody.
+    pub(crate) fn requests(&self) -> u64 {
+        let dump = self.run(&["ceph", "tell", "osd.0", "perf", "dump"]);
+        let dump: serde_json::Value = serde_json::from_str(&dump).unwrap();
+        dump["osd"]["op"].as_u64().unwrap()
+    }
+
     /// The image as `rbd` names it.
     pub(crate) fn spec(&self, image: &str) -> String {
         format!("{}/{image}", self.pool)

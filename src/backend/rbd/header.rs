@@ -122,17 +122,13 @@ pub(super) fn understand(id: &str, answers: &[Result<Vec<u8>, Errno>]) -> Result
         .ok_or_else(|| damaged(id, "get_size"))?;
     let features = features.as_ref().map_err(|errno| failed(id, "get_features", *errno))?;
     let features = Decoder(features).u64().ok_or_else(|| damaged(id, "get_features"))?;
-    let record = match record {
-        Ok(answer) => {
-            let text = Decoder(answer).string().ok_or_else(|| damaged(id, "metadata_get").into());
-            text.and_then(|text| parse_record(&text, id))
-        }
-        Err(Errno::ENOENT) => Ok(None),
-        Err(errno) => return Err(failed(id, "metadata_get", *errno).into()),
-    };
     let (record, damage) = match record {
-        Ok(record) => (record, None),
-        Err(damage) => (None, Some(damage)),
+        Ok(answer) => match understand_record(id, answer) {
+            Ok(record) => (record, None),
+            Err(damage) => (None, Some(damage)),
+        },
+        Err(Errno::ENOENT) => (None, None),
+        Err(errno) => return Err(failed(id, "metadata_get", *errno).into()),
     };
     // Not in every image: those of before Mimic have none.
     let created = match created {
@@ -171,6 +167,40 @@ pub(super) fn understand(id: &str, answers: &[Result<Vec<u8>, Errno>]) -> Result
         record,
         damage,
     }))
+}
+
+fn understand_record(id: &str, answer: &[u8]) -> Result<Option<Stored>> {
+    let text = Decoder(answer).string().ok_or_else(|| damaged(id, "metadata_get"))?;
+    parse_record(&text, id)
+}
+
+/// The records of many images, so many of them asked at a time: a part of what [`read`] reads. The outer nothing means that there is no header.
+/// After one that does not answer no further image is asked.
+pub(super) fn records(
+    io: &IoCtx,
+    ids: &[&str],
+    at_once: usize,
+    mut each: impl FnMut(&str, Result<Option<Option<Stored>>>),
+) {
+    let head = HEAD.to_le_bytes();
+    let key = string(RECORD.as_bytes());
+    let call = |method, input| ClassCall { class: "rbd", method, input };
+    let calls = [call("get_size", &head[..]), call("metadata_get", &key[..])];
+    let mut next = ids.iter();
+    io.exec_on_each(ids.iter().map(|id| object(id)), &calls, at_once, |answers| {
+        let Some(id) = next.next() else { return };
+        each(
+            id,
+            match answers.as_deref() {
+                Err(e) if e.errno == Errno::ENOENT => Ok(None),
+                Err(e) => Err(e.clone().into()),
+                Ok([Err(Errno::ENOENT), _]) => Ok(None),
+                Ok([Ok(_), Err(Errno::ENOENT)]) => Ok(Some(None)),
+                Ok([Ok(_), Ok(record)]) => understand_record(id, record).map(Some),
+                Ok(_) => Err(damaged(id, "get_size").into()),
+            },
+        );
+    });
 }
 
 /// A clone inherits the record of a volume that was ready: its options hold, but the image is not of our making. Any other record

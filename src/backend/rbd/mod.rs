@@ -23,6 +23,7 @@ mod data_pool;
 mod fence;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod glance;
 mod header;
 mod inside;
 mod kin;

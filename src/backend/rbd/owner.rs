@@ -99,8 +99,11 @@ pub(super) fn image_key(id: &str) -> String {
 }
 
 pub(super) fn new_key(spec: &ImageSpec) -> String {
-    format!("new.{}", spec.image())
+    format!("{NEW}{}", spec.image())
 }
+
+/// What the key of a name begins with under which an image is being made.
+pub(super) const NEW: &str = "new.";
 
 /// The records of a place; none where nothing was ever claimed.
 pub(super) fn all(io: &IoCtx) -> Result<Keys> {

@@ -125,6 +125,9 @@ impl<'a> Configured<'a> {
     }
 }
 
+/// The volumes among the images of a place.
+pub(super) type Volumes<'a> = dyn Fn(&IoCtx, &Place, &[ImageName]) -> Vec<ImageSpec> + 'a;
+
 /// What was left out, since when.
 #[derive(Debug, Default)]
 pub(super) struct Omitted(Mutex<BTreeMap<Place, (LeftOut, Instant)>>);
@@ -172,7 +175,7 @@ impl Omitted {
         session: &Session,
         configured: &Configured<'_>,
         bound: &Bindings,
-        volumes: &dyn Fn(&Place, &[ImageName]) -> Vec<ImageSpec>,
+        volumes: &Volumes<'_>,
         heed: &dyn Fn(DriverError) -> DriverError,
     ) -> Result<Listing> {
         let mut left_out: Vec<LeftOut> = Vec::new();
@@ -195,7 +198,11 @@ impl Omitted {
         for place in places {
             let home = configured.is_home(&place);
             let found = self.silent(&place).map_or_else(|| Ok(()), Err);
-            match found.and_then(|()| images(session, &place, home).map(|found| volumes(&place, &found))) {
+            let listed = || {
+                let io = session.open(&place)?;
+                images(session, &place, &io, home).map(|found| volumes(&io, &place, &found))
+            };
+            match found.and_then(|()| listed()) {
                 Ok(found) => {
                     answered = true;
                     specs.extend(found);
@@ -216,11 +223,10 @@ impl Omitted {
 }
 
 /// The images of a place. In a pool that was deleted, and in a namespace that was removed, there seem to be none.
-fn images(session: &Session, place: &Place, home: bool) -> Result<Vec<ImageName>> {
-    let io = session.open(place)?;
+fn images(session: &Session, place: &Place, io: &IoCtx, home: bool) -> Result<Vec<ImageName>> {
     let images = io.images()?;
     if images.is_empty() && home {
-        session.still(place, &io)?;
+        session.still(place, io)?;
     }
     Ok(images)
 }

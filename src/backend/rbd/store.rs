@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use nix::errno::Errno;
 
+use super::glance::glance;
 use super::header::{self, Stored};
 use super::link::{Place, Session, place};
 use super::owner::{self, Changed, OwnerRecord, image_key, new_key, taken_away};
@@ -92,6 +93,7 @@ impl RbdBackend {
             None => header::read(&io, &id)?,
         };
         let Some(header) = header else {
+            self.catalogue.forget(spec, &id);
             // The name is there and the header is not: a Create or a removal died inside librbd. Nothing is left to adopt.
             let gone = Record::new(Stage::Ready, false, 0, ImageOptions::default());
             let record = self.making(&io, spec)?.unwrap_or(gone);
@@ -115,8 +117,8 @@ impl RbdBackend {
             trouble: kinds::trouble(spec, &header, self.kernel.supported_features()?),
             details,
         };
-        if info.is_half_made() {
-            self.catalogue.forget(spec);
+        if let (true, Some(id)) = (info.is_half_made(), &info.id) {
+            self.catalogue.forget(spec, id);
         }
         Ok(Some(info))
     }
@@ -334,8 +336,8 @@ impl ImageStore for RbdBackend {
             // Without them, the configured pools are listed all the same; theirs is one of those.
             let bound = self.names.all(Ok(Arc::clone(&session))).unwrap_or_default();
             let configured = Configured::new(&self.options);
-            let volumes = |place: &Place, images: &[ImageName]| {
-                self.catalogue.volumes(place, images, |spec| self.info_of(spec))
+            let volumes = |io: &IoCtx, place: &Place, images: &[ImageName]| {
+                self.catalogue.volumes(place, images, |images| glance(io, images), |spec| self.info_of(spec))
             };
             let heed = |e| self.link.heed_error(e);
             let listing = self.omitted.list(&session, &configured, &bound, &volumes, &heed);

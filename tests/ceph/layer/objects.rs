@@ -20,6 +20,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         trial("swap_has_one_winner_among_eight", ready, swap_race),
         trial("omap_reads_all_pages", ready, pages),
         trial("class_methods_answer_and_fail", ready, methods),
+        trial("many_objects_are_asked_at_once_and_answer_in_order", ready, many_objects),
         trial("several_methods_in_one_operation_fail_each_for_itself", ready, several_methods),
     ]
 }
@@ -223,4 +224,23 @@ fn several_methods(lab: &Lab) {
     let unknown = io.exec_many(&header, &[calls[0], call("no_method", b"")]).unwrap_err();
     assert_eq!(unknown.errno, Errno::EOPNOTSUPP);
     assert_eq!(io.exec_many(&header, &[]), Ok(Vec::new()));
+}
+
+fn many_objects(lab: &Lab) {
+    let (io, header) = (&lab.io, header(lab));
+    let missing = metadata_key("none");
+    let call = |method, input| ClassCall { class: "rbd", method, input };
+    let calls = [call("get_size", &NO_SNAPSHOT[..]), call("metadata_get", &missing[..])];
+    let objects = (0..50).map(|n| if n % 3 == 0 { "no object".to_owned() } else { header.clone() });
+    for at_once in [0, 1, 7, 100] {
+        let mut answers = Vec::new();
+        io.exec_on_each(objects.clone(), &calls, at_once, |answer| answers.push(answer));
+        assert_eq!(answers.len(), 50);
+        for (n, answer) in answers.into_iter().enumerate() {
+            match answer {
+                Err(e) => assert_eq!((n % 3, e.errno), (0, Errno::ENOENT)),
+                Ok(answer) => assert_eq!((n % 3 == 0, &answer[1]), (false, &Err(Errno::ENOENT))),
+            }
+        }
+    }
 }

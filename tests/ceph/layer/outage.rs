@@ -50,6 +50,15 @@ fn frozen_osd(lab: &Lab) {
     assert_eq!(ends("omap_swap", 1, || io.omap_swap(&object, &[swap])), none);
     let call = ClassCall { class: "rbd", method: "get_size", input: b"" };
     assert_eq!(ends("exec_many", 1, || io.exec_many(&object, &[call, call])), none);
+    let mut errors = Vec::new();
+    let objects = (0..100).map(|_| object.clone());
+    let each = |answer: rbd_docker_plugin::ceph::Result<_>| errors.push(answer.unwrap_err());
+    let on_each = || {
+        io.exec_on_each(objects, &[call], 8, each);
+        Ok(())
+    };
+    assert_eq!(ends("exec_on_each", 1, on_each), None);
+    assert_eq!((errors.len(), errors.iter().all(|e| Some(e.errno) == none)), (100, true));
     assert_eq!(ends("exec", 1, || io.exec(&object, "rbd", "get_size", b"")), none);
     assert_eq!(ends("lockers", 1, || io.lockers(&object, "l")), none);
     assert_eq!(ends("lock_shared", 1, || io.lock_shared(&object, "l", "", "", "", TIMEOUT)), none);
