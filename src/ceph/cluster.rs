@@ -108,6 +108,8 @@ impl Cluster {
         for key in ["log_file", "admin_socket"] {
             handle.set(key, "")?;
         }
+        // Nobody ever reads the lines that librados keeps for when it crashes: they are half a megabyte.
+        handle.set("log_max_recent", "1")?;
         for key in ["log_to_stderr", "err_to_stderr", "log_to_syslog", "err_to_syslog"] {
             handle.set(key, "false")?;
         }

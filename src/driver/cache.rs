@@ -5,7 +5,7 @@
 //! user, another cluster, another default pool or namespace begins with nothing. A name with a size (`foo@1024`) is kept
 //! without it: it means the same image.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,9 +22,13 @@ use crate::lock;
 use crate::model::error::DriverError;
 use crate::model::stored::understood;
 
-/// What is remembered of a volume.
+/// What is remembered of a volume, beside its name: of most, nothing. There may be very many of them, and they are kept.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Known {
+#[serde(from = "Details", into = "Details")]
+struct Known(Option<Box<Details>>);
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Details {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     created_at: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,6 +37,27 @@ struct Known {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     spelling: bool,
 }
+
+impl From<Details> for Known {
+    fn from(details: Details) -> Self {
+        Self((details != Details::default()).then(|| Box::new(details)))
+    }
+}
+
+impl From<Known> for Details {
+    fn from(known: Known) -> Self {
+        known.0.map(|details| *details).unwrap_or_default()
+    }
+}
+
+impl Known {
+    fn is_spelling(&self) -> bool {
+        self.0.as_ref().is_some_and(|details| details.spelling)
+    }
+}
+
+/// By name.
+type Volumes = BTreeMap<Box<str>, Known>;
 
 /// Who has seen the volumes of a cache.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,7 +74,7 @@ struct Written<'a> {
     v: u64,
     requires: [String; 0],
     of: &'a Viewer,
-    volumes: &'a BTreeMap<String, Known>,
+    volumes: &'a Volumes,
 }
 
 /// The file, as it is read.
@@ -61,7 +86,7 @@ struct Stored {
     #[serde(default)]
     requires: Vec<String>,
     of: Viewer,
-    volumes: BTreeMap<String, Known>,
+    volumes: Volumes,
 }
 
 /// The version of the file. It may have as many volumes as the cluster: so it is written as it is, not as other documents are.
@@ -74,7 +99,7 @@ pub(super) struct Cache {
     home: (String, Option<String>),
     backend: Arc<dyn Backend>,
     host: Arc<dyn Host>,
-    known: Mutex<BTreeMap<String, Known>>,
+    known: Mutex<Volumes>,
     dirty: AtomicBool,
     saving: Mutex<()>,
 }
@@ -100,12 +125,12 @@ impl Cache {
                 return stored.volumes;
             }
             tracing::info!("what another user, cluster or namespace has shown is forgotten");
-            BTreeMap::new()
+            Volumes::new()
         });
         // Written by versions up to 0.1, without a word on whose it is.
         let known = known.or_else(|| cache.read(&settings.state.join("known.json")));
         // Earlier versions kept names with sizes.
-        let known = known.unwrap_or_default().into_iter().filter(|(name, _)| key(name) == name).collect();
+        let known = known.unwrap_or_default().into_iter().filter(|(name, _)| key(name) == &**name).collect();
         cache.known = Mutex::new(known);
         cache
     }
@@ -128,7 +153,7 @@ impl Cache {
     pub(super) fn add(&self, name: &str) {
         self.note(|known| {
             let new = !known.contains_key(name);
-            known.entry(name.to_owned()).or_default();
+            known.entry(name.into()).or_default();
             new
         });
     }
@@ -137,14 +162,15 @@ impl Cache {
     /// asks for all volumes at once when it starts.
     pub(super) fn put(&self, volume: &Volume, spelling: bool) {
         self.note(|known| {
-            let entry = known
-                .entry(key(&volume.name).to_owned())
-                .or_insert_with(|| Known { spelling, ..Known::default() });
+            let before = known.get(key(&volume.name)).cloned();
+            let spelling = before.as_ref().map_or(spelling, Known::is_spelling);
             let size = volume.status.get("size").and_then(|size| size.as_str()).map(str::to_owned);
-            let news = (&entry.created_at, &entry.size) != (&volume.created_at, &size);
-            entry.created_at.clone_from(&volume.created_at);
-            entry.size = size;
-            news
+            let now = Known::from(Details { created_at: volume.created_at.clone(), size, spelling });
+            let is_new = before.as_ref() != Some(&now);
+            if is_new {
+                known.insert(key(&volume.name).into(), now);
+            }
+            is_new
         });
     }
 
@@ -156,17 +182,23 @@ impl Cache {
     /// These are all there are; of the other spellings those stay that `means` one of them.
     pub(super) fn set_names<'a>(&self, names: impl Iterator<Item = &'a str>, means: impl Fn(&str) -> bool) {
         self.note(|known| {
-            let before: Vec<String> = known.keys().cloned().collect();
-            let mut old = std::mem::take(known);
-            known.extend(names.map(|name| (name.to_owned(), old.remove(name).unwrap_or_default())));
-            known.extend(old.into_iter().filter(|(name, known)| known.spelling && means(name)));
-            !known.keys().eq(before.iter())
+            let names: HashSet<&str> = names.collect();
+            let before = known.len();
+            // What stays is not made anew: most Lists are like the one before.
+            known.retain(|name, known| names.contains(&**name) || (known.is_spelling() && means(name)));
+            let kept = known.len();
+            for name in names {
+                if !known.contains_key(name) {
+                    known.insert(name.into(), Known::default());
+                }
+            }
+            (before, known.len()) != (kept, kept)
         });
     }
 
     /// The size of a volume, as it was last seen.
     pub(super) fn size(&self, name: &str) -> Option<String> {
-        lock(&self.known).get(key(name))?.size.clone()
+        lock(&self.known).get(key(name))?.0.as_ref()?.size.clone()
     }
 
     /// The volume as it was last seen, with the reason why it is not seen now.
@@ -183,12 +215,12 @@ impl Cache {
     pub(super) fn those(&self, why: &DriverError, such: impl Fn(&str) -> bool) -> Vec<Volume> {
         let why = why.to_string();
         let known = lock(&self.known);
-        let such = known.iter().filter(|(name, known)| !known.spelling && such(name));
+        let such = known.iter().filter(|(name, known)| !known.is_spelling() && such(name));
         such.map(|(name, known)| degraded(name, known, &why)).collect()
     }
 
     /// Changes the map; it is written when `change` says that it matters.
-    fn note(&self, change: impl FnOnce(&mut BTreeMap<String, Known>) -> bool) {
+    fn note(&self, change: impl FnOnce(&mut Volumes) -> bool) {
         if change(&mut lock(&self.known)) {
             self.dirty.store(true, Ordering::SeqCst);
         }
@@ -222,7 +254,7 @@ fn degraded(name: &str, known: &Known, why: &str) -> Volume {
     Volume {
         name: name.to_owned(),
         mountpoint: None,
-        created_at: known.created_at.clone(),
+        created_at: known.0.as_ref().and_then(|details| details.created_at.clone()),
         status: [("health".to_owned(), json!("degraded")), ("reason".to_owned(), json!(why))]
             .into_iter()
             .collect(),

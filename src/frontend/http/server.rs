@@ -96,10 +96,11 @@ pub async fn serve<S: Service>(
         let (slot, stream) = tokio::select! {
             biased;
             () = &mut stop => break,
+            // What a connection has taken up is given back when it ends, not when the next one comes: that may be very much later.
+            Some(_) = connections.tasks.join_next() => continue,
             next = next(&listener, &slots) => next,
         };
         connections.spawn(stream, slot);
-        while connections.tasks.try_join_next().is_some() {}
     }
     // Those who are connected already are served; those who come now are refused by the kernel, which Docker retries with
     // its request intact. On a socket that outlives this process nobody is refused: they wait in it for the next one.
