@@ -1,16 +1,33 @@
 //! What a process has cost so far, as `/proc` shows it.
 
-use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+use std::{fmt, fs};
 
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// Resident memory in MB.
-pub(crate) fn memory(pid: Pid) -> f64 {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    pub(crate) all: f64,
+    /// Of it, pages of files: the program and its libraries. The kernel shares them with whoever else uses these files, and drops them when
+    /// memory is scarce.
+    files: f64,
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} MB, of it {:.1} MB pages of the program and its libraries", self.all, self.files)
+    }
+}
+
+pub(crate) fn memory(pid: Pid) -> Memory {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_ascii_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    let mb = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.split_ascii_whitespace().next().unwrap().parse::<f64>().unwrap() / 1024.0
+    };
+    Memory { all: mb("VmRSS:"), files: mb("RssFile:") }
 }
 
 /// Time on a processor, of all its threads, also of those that have ended.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::common::{Session, shown, timed};
-use crate::cost::memory;
+use crate::cost::{Memory, memory};
 use crate::daemon::Daemon;
-use crate::table::{at_most, told};
+use crate::table::{at_most, at_most_shown, told};
 
 /// Mounts of one volume at once.
 const MOUNTS: usize = 500;
@@ -74,12 +74,11 @@ fn at_once(daemon: &Daemon, endpoint: &str, volume: &str) -> Vec<String> {
 }
 
 /// Of all that was asked of it.
-pub(crate) fn memory_after(daemon: &Daemon, backend: &str, idle: f64) {
-    told(
-        &format!("Memory, backend {backend}, at the end of the load"),
-        &format!("{:.1} MB", memory(daemon.pid())),
-    );
+pub(crate) fn memory_after(daemon: &Daemon, backend: &str, idle: Memory) {
+    let load = memory(daemon.pid());
+    told(&format!("Memory, backend {backend}, at the end of the load"), &load.to_string());
     sleep(SETTLES);
     let what = format!("Memory, backend {backend}, {} s after the load", SETTLES.as_secs());
-    at_most(&what, memory(daemon.pid()), idle + LEFT, "MB");
+    let left = memory(daemon.pid());
+    at_most_shown(&what, (left.all, &left.to_string()), idle.all + LEFT, "MB");
 }

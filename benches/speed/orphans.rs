@@ -14,6 +14,10 @@ const VOLUMES: usize = 40;
 const NAMESPACES: usize = 150;
 /// The first looks come soon after the grace, the later ones ever less often: this is the worst of it.
 const WINDOW: Duration = Duration::from_secs(30);
+/// So many they are in this time: after the grace, and 5 s and 15 s later.
+const LOOKS: f64 = 3.0;
+/// How long it is seen what the plugin reads without them.
+const BEFORE: Duration = Duration::from_secs(10);
 
 pub(crate) fn measure(dir: &Path) {
     let mut daemon = Daemon::new("orphaned", dir, &["--size", "16", "--orphan-grace", "1"]);
@@ -24,6 +28,7 @@ pub(crate) fn measure(dir: &Path) {
     let engine = Part::engine(&daemon.socket(), VOLUMES);
     // Containers: copies of all mounts, each in a namespace of its own.
     let containers: Vec<Part> = (0..NAMESPACES).map(|_| Part::play("namespace", Path::new(""))).collect();
+    let before = at_rest(daemon.pid(), BEFORE);
     drop(engine);
     let cost = at_rest(daemon.pid(), WINDOW);
     let what = format!(
@@ -32,6 +37,8 @@ pub(crate) fn measure(dir: &Path) {
     );
     at_most(&what, cost.busy, 1.0, "% of a core");
     told("Calls of read(2) meanwhile", &format!("{:.1} a second", cost.reads));
+    let looks = (cost.reads - before.reads) * WINDOW.as_secs_f64();
+    told("Of them for each look at all of these volumes", &format!("{:.0}", looks / LOOKS));
     let mounts =
         |n: usize| daemon.ok("Get", &json!({"Name": format!("v{n}")}))["Volume"]["Status"]["mounts"].as_u64();
     assert!((0..VOLUMES).all(|n| mounts(n) == Some(1)), "containers have them");

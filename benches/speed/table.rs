@@ -26,13 +26,14 @@ pub(crate) fn skipped(what: &str, why: &str) {
 /// A number that may be at most so large.
 pub(crate) fn at_most(what: &str, measured: f64, limit: f64, unit: &str) {
     let precision = if limit < 10.0 { 2 } else { 1 };
-    row(
-        what,
-        &format!("{measured:.precision$} {unit}"),
-        "",
-        &format!("at most {limit:.precision$} {unit}"),
-        measured <= limit,
-    );
+    let shown = format!("{measured:.precision$} {unit}");
+    at_most_shown(what, (measured, &shown), limit, unit);
+}
+
+/// The same of one that is shown with something else.
+pub(crate) fn at_most_shown(what: &str, (measured, shown): (f64, &str), limit: f64, unit: &str) {
+    let precision = if limit < 10.0 { 2 } else { 1 };
+    row(what, shown, "", &format!("at most {limit:.precision$} {unit}"), measured <= limit);
 }
 
 /// A time that may be at most so long.
