@@ -9,6 +9,7 @@ use rbd_docker_plugin::backend::{Backend, Device, ImageStore, Mapper, fault};
 use rbd_docker_plugin::ceph::{Image, Swap};
 use rbd_docker_plugin::model::error::ErrorKind;
 use rbd_docker_plugin::model::name::ImageSpec;
+use rbd_docker_plugin::model::owner::Owner;
 use serde_json::{Value, json};
 
 use crate::fake_kernel::{FakeKernel, Foreign};
@@ -34,6 +35,10 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         ),
         t("a_recorded_client_that_lives_stays_on_record", a_recorded_client_that_lives_stays_on_record),
         t("another_plugin_of_this_host_is_respected", another_plugin_of_this_host_is_respected),
+        t(
+            "a_plugin_of_the_same_name_is_told_by_its_mount_root",
+            a_plugin_of_the_same_name_is_told_by_its_mount_root,
+        ),
         t("what_is_released_during_a_look_stays_released", what_is_released_during_a_look_stays_released),
         t("every_form_of_fence_is_seen", every_form_of_fence_is_seen),
         t(
@@ -181,6 +186,36 @@ fn another_plugin_of_this_host_is_respected(lab: &Lab) {
     world.kernel.unmap(id);
     world.backend.claim(&spec).unwrap();
     world.backend.release(&spec).unwrap();
+}
+
+/// A managed plugin and one of the host's may have one name; their mount roots differ.
+fn a_plugin_of_the_same_name_is_told_by_its_mount_root(lab: &Lab) {
+    let world = world(lab, "namesakes");
+    let (spec, device) = world.mapped(lab, "namesakes");
+    let namesake = Owner {
+        root: "/var/lib/docker/plugins/p1/propagated-mount/rbd".into(),
+        ..identity("namesakes", "boot of namesakes")
+    };
+    let other = RbdBackend::open_on(world.kernel.kernel(), &options(lab), namesake).unwrap();
+    let devices = |backend: &RbdBackend| backend.pulse().unwrap().devices;
+    assert_eq!((devices(&world.backend), devices(&other)), (1, 0));
+    let line = world.kernel.writes().into_iter().find(|line| line.contains("namesakes")).unwrap();
+    let mark = line.trim_end().rsplit(' ').next().unwrap().to_owned();
+    world.backend.unmap(&spec, device).unwrap();
+    world.backend.release(&spec).unwrap();
+    // Without an owner record, the mark alone says whose mapping it is.
+    let without_root = "rbd-docker-plugin:boot_of_namesakes/rbd/0b5c7f6e-0000-4000-8000-000000000001";
+    let id = world.kernel.map(&Foreign { mark, ..self::device(lab, "namesakes") });
+    let e = other.claim(&spec).unwrap_err();
+    let told = "by another plugin of the name \"rbd\" on this host";
+    assert!(e.kind == ErrorKind::InUse && e.to_string().contains(told), "{e}");
+    world.backend.claim(&spec).unwrap();
+    world.kernel.unmap(id);
+    world.backend.release(&spec).unwrap();
+    // An earlier version has not written the root down: then it may be anyone's of that name.
+    let id = world.kernel.map(&Foreign { mark: without_root.to_owned(), ..self::device(lab, "namesakes") });
+    assert_eq!((devices(&world.backend), devices(&other)), (1, 1));
+    world.kernel.unmap(id);
 }
 
 fn what_is_released_during_a_look_stays_released(lab: &Lab) {

@@ -216,7 +216,7 @@ pub(crate) fn kernel() -> Kernel {
 
 /// Who maps in these tests.
 pub(crate) fn maker() -> Maker {
-    Maker { boot_id: "b".to_owned(), plugin: "rbd".to_owned() }
+    Maker { boot_id: "b".to_owned(), plugin: "rbd".to_owned(), root: "/m/rbd".into() }
 }
 
 /// An attribute as sysfs has it.

@@ -197,6 +197,9 @@ impl RbdBackend {
             return Ok(());
         };
         let by = match mapping.mark.as_ref().and_then(Mark::plugin) {
+            Some(plugin) if plugin == self.maker.plugin => {
+                format!("by another plugin of the name {plugin:?} on this host")
+            }
             Some(plugin) => format!("by the plugin {plugin:?} of this host"),
             None => "not by this plugin".to_owned(),
         };

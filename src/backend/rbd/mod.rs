@@ -147,7 +147,8 @@ impl RbdBackend {
         let held: Arc<Mutex<Held>> = Arc::default();
         let owned = Arc::clone(&held);
         beats.keep(&link, move |place| lock(&owned).keys().any(|spec| link::place(spec) == *place))?;
-        let maker = Maker { boot_id: identity.boot_id.clone(), plugin: identity.plugin.clone() };
+        let Owner { boot_id, plugin, root, .. } = identity.clone();
+        let maker = Maker { boot_id, plugin, root };
         Ok(Self {
             options: options.clone(),
             identity,
