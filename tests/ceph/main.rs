@@ -6,6 +6,7 @@
 //! a daemon. One test after the other: some of them stop an OSD.
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod addresses;
 mod backend;
 mod clients;
 mod commands;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
     trials.extend(link::trials(&lab));
     trials.extend(clients::trials(&lab));
     trials.extend(wire::trials(&lab));
+    trials.extend(addresses::trials(&lab));
     trials.extend(kinds::trials(&lab));
     trials.extend(options::trials(&lab));
     trials.extend(versions::trials(&lab));

@@ -39,7 +39,7 @@ impl Lab {
             Some(conf) => (PathBuf::from(conf), None),
             None => {
                 let dir = tempfile::tempdir().map_err(|e| format!("no temporary folder: {e}"))?;
-                start_cluster(dir.path())?;
+                start_cluster(dir.path(), &[])?;
                 (dir.path().join("ceph.conf"), Some(dir))
             }
         };
@@ -137,8 +137,13 @@ pub(crate) struct Own(TempDir);
 
 impl Own {
     pub(crate) fn start() -> Self {
+        Self::start_at("127.0.0.1")
+    }
+
+    /// One that listens on this address.
+    pub(crate) fn start_at(address: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        start_cluster(dir.path()).unwrap();
+        start_cluster(dir.path(), &["--address", address]).unwrap();
         Self(dir)
     }
 
@@ -282,9 +287,10 @@ fn make_pool(cluster: &Cluster, pool: &str) -> Result<(), rbd_docker_plugin::mod
     cluster.mon_command(&application).map(drop)
 }
 
-fn start_cluster(dir: &Path) -> Result<(), String> {
+fn start_cluster(dir: &Path, flags: &[&str]) -> Result<(), String> {
     let me = std::process::id().to_string();
     let output: Output = tool(&["start", dir.to_str().unwrap(), "--watch", &me])
+        .args(flags)
         .output()
         .map_err(|e| format!("tools/ceph-cluster: {e}"))?;
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
