@@ -9,8 +9,10 @@ use rbd_docker_plugin::backend::ImageStore;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
 use rbd_docker_plugin::config;
 use rbd_docker_plugin::model::error::ErrorKind;
+use serde_json::json;
 
 use crate::hosts::{identity, options};
+use crate::plugin::Plugin;
 use crate::rig::{Lab, Own, Ready, trial_if, wait_until};
 
 pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
@@ -24,6 +26,9 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("map_options_of_the_cluster_and_encryption_on_the_wire_are_told", wire),
         t("a_user_of_one_namespace_is_kept_to_it", one_namespace),
         t("a_host_on_the_blocklist_waits_and_says_until_when", blocked_host),
+        t("another_cluster_is_refused_until_the_file_is_put_back", another_cluster),
+        t("a_client_of_a_frozen_cluster_is_let_go_without_waiting", frozen_client),
+        t("a_frozen_cluster_keeps_no_request_waiting_while_clients_are_exchanged", frozen_cluster),
     ]
 }
 
@@ -245,6 +250,121 @@ fn blocked_host(lab: &Lab) {
     assert!(made <= 6, "{made} clients were made meanwhile");
     world.own.run(&["ceph", "osd", "blocklist", "rm", "127.0.0.1:0/0"]);
     wait_until("it recovers by itself", LONG, || works(&backend));
+}
+
+/// A ceph.conf that leads to another cluster, where the user may do everything as well.
+fn another_cluster(lab: &Lab) {
+    let (world, other) = (World::new(), Own::start());
+    let home = tempfile::tempdir().unwrap();
+    let good = fs::read_to_string(world.conf()).unwrap();
+    let keyring = other.dir().join("roamer");
+    let mut line = vec!["ceph", "auth", "get-or-create", "client.roamer"];
+    line.extend(CAPS);
+    line.extend(["-o", keyring.to_str().unwrap()]);
+    other.run(&line);
+    let plugin = Plugin::start_as("roamer", &world.conf(), home.path(), &["--pool", "rbd"]);
+    plugin.create("here");
+    let backend = world.backend(lab);
+    let text = fs::read_to_string(other.conf()).unwrap();
+    fs::write(world.conf(), format!("{text}\n[client.roamer]\nkeyring = {}\n", keyring.display())).unwrap();
+    let fsid = |own: &Own| own.run(&["ceph", "fsid"]).trim().to_owned();
+    let told = format!(
+        "ceph.conf leads to the cluster {} now, and the volumes of this plugin are in {}",
+        fsid(&other),
+        fsid(&world.own)
+    );
+    wait_until("the log says it", LONG, || plugin.log().contains(&told));
+    assert!(plugin.log().contains("the old connection is kept"), "{}", plugin.log());
+    // The old session goes on, and all of it is of the old cluster.
+    for _ in 0..30 {
+        assert!(works(&backend), "{:?}", backend.reachable());
+        assert_eq!(plugin.names(), ["here"]);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    // With the old cluster away, the other one is still none of ours, and every request says so.
+    world.own.tool(&["stop-mon"]);
+    down(&backend, &told);
+    let refused = || plugin.ask("Create", &json!({"Name": "new"})).err().unwrap_or_default();
+    wait_until("the plugin says it", LONG, || refused().contains(&told));
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(refused().contains(&told) && refused().contains("restart the plugin"), "{}", refused());
+    assert_eq!(plugin.names(), ["here"], "what was known is answered");
+    assert_eq!(
+        other.run(&["rbd", "ls", "rbd"])
+            + &other.run(&["rados", "-p", "rbd", "ls"]).replace("rbd_info\n", ""),
+        ""
+    );
+    fs::write(world.conf(), good).unwrap();
+    world.own.tool(&["start-mon"]);
+    wait_until("it is back", LONG, || works(&backend));
+    wait_until("the plugin, too", LONG, || plugin.ask("Remove", &json!({"Name": "here"})).is_ok());
+    assert_eq!(plugin.names(), [""; 0]);
+}
+
+/// Nothing of a client waits for its cluster when it goes: not even when something was asked that was never answered.
+fn frozen_client(_: &Lab) {
+    let own = Own::start();
+    let quick = Duration::from_secs(2);
+    for frozen in [&["osd."][..], &["mon."], &["osd.", "mon."]] {
+        let io = own.connect().ioctx("rbd", None).unwrap();
+        drop(io.read("rbd_directory", 1));
+        let life = io.cluster().life();
+        let still: Vec<_> = frozen.iter().map(|daemon| own.freeze(daemon)).collect();
+        let asking = io.clone();
+        let asked = std::thread::spawn(move || {
+            let e = asking.read("rbd_directory", 1).err();
+            let begin = Instant::now();
+            drop(asking);
+            (e, begin.elapsed())
+        });
+        let begin = Instant::now();
+        drop(io);
+        assert!(begin.elapsed() < quick, "{frozen:?}: {:?}", begin.elapsed());
+        let (answer, took) = asked.join().unwrap();
+        println!("{frozen:?}: {answer:?}, and gone after {took:?}");
+        assert!(took < quick, "{frozen:?}: {took:?}");
+        wait_until("it is gone", LONG, || life.strong_count() == 0);
+        drop(still);
+    }
+}
+
+/// While nothing answers, and ceph.conf changes again and again, requests take no longer than one of them may.
+fn frozen_cluster(lab: &Lab) {
+    let world = World::new();
+    let backend = world.backend(lab);
+    assert!(works(&backend));
+    let good = fs::read_to_string(world.conf()).unwrap();
+    let longest = |what: &str, lasts: Duration| {
+        let begin = Instant::now();
+        let mut slow = Vec::new();
+        let mut round = 0;
+        while begin.elapsed() < lasts {
+            round += 1;
+            if round % 10 == 0 {
+                fs::write(world.conf(), format!("{good}\n# {round}\n")).unwrap();
+            }
+            let one = Instant::now();
+            drop(backend.list());
+            if one.elapsed() > Duration::from_millis(500) {
+                slow.push(one.elapsed());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        println!("{what}: {round} requests, those over half a second took {slow:?}");
+        slow
+    };
+    let lasts = Duration::from_secs(20);
+    for daemons in [&["osd."][..], &["mon."], &["osd.", "mon."]] {
+        let still: Vec<_> = daemons.iter().map(|daemon| world.own.freeze(daemon)).collect();
+        let slow = longest(&format!("{daemons:?}"), lasts);
+        // The first to find out waits for its timeout, of two seconds, perhaps in two calls.
+        assert!(
+            slow.len() <= 4 && slow.iter().all(|took| *took < Duration::from_secs(7)),
+            "{daemons:?}: {slow:?}"
+        );
+        drop(still);
+        wait_until("it is back", LONG, || works(&backend));
+    }
 }
 
 fn wire(lab: &Lab) {
