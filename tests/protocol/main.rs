@@ -13,6 +13,7 @@ mod admin;
 mod console;
 mod docs;
 mod fake;
+mod formats;
 mod hostile;
 mod house;
 mod migration;
