@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use super::doctor::within;
@@ -35,7 +34,7 @@ enum Wrong {
 }
 
 /// Looks and tells.
-pub(super) fn run(flags: &BTreeMap<&'static str, String>) -> Result<ExitCode> {
+pub(super) fn run(flags: &BTreeMap<&'static str, String>) -> Result<u8> {
     let mut said = Layers::gather(flags, &config::environment()?);
     for (variable, key) in VARIABLES {
         if let Some(text) = std::env::var_os(variable).and_then(|text| text.into_string().ok()) {
@@ -58,7 +57,7 @@ pub(super) fn run(flags: &BTreeMap<&'static str, String>) -> Result<ExitCode> {
         Err((wrong, found)) => (format!("ERROR {found}"), wrong as u8),
     };
     output::write(&format!("rbd-docker-plugin: {host}: {line}\n"))?;
-    Ok(ExitCode::from(status))
+    Ok(status)
 }
 
 fn look(config: &Config) -> Result<String, (Wrong, String)> {

@@ -1,7 +1,6 @@
 //! `config check`: what the settings are, where each comes from, and all that is wrong with them.
 
 use std::collections::BTreeMap;
-use std::process::ExitCode;
 
 use serde::Serialize;
 
@@ -27,7 +26,7 @@ struct Setting {
 }
 
 /// Looks, tells, and says by its exit status whether the daemon would start with them.
-pub(super) fn run(flags: &BTreeMap<&'static str, String>, format: Format) -> Result<ExitCode> {
+pub(super) fn run(flags: &BTreeMap<&'static str, String>, format: Format) -> Result<u8> {
     let all = examine::examine(flags, &config::environment()?);
     let mut errors: Vec<String> = all.errors.iter().map(ToString::to_string).collect();
     if let Some(Err(e)) = all.config.as_ref().map(assemble::check) {
@@ -41,7 +40,7 @@ pub(super) fn run(flags: &BTreeMap<&'static str, String>, format: Format) -> Res
     let settings = all.values.into_iter().map(setting).collect();
     let answer = Answer { settings, warnings: all.warnings, errors };
     output::print(format, &answer, || text(&answer))?;
-    Ok(if answer.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
+    Ok(if answer.errors.is_empty() { 0 } else { 2 })
 }
 
 fn text(answer: &Answer) -> String {

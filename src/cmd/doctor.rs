@@ -18,7 +18,6 @@ mod pools;
 mod report;
 
 use std::collections::BTreeMap;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -33,7 +32,7 @@ use report::{Finding, Report};
 const HERE: Duration = Duration::from_secs(10);
 
 /// Looks, tells, and says by its exit status whether something failed.
-pub fn run(flags: &BTreeMap<&'static str, String>, format: Format) -> Result<ExitCode> {
+pub fn run(flags: &BTreeMap<&'static str, String>, format: Format) -> Result<u8> {
     let mut report = Report::new(format);
     match config::environment().and_then(|environment| Config::load(flags, &environment)) {
         Ok(config) => {

@@ -1,7 +1,5 @@
 //! `inspect`: what is known of volumes.
 
-use std::process::ExitCode;
-
 use serde_json::{Map, Value};
 
 use super::output;
@@ -12,21 +10,21 @@ use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::name::VolumeName;
 
 /// Those that are there are shown, whatever became of the others.
-pub(super) fn run(config: &Config, volumes: &[String], format: Format) -> Result<ExitCode> {
+pub(super) fn run(config: &Config, volumes: &[String], format: Format) -> Result<u8> {
     for volume in volumes {
         let name: Result<VolumeName> = volume.parse();
         name.map_err(|e| DriverError { kind: ErrorKind::Config, ..e })?;
     }
     let asking = AdminClient::new(config)?;
     let mut found: Vec<Value> = Vec::new();
-    let mut status = ExitCode::SUCCESS;
+    let mut status = 0;
     for volume in volumes {
         let answer: Result<Map<String, Value>> = asking.get(&format!("/v1/volumes/{volume}"));
         match answer {
             Ok(mut answer) => found.push(answer.remove("Volume").unwrap_or_default()),
             Err(e) => {
                 eprintln!("rbd-docker-plugin: {volume}: {e}");
-                status = ExitCode::FAILURE;
+                status = 1;
             }
         }
     }

@@ -20,11 +20,12 @@ pub mod plugin_config;
 pub mod top;
 mod unmount;
 
-use std::process::ExitCode;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use crate::cli::{Action, Invocation};
 use crate::config::{self, Config};
+use crate::linux::fork;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::telemetry::log::{self, Target};
 
@@ -35,19 +36,26 @@ pub fn failed(why: &DriverError) -> u8 {
     if why.kind == ErrorKind::Config { 2 } else { 1 }
 }
 
-/// Does what was asked for.
-pub fn run(invocation: &Invocation) -> Result<ExitCode> {
+/// Ends the program: the one way out of every command. Threads may still ask the cluster something that nobody waits for.
+pub fn end(status: u8) -> ! {
+    // What is printed is flushed already; this is for what a library has printed.
+    let _ = io::stdout().flush();
+    fork::end(status)
+}
+
+/// Does what was asked for; the exit status.
+pub fn run(invocation: &Invocation) -> Result<u8> {
     let flags = &invocation.flags;
     if let Action::Doctor(format) = invocation.action {
         return doctor::run(flags, format);
     }
     if invocation.action == Action::PluginConfig {
         plugin_config::run()?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(0);
     }
     match &invocation.action {
-        Action::Completions(shell) => return papers::completions(*shell).map(|()| ExitCode::SUCCESS),
-        Action::Man(dir) => return papers::man(dir.as_deref()).map(|()| ExitCode::SUCCESS),
+        Action::Completions(shell) => return papers::completions(*shell).map(|()| 0),
+        Action::Man(dir) => return papers::man(dir.as_deref()).map(|()| 0),
         _ => {}
     }
     if let Action::CheckConfig(format) = invocation.action {
@@ -60,7 +68,7 @@ pub fn run(invocation: &Invocation) -> Result<ExitCode> {
     let config = Config::load(flags, &config::environment()?)?;
     if invocation.action == Action::Serve {
         crate::daemon::serve::run(&config)?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(0);
     }
     explain(&config)?;
     if let Action::UnmountAll { timeout, format } = invocation.action {
@@ -75,7 +83,7 @@ pub fn run(invocation: &Invocation) -> Result<ExitCode> {
         }
         other => administer(other, &config)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
 /// A command logs nothing, unless it was told to log to stderr.

@@ -5,7 +5,6 @@
 //! name: nothing else begins to work on what it may still be changing.
 
 use std::io;
-use std::process::ExitCode;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
@@ -46,7 +45,7 @@ struct Volume {
 }
 
 /// Has it done by a second process, within the time.
-pub(super) fn all(config: &Config, timeout: Duration, format: Format) -> Result<ExitCode> {
+pub(super) fn all(config: &Config, timeout: Duration, format: Format) -> Result<u8> {
     let second = match fork::fork()? {
         Fork::Second => return work(config, timeout, format),
         Fork::First(second) => second,
@@ -58,7 +57,7 @@ pub(super) fn all(config: &Config, timeout: Duration, format: Format) -> Result<
     while !deadline.left().is_zero() {
         if let Some(status) = child.ended()? {
             told.into_iter().for_each(|thread| drop(thread.join()));
-            return Ok(ExitCode::from(status));
+            return Ok(status);
         }
         thread::sleep(POLL);
     }
@@ -73,7 +72,7 @@ fn pass_on(mut from: impl io::Read, mut to: impl io::Write) {
 }
 
 /// Does it.
-fn work(config: &Config, timeout: Duration, format: Format) -> Result<ExitCode> {
+fn work(config: &Config, timeout: Duration, format: Format) -> Result<u8> {
     assemble::check(config)?;
     let _claim = Claim::hold(&config.plugins, &config.name).map_err(|e| match e.kind {
         ErrorKind::InUse => {
@@ -83,7 +82,7 @@ fn work(config: &Config, timeout: Duration, format: Format) -> Result<ExitCode> 
     })?;
     let answer = Answer::of(within(timeout, config.clone())?);
     output::print(format, &answer, || answer.text())?;
-    Ok(if answer.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if answer.is_whole() { 0 } else { 1 })
 }
 
 /// Opening the store may hang as well.

@@ -99,7 +99,12 @@ impl Driver {
         self.forget_uses(spec)?;
         self.host.remove_dir(&volume.refs.mountpoint)?;
         self.backend.unmap(spec, volume.device.clone())?;
-        self.backend.release(spec)
+        // It is mounted here no more, whatever the store says now.
+        self.backend.release(spec).map_err(|e| {
+            e.context(format!(
+                "{spec} is unmounted and unmapped on this host, but not given back yet, which is tried again by itself"
+            ))
+        })
     }
 }
 

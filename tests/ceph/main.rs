@@ -30,6 +30,7 @@ mod pools;
 mod rig;
 mod silent;
 mod tenants;
+mod trouble;
 mod versions;
 mod wire;
 
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
     trials.extend(clients::trials(&lab));
     trials.extend(wire::trials(&lab));
     trials.extend(addresses::trials(&lab));
+    trials.extend(trouble::trials(&lab));
     trials.extend(kinds::trials(&lab));
     trials.extend(options::trials(&lab));
     trials.extend(versions::trials(&lab));

@@ -66,6 +66,26 @@ fn every_arrow_between_rooms_is_in_the_table() {
     assert!(gone.is_empty(), "turned, so take it out of the list: {gone:?}");
 }
 
+/// exit(3) runs the destructors of librados and librbd, while threads that nobody waits for may still be in these libraries.
+#[test]
+fn the_program_ends_without_exit_handlers() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&src, &mut files);
+    let with = |word: &str| -> Vec<&Path> {
+        let has = |file: &&PathBuf| fs::read_to_string(file).unwrap().contains(word);
+        files.iter().filter(has).map(|file| file.strip_prefix(&src).unwrap()).collect()
+    };
+    for word in ["ExitCode", "process::exit"] {
+        assert!(with(word).is_empty(), "{word} in {:?}", with(word));
+    }
+    let main = fs::read_to_string(src.join("main.rs")).unwrap();
+    assert!(
+        main.trim_end().ends_with("cmd::failed(&e)))\n}") && main.contains("    cmd::end(cmd::run("),
+        "{main}"
+    );
+}
+
 /// From which room to which other one, and in which file.
 fn arrows() -> BTreeSet<(String, String, PathBuf)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
