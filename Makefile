@@ -75,6 +75,7 @@ test-krbd: ## mapping, on a kernel with rbd in a virtual machine, against a real
 test-vm: ## two hosts and a cluster: the plugin and Docker on a kernel with rbd, freezes, power losses, network cuts
 	@tools/setup --tier vm
 	@tools/headline "VM tier: two hosts, a real cluster"
+	@tools/previous >/dev/null || [ $$? = 3 ]
 	@$(AS_ROOT) --test vm
 
 test-docker: ## a real Docker engine, started for the tests and apart from the host's

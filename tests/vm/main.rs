@@ -25,6 +25,7 @@ mod rig;
 mod secrets;
 #[path = "../common/trace.rs"]
 mod trace;
+mod versions;
 mod volumes;
 
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         guide::trials,
         kernel::trials,
         clusters::trials,
+        versions::trials,
         ownership::trials,
         images::trials,
         outage::trials,

@@ -31,6 +31,7 @@ pub(crate) struct Plugin<'a> {
     /// Its name for Docker.
     pub(crate) name: String,
     pub(crate) host: &'a Host,
+    program: String,
     flags: Vec<String>,
     pid: Option<u32>,
 }
@@ -40,7 +41,13 @@ impl<'a> Plugin<'a> {
     /// in the shared folder. `flags` come after these, and win.
     pub(crate) fn new(host: &'a Host, name: &str, flags: &[&str]) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { name: name.to_owned(), host, flags, pid: None }
+        let program = env!("CARGO_BIN_EXE_rbd-docker-plugin").to_owned();
+        Self { name: name.to_owned(), host, program, flags, pid: None }
+    }
+
+    /// From its next start on it is this program.
+    pub(crate) fn runs(&mut self, program: &str) {
+        self.program = program.to_owned();
     }
 
     /// Starts it and waits until it answers.
@@ -74,7 +81,7 @@ impl<'a> Plugin<'a> {
         let fixed = ["--conf-file", "none", "--name", &self.name, "--mount", mount, "--logdir"];
         let flags = fixed.iter().map(|flag| (*flag).to_owned()).chain([share.display().to_string()]);
         let flags = shell_words::join(flags.chain(self.flags.iter().cloned()));
-        let program = env!("CARGO_BIN_EXE_rbd-docker-plugin");
+        let program = &self.program;
         let pid = self.host.ok(&format!(
             "{environment} setsid {program} {flags} </dev/null >>{} 2>&1 & echo $!",
             self.stderr().display()
