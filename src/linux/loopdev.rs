@@ -98,16 +98,25 @@ pub fn attach(backing: &File, name: &Path, read_only: bool) -> Result<Attached, 
     Err(last)
 }
 
-/// The device that a file of this name is attached to. Only devices whose backing file bears its last part are opened:
-/// an open delays the detaching of a device that somebody is just taking down.
+/// The device that a file of this name is attached to. Only devices whose backing file may be this one are opened: an open delays the
+/// detaching of a device that somebody is just taking down. They bear the last part of its name; a file with several names, or one whose
+/// first name is gone, may be attached by any of them.
 pub fn find(backing: Backing, name: &Path) -> Result<Option<Loop>, CallError> {
-    let found = scan(|seen| seen.as_os_str().is_empty() || seen.file_name() == name.file_name())?;
+    let has_others = fs::metadata(name).is_ok_and(|file| file.nlink() > 1);
+    // The kernel tells the file's own name, not that of a link to it.
+    let own = fs::canonicalize(name).unwrap_or_else(|_| name.to_owned());
+    let found = scan(|seen| {
+        has_others
+            || seen.removed
+            || seen.path.is_empty()
+            || Path::new(seen.path).file_name() == own.file_name()
+    })?;
     Ok(found.into_iter().find(|device| device.backing == backing))
 }
 
 /// The devices whose backing files are below a folder, and no others are opened.
 pub fn below(folder: &Path) -> Result<Vec<Loop>, CallError> {
-    scan(|seen| seen.starts_with(folder))
+    scan(|seen| Path::new(seen.path).starts_with(folder))
 }
 
 /// All attached devices of this host. One that vanishes meanwhile is left out.
@@ -115,7 +124,14 @@ pub fn all() -> Result<Vec<Loop>, CallError> {
     scan(|_| true)
 }
 
-fn scan(wanted: impl Fn(&Path) -> bool) -> Result<Vec<Loop>, CallError> {
+/// What sysfs says of the file behind a device.
+struct Seen<'a> {
+    path: &'a str,
+    /// Whether that name of it is gone.
+    removed: bool,
+}
+
+fn scan(wanted: impl Fn(&Seen<'_>) -> bool) -> Result<Vec<Loop>, CallError> {
     // One read names the devices that have a size; sysfs has a folder for every device that was ever used.
     let partitions = fs::read_to_string(PARTITIONS).or_call("read", PARTITIONS)?;
     let names = partitions.lines().filter_map(|line| line.split_ascii_whitespace().nth(3));
@@ -219,12 +235,11 @@ fn is_loop(name: &str) -> bool {
     name.strip_prefix("loop").is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit()))
 }
 
-fn look_at(sysfs: &Path, path: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Option<Loop>, CallError> {
+fn look_at(sysfs: &Path, path: &Path, wanted: impl Fn(&Seen<'_>) -> bool) -> Result<Option<Loop>, CallError> {
     let Some(mut backing_path) = read_attribute(&sysfs.join("loop/backing_file"))? else { return Ok(None) };
-    if let Some(live) = backing_path.strip_suffix(" (deleted)") {
-        backing_path.truncate(live.len());
-    }
-    if !wanted(Path::new(&backing_path)) {
+    let live = backing_path.strip_suffix(" (deleted)").map(str::len);
+    backing_path.truncate(live.unwrap_or(backing_path.len()));
+    if !wanted(&Seen { path: &backing_path, removed: live.is_some() }) {
         return Ok(None);
     }
     let Some(file) = open_attached(path)? else { return Ok(None) };

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use libtest_mimic::Trial;
+use rbd_docker_plugin::linux::loopdev::{self, Backing};
 use serde_json::json;
 
 use crate::daemon::{Daemon, wait};
@@ -26,6 +27,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("with_data_and_no_filesystem", with_data_and_no_filesystem),
         t("damaged", damaged),
         t("mapped_by_hand", mapped_by_hand),
+        t("one_image_under_two_names_is_mounted_once", one_image_under_two_names_is_mounted_once),
     ]
 }
 
@@ -242,4 +244,59 @@ fn mapped_by_hand(rig: &Rig) {
     daemon.unmount("foo", "a");
     remove(&daemon, "foo");
     assert!(!image.exists());
+}
+
+fn one_image_under_two_names_is_mounted_once(rig: &Rig) {
+    let mut daemon = plugin(rig, "names", &["--size", "16"]);
+    create(&daemon, "own", &json!({}));
+    let own = daemon.file("own", "img");
+    fs::hard_link(&own, daemon.file("hard", "img")).unwrap();
+    std::os::unix::fs::symlink("own.img", daemon.file("soft", "img")).unwrap();
+    let names = ["own", "hard", "soft"];
+    let backing = Backing::from(&fs::metadata(&own).unwrap());
+    let attached = || loopdev::all().unwrap().iter().filter(|device| device.backing == backing).count();
+    for mounted in names {
+        daemon.mount(mounted, "a");
+        for other in names.into_iter().filter(|name| *name != mounted) {
+            let e = mount_error(&daemon, other);
+            for part in [&format!("rbd/{other} and rbd/{mounted} are one image"), "mounted twice"] {
+                assert!(e.contains(part), "{e}");
+            }
+            let e = remove_error(&daemon, other);
+            assert!(e.contains("are one image under two names"), "{e}");
+        }
+        assert_eq!(attached(), 1);
+        // It is found again by any of its names.
+        daemon.kill();
+        daemon.start();
+        assert_eq!(attached(), 1);
+        daemon.mount(mounted, "b");
+        daemon.unmount(mounted, "b");
+        daemon.unmount(mounted, "a");
+        wait("the device to be given back", || attached() == 0);
+    }
+    // All at the same moment: whoever comes second sees the first.
+    for round in 0..5 {
+        let asked = &|name| daemon.ask("Mount", &json!({"Name": name, "ID": "a"}));
+        let done = std::thread::scope(|scope| {
+            let mounts = names.map(|name| scope.spawn(move || (name, asked(name))));
+            mounts.map(|mount| mount.join().unwrap())
+        });
+        let had: Vec<&str> = done
+            .iter()
+            .filter(|(_, answer)| answer.as_ref().unwrap().0 == 200)
+            .map(|(name, _)| *name)
+            .collect();
+        assert!(had.len() <= 1, "round {round}: {done:?}");
+        had.iter().for_each(|name| daemon.unmount(name, "a"));
+        wait("the devices to be given back", || attached() == 0);
+    }
+    // Its first name goes while it is mounted by that.
+    daemon.mount("own", "a");
+    fs::remove_file(&own).unwrap();
+    fs::remove_file(daemon.file("soft", "img")).unwrap();
+    let e = mount_error(&daemon, "hard");
+    assert!(e.contains("one image under two names"), "{e}");
+    daemon.unmount("own", "a");
+    wait("the device to be given back", || attached() == 0);
 }

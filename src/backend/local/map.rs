@@ -17,7 +17,7 @@ const SETTLES: Duration = Duration::from_secs(5);
 
 impl LocalBackend {
     /// The image file's identity; nothing when it is not there.
-    fn backing(&self, spec: &ImageSpec) -> Result<Option<Backing>> {
+    pub(super) fn backing(&self, spec: &ImageSpec) -> Result<Option<Backing>> {
         let path = self.paths.image(spec);
         match fs::metadata(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => self.paths.is_there().map(|()| None),

@@ -23,7 +23,8 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, ImageStore, Pulse, Source};
-use crate::linux::{boot, files, loopdev};
+use crate::linux::loopdev::{self, Backing};
+use crate::linux::{boot, files};
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::model::name::ImageSpec;
 use crate::model::owner::Owner;
@@ -40,6 +41,8 @@ pub struct LocalBackend {
     identity: Owner,
     /// Owner files that we hold locked.
     held: Mutex<HashMap<ImageSpec, File>>,
+    /// The files of the images that we hold: a link gives one file two names.
+    files: Mutex<HashMap<Backing, ImageSpec>>,
     names: Names,
 }
 
@@ -85,7 +88,13 @@ impl LocalBackend {
                 }
             }
         }
-        Ok(Self { names: Names::new(&paths, home), paths, identity, held: Mutex::default() })
+        Ok(Self {
+            names: Names::new(&paths, home),
+            paths,
+            identity,
+            held: Mutex::default(),
+            files: Mutex::default(),
+        })
     }
 }
 

@@ -39,6 +39,24 @@ impl LocalBackend {
         if lock(&self.held).contains_key(spec) {
             return Ok(());
         }
+        if let Some(backing) = self.backing(spec)? {
+            let other = lock(&self.files).entry(backing).or_insert_with(|| spec.clone()).clone();
+            if other != *spec {
+                return Err(DriverError::new(
+                    ErrorKind::Failed,
+                    format!("{spec} and {other} are one image under two names, and it is used as {other}"),
+                )
+                .hint("use one name for it: one filesystem that is mounted twice destroys itself"));
+            }
+        }
+        self.take_named(spec).inspect_err(|_| self.forget_file(spec))
+    }
+
+    fn forget_file(&self, spec: &ImageSpec) {
+        lock(&self.files).retain(|_, named| named != spec);
+    }
+
+    fn take_named(&self, spec: &ImageSpec) -> Result<()> {
         let path = self.paths.owner(spec);
         let file = match lock_file(&path) {
             Err(e) if e.source.as_ref().is_some_and(|call| call.errno == Errno::ENOENT) => {
@@ -96,6 +114,7 @@ impl LocalBackend {
             lock(&self.held).insert(spec.clone(), file);
             return Err(e.into());
         }
+        self.forget_file(spec);
         // Unlocked only now: nobody can lock a file that is about to lose its name.
         drop(file);
         Ok(())
