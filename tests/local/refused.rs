@@ -35,6 +35,8 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("a_refused_option_is_named", a_refused_option_is_named),
         t("a_journal_on_a_read_only_device", a_journal_on_a_read_only_device),
         t("a_log_that_is_not_replayed_is_no_damage", a_log_that_is_not_replayed_is_no_damage),
+        t("an_image_that_was_cut_short", an_image_that_was_cut_short),
+        t("a_filesystem_with_another_device", a_filesystem_with_another_device),
     ]
 }
 
@@ -285,4 +287,85 @@ fn a_log_that_is_not_replayed_is_no_damage(rig: &Rig) {
     let cause = CallError::new("mount", device.path.display(), Errno::EUCLEAN);
     let e = filesystem::diagnose(&Programs::find(), &device.path, &fs, &cause).unwrap();
     assert_eq!(e.kind, ErrorKind::NeedsRepair, "{e}");
+}
+
+fn an_image_that_was_cut_short(rig: &Rig) {
+    let host = rig.host();
+    let target = rig.folder("m");
+    for (kind, mib) in [(FsKind::Ext4, 64), (FsKind::Xfs, 320), (FsKind::Btrfs, 128)] {
+        let (device, fs) = make(rig, kind.name(), kind, mib);
+        // Marked, it would be checked before it is mounted.
+        if kind == FsKind::Ext4 {
+            debugfs(&device, "set_super_value state 2");
+        }
+        drop(device);
+        let image = rig.path(kind.name());
+        File::options().write(true).open(&image).unwrap().set_len((mib - 10) << 20).unwrap();
+        let before = fs::read(&image).unwrap();
+        let device = rig.attach(&image, false);
+        let checked = host.check(&device, &fs, later()).unwrap_err();
+        let mounted = host.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
+        for e in [checked, mounted] {
+            assert_eq!(e.kind, ErrorKind::Failed, "{e}");
+            let sizes = format!("has {mib}M, the image {}M", mib - 10);
+            for part in ["smaller than its filesystem", &sizes, &format!("rbd resize --size {mib}M")] {
+                assert!(e.to_string().contains(part), "{kind}: no {part:?} in {e}");
+            }
+            harmless(&e);
+        }
+        assert!(fs::read(&image).unwrap() == before, "{kind}: it is as it was");
+    }
+}
+
+fn a_filesystem_with_another_device(rig: &Rig) {
+    let host = rig.host();
+    let target = rig.folder("m");
+    let run = |line: &[&str]| {
+        let output = std::process::Command::new(line[0]).args(&line[1..]).output().unwrap();
+        assert!(output.status.success(), "{line:?}: {output:?}");
+    };
+    let said = |device: &Device, kind: FsKind| {
+        let fs = Filesystem { kind, type_name: kind.name().to_owned(), uuid: None };
+        host.mount(device, &fs, &target, &MountFlags::default()).unwrap_err()
+    };
+    let cases = [
+        (FsKind::Ext4, 64, "its journal"),
+        (FsKind::Xfs, 320, "its log"),
+        (FsKind::Btrfs, 128, "a part of it (2 devices in all)"),
+    ];
+    for (kind, mib, part) in cases {
+        let names = [kind.name().to_owned(), format!("{kind}-other")];
+        let other = rig.device(&names[1], 128);
+        let device = rig.device(&names[0], mib);
+        let (at, with) = (device.path.to_str().unwrap(), other.path.to_str().unwrap());
+        match kind {
+            FsKind::Ext4 => {
+                run(&["mkfs.ext4", "-q", "-O", "journal_dev", with]);
+                run(&["mkfs.ext4", "-q", "-J", &format!("device={with}"), at]);
+            }
+            FsKind::Xfs => run(&["mkfs.xfs", "-q", "-l", &format!("logdev={with}"), at]),
+            FsKind::Btrfs => run(&["mkfs.btrfs", "-q", "-d", "raid0", "-m", "raid0", at, with]),
+        }
+        drop((device, other));
+        let device = rig.attach(&rig.path(&names[0]), false);
+        let e = said(&device, kind);
+        assert!(
+            e.kind == ErrorKind::Failed && e.message.contains(&format!("{part} on another device")),
+            "{e}"
+        );
+        harmless(&e);
+        if kind == FsKind::Ext4 {
+            debugfs(&device, "set_super_value state 2");
+            let fs = Filesystem { kind, type_name: "ext4".to_owned(), uuid: None };
+            let e = host.check(&device, &fs, later()).unwrap_err();
+            assert!(e.message.contains("its journal on another device"), "{e}");
+            harmless(&e);
+        }
+    }
+    let device = rig.device("seed", 128);
+    run(&["mkfs.btrfs", "-q", device.path.to_str().unwrap()]);
+    run(&["btrfstune", "-S", "1", device.path.to_str().unwrap()]);
+    let e = said(&device, FsKind::Btrfs);
+    assert!(e.message.contains("is a seed") && !e.to_string().contains("make its image writable"), "{e}");
+    harmless(&e);
 }

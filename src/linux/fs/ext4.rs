@@ -27,7 +27,7 @@ const CHECKSUM: usize = 0x3fc;
 
 const STATE_VALID: u16 = 1;
 const STATE_ERROR: u16 = 2;
-const COMPAT_HAS_JOURNAL: u32 = 4;
+pub(super) const COMPAT_HAS_JOURNAL: u32 = 4;
 const INCOMPAT_RECOVER: u32 = 4;
 const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
 

@@ -8,6 +8,7 @@ pub mod options;
 mod btrfs;
 mod ext4;
 mod features;
+mod geometry;
 mod refused;
 mod xfs;
 
@@ -146,9 +147,18 @@ pub fn check(programs: &Programs, path: &Path, fs: &Filesystem, deadline: Deadli
     if needs_check(path, fs.kind)?.is_some() {
         refuse_if_being_checked(path)?;
     }
-    match (state(path, fs.kind)?, fs.kind) {
+    geometry::refuse_cut_short(path, fs.kind)?;
+    checked(programs, path, fs.kind, deadline).map_err(|e| match e.kind {
+        // A checker does not find the other device, either.
+        ErrorKind::NeedsRepair => geometry::explain(path, fs.kind).unwrap_or(e),
+        _ => e,
+    })
+}
+
+fn checked(programs: &Programs, path: &Path, kind: FsKind, deadline: Deadline) -> Result<Checked> {
+    match (state(path, kind)?, kind) {
         (State::Fine { .. }, _) => Ok(Checked::NotNeeded),
-        (State::Broken(what), FsKind::Xfs) => Err(damaged(path, fs.kind, what)),
+        (State::Broken(what), FsKind::Xfs) => Err(damaged(path, kind, what)),
         (State::Suspect | State::Broken(_), FsKind::Ext4) => {
             let read_only = {
                 let device = blkdev::open(path)?;
@@ -205,11 +215,15 @@ fn state(path: &Path, kind: FsKind) -> Result<State> {
     let Some(sb) = superblock(path, kind)? else {
         return Ok(State::Broken("the device ends before the superblock does"));
     };
-    Ok(match kind {
-        FsKind::Ext4 => ext4::state(&sb),
-        FsKind::Xfs => xfs::state(&sb),
-        FsKind::Btrfs => btrfs::state(&sb),
-    })
+    Ok(judge(kind, &sb))
+}
+
+fn judge(kind: FsKind, sb: &[u8]) -> State {
+    match kind {
+        FsKind::Ext4 => ext4::state(sb),
+        FsKind::Xfs => xfs::state(sb),
+        FsKind::Btrfs => btrfs::state(sb),
+    }
 }
 
 /// What the read-only checker says.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::features::{self, Unknown};
-use super::{bytes_at, diagnose, explain, superblock};
+use super::{bytes_at, diagnose, explain, geometry, superblock};
 use crate::linux::exec::Programs;
 use crate::linux::{holders, mountinfo, stacked};
 use crate::model::error::{CallError, DriverError, ErrorKind};
@@ -48,9 +48,15 @@ impl Refused<'_> {
     pub fn explain(self, programs: &Programs) -> DriverError {
         let found = match self.cause.errno {
             Errno::EBUSY => Some(kept(self.path)),
-            Errno::EROFS | Errno::EACCES => Some(self.read_only()),
+            Errno::EROFS | Errno::EACCES => {
+                geometry::explain_seed(self.path, self.fs.kind).or_else(|| Some(self.read_only()))
+            }
             Errno::ENODEV | Errno::ENOSPC | Errno::ESHUTDOWN | Errno::EPERM | Errno::ENOMEM => None,
-            _ => self.told().or_else(|| self.examined(programs)).or_else(|| self.guessed()),
+            _ => self
+                .told()
+                .or_else(|| geometry::explain(self.path, self.fs.kind))
+                .or_else(|| self.examined(programs))
+                .or_else(|| self.guessed()),
         };
         let error = match found {
             Some(error) => error.caused_by(self.cause),
