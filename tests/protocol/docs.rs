@@ -132,7 +132,8 @@ fn no_command_of_the_guide_is_untried() {
 #[test]
 fn every_link_leads_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let pages = pages(&root.join("docs")).into_iter().chain([root.join("README.md"), root.join("DESIGN.md")]);
+    let top = ["README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md"];
+    let pages = pages(&root.join("docs")).into_iter().chain(top.map(|page| root.join(page)));
     for page in pages {
         let text = std::fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
