@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("ownership_own_leftovers_after_a_power_loss", own_leftovers),
         test("ownership_broken_by_an_administrator", administrator),
         test("ownership_with_an_exclusive_lock", exclusive),
+        test("ownership_unmount_of_a_host_on_the_blocklist", blocked_unmount),
     ]
 }
 
@@ -252,6 +253,39 @@ fn administrator(lab: &Lab) {
     one.unmount("broken", "a");
     two.unmount("broken", "b");
     end(one, two, "broken");
+}
+
+/// An Unmount at once, perhaps before the plugin knows of it: the kernel writes nothing any more, and lets go of the device all the same.
+fn blocked_unmount(lab: &Lab) {
+    let mut one = start(lab, lab.alpha(), &[]);
+    one.ok("Create", &json!({"Name": "shut-out"}));
+    one.mount("shut-out", "a");
+    write(lab, &one, "shut-out", "kept");
+    lab.alpha().ok(&format!("echo unwritten >{}/late", one.mountpoint("shut-out").display()));
+    let conf = lab.cluster.conf().display().to_string();
+    let program = env!("CARGO_BIN_EXE_rbd-docker-plugin");
+    let locks = || -> Value {
+        let command =
+            format!("{program} --conf-file none --config {conf} --user docker lock ls --format json");
+        serde_json::from_str::<Value>(&lab.alpha().ok(&command)).unwrap()["locks"].clone()
+    };
+    let lock =
+        locks().as_array().unwrap().iter().find(|lock| lock["image"] == "rbd/shut-out").cloned().unwrap();
+    for address in ["client_addr", "plugin_addr"] {
+        lab.cluster.ceph(&["osd", "blocklist", "add", lock[address].as_str().unwrap(), "3600"]);
+    }
+    let begin = Instant::now();
+    let answer = one.ask("Unmount", &json!({"Name": "shut-out", "ID": "a"})).unwrap();
+    println!("answered after {:.1} s: {answer:?}", begin.elapsed().as_secs_f32());
+    assert!(begin.elapsed() < Duration::from_secs(60), "longer than Docker waits");
+    wait("it to be taken down", || !one.mounts("shut-out"));
+    wait("the device to go", || lab.alpha().run("test -z \"$(ls /sys/bus/rbd/devices)\"").status == 0);
+    wait("the image to be given back", || !locks().to_string().contains("rbd/shut-out"));
+    let place = one.mount("shut-out", "b");
+    assert_eq!(lab.alpha().ok(&format!("cat {}/file", place.display())), "kept");
+    one.unmount("shut-out", "b");
+    one.ok("Remove", &json!({"Name": "shut-out"}));
+    one.stop();
 }
 
 fn exclusive(lab: &Lab) {
