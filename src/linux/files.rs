@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -52,6 +52,28 @@ pub fn load(path: &Path) -> Result<Option<Vec<u8>>, CallError> {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
         content => content.or_call("read", path.display()).map(Some),
     }
+}
+
+/// Reads an attribute in sysfs. It is no longer than a page, and one read gives all of it: another one, to see that it ends there, would
+/// double what a look at hundreds of devices costs.
+pub fn attribute(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut text = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        match file.read(&mut text[length..]) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+            Ok(read) => {
+                length += read;
+                if length < text.len() || read == 0 {
+                    break;
+                }
+                text.resize(2 * length, 0);
+            }
+        }
+    }
+    Ok(String::from_utf8_lossy(&text[..length]).trim_end_matches('\n').to_owned())
 }
 
 /// The names of the files in a folder, hidden ones left out; none when it is not there.
@@ -142,6 +164,18 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn an_attribute_is_read_whole_and_without_its_newline() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("size");
+        for length in [0, 1, 4095, 4096, 4097, 20_000] {
+            let text = "x".repeat(length);
+            fs::write(&path, format!("{text}\n")).unwrap();
+            assert_eq!(attribute(&path).unwrap(), text);
+        }
+        assert_eq!(attribute(&dir.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn save_replaces_and_leaves_nothing_beside_it() {

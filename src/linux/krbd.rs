@@ -157,6 +157,11 @@ impl Kernel {
         self.0.list()
     }
 
+    /// How many images are mapped on this host of which it is so. Only what does not change of a mapping may be asked.
+    pub fn count(&self, is_it: impl Fn(&Mapping) -> bool) -> Result<usize, CallError> {
+        self.0.count(is_it)
+    }
+
     /// The mapping of an image itself, by anyone on this host.
     pub fn find(&self, identity: Identity<'_>) -> Result<Option<Mapping>, CallError> {
         self.0.find(|mapping| mapping.is(identity))

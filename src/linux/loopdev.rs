@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::uapi;
+use super::{files, uapi};
 use crate::model::deadline::Deadline;
 use crate::model::error::{CallError, OrCall};
 use crate::telemetry::count::{Count, count};
@@ -257,8 +257,8 @@ fn look_at(sysfs: &Path, path: &Path, wanted: impl Fn(&Seen<'_>) -> bool) -> Res
 
 /// A sysfs attribute; nothing when it is not there, which is how sysfs says "not attached".
 fn read_attribute(path: &Path) -> Result<Option<String>, CallError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned())),
+    match files::attribute(path) {
+        Ok(text) => Ok(Some(text)),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
         // The device is being detached right now, or its path is longer than sysfs can say.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => Ok(None),

@@ -317,6 +317,10 @@ fn two_hundred_volumes_are_looked_at_with_one_reading(lab: &Lab) {
     assert_eq!(look.lost, []);
     assert!(reads <= 2 * MANY as u64, "{reads} files");
     assert!(asked <= 20, "{asked} requests, with those of all other clients");
+    // How many of them are ours is asked even more often.
+    let before = backend.kernel_reads();
+    backend.pulse().unwrap();
+    assert_eq!(backend.kernel_reads() - before, 0, "files");
     // What one Mount asks of the kernel does not grow with what is mapped.
     let before = backend.kernel_reads();
     assert!(backend.mapping(&specs[MANY / 2]).is_ok());

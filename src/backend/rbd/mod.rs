@@ -189,8 +189,8 @@ impl Backend for RbdBackend {
     fn pulse(&self) -> Result<Pulse> {
         self.reachable()?;
         let session = self.link.session()?;
-        let is_ours = |mapping: &&Mapping| mapping.fsid == session.cluster.fsid() && self.has_made(mapping);
-        let devices = self.kernel.list()?.iter().filter(is_ours).count();
+        let is_ours = |mapping: &Mapping| mapping.fsid == session.cluster.fsid() && self.has_made(mapping);
+        let devices = self.kernel.count(is_ours)?;
         Ok(Pulse { devices, bindings: self.known_bindings()? })
     }
 

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use super::{Mapping, Mark};
+use crate::linux::files;
 use crate::model::error::{CallError, OrCall};
 
 /// A control file by its name of today and by the one of kernels (or a `rbd.single_major=N`) without the first.
@@ -88,18 +89,32 @@ impl Sysfs {
     /// The first device of which it is so, by what does not change of a device: number, names and ids.
     pub(super) fn find(&self, is_it: impl Fn(&Mapping) -> bool) -> Result<Option<Mapping>, CallError> {
         for id in self.ids()? {
-            let known = crate::lock(&self.seen).get(&id).cloned();
-            if let Some((instance, mapping)) = known
-                && !is_it(&mapping)
-                && self.instance_of(id)? == Some(instance)
+            if self.known(id)?.is_none_or(|known| is_it(&known))
+                && let Some(mapping) = self.mapping(id)?.filter(&is_it)
             {
-                continue;
-            }
-            if let Some(mapping) = self.mapping(id)?.filter(&is_it) {
                 return Ok(Some(mapping));
             }
         }
         Ok(None)
+    }
+
+    /// Of how many devices it is so, by what does not change of a device. Of those that were seen before nothing is read.
+    pub(super) fn count(&self, is_it: impl Fn(&Mapping) -> bool) -> Result<usize, CallError> {
+        let mut count = 0;
+        for id in self.ids()? {
+            let mapping = match self.known(id)? {
+                None => self.mapping(id)?,
+                known => known,
+            };
+            count += usize::from(mapping.is_some_and(|mapping| is_it(&mapping)));
+        }
+        Ok(count)
+    }
+
+    /// A device as it was when it was read, if it is still the same.
+    fn known(&self, id: u32) -> Result<Option<Mapping>, CallError> {
+        let Some((instance, mapping)) = crate::lock(&self.seen).get(&id).cloned() else { return Ok(None) };
+        Ok((self.instance_of(id)? == Some(instance)).then_some(mapping))
     }
 
     /// Kernels with a major number for each device have no attribute for the minor one, which is 0.
@@ -280,8 +295,8 @@ pub(super) fn write(
 }
 
 fn read(path: &Path) -> Result<Option<String>, CallError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned())),
+    match files::attribute(path) {
+        Ok(text) => Ok(Some(text)),
         Err(e)
             if matches!(
                 e.raw_os_error(),
