@@ -156,6 +156,8 @@ pub struct Look {
     pub lost: Vec<(ImageSpec, String)>,
     /// Those whose owner record is gone or wrong.
     pub amiss: Vec<ImageSpec>,
+    /// Those whose owner record is not understood, and why: whose they are is not known.
+    pub unread: Vec<(ImageSpec, String)>,
 }
 
 /// Images as block devices.

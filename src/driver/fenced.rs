@@ -5,6 +5,7 @@
 //! further container gets it, and to let Docker's later Unmounts succeed.
 
 use super::Driver;
+use crate::backend::Look;
 use crate::lock;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::name::ImageSpec;
@@ -19,13 +20,15 @@ impl Driver {
         if mounted.is_empty() {
             return;
         }
-        let look = match self.backend.look(&mounted) {
-            Ok(look) => look,
-            Err(e) => {
-                tracing::debug!(error = %e, "cannot see whether volumes were taken over");
-                return;
-            }
+        let look = self.backend.look(&mounted);
+        let Some(look) = self.told.answer("whether volumes were taken over", look) else { return };
+        let unread: Vec<String> = look.unread.iter().map(|(spec, why)| format!("{spec}: {why}")).collect();
+        let read = if unread.is_empty() {
+            Ok(())
+        } else {
+            Err(DriverError::new(ErrorKind::Failed, unread.join("; ")))
         };
+        self.told.answer("whose some mounted volumes are", read);
         for (spec, _) in look.lost {
             let Some(_guard) = self.guards.try_lock(&spec) else { continue };
             // It may have been unmounted, and mounted anew, since it was looked at.
@@ -80,16 +83,35 @@ impl Driver {
     /// had, and the kernel waits for it as well.
     pub(super) fn may_be_lost(&self, spec: &ImageSpec) -> bool {
         let look = self.backend.look(std::slice::from_ref(spec));
-        look.is_ok_and(|look| !look.lost.is_empty() || !look.amiss.is_empty())
+        look.is_ok_and(|look| look != Look::default())
     }
 
-    /// An error when a mounted volume is lost: then it is no mount to hand out.
+    /// An error when a mounted volume is lost, or when it is not known whose it is: then it is no mount to hand out.
     pub(super) fn refuse_lost(&self, spec: &ImageSpec) -> Result<()> {
-        let lost = match self.backend.look(std::slice::from_ref(spec)) {
+        let look = match self.backend.look(std::slice::from_ref(spec)) {
+            Ok(look) => look,
             // While the store is away its word is not to be had, and the kernel waits for it as well.
-            Err(_) => return Ok(()),
-            Ok(look) if look.amiss.is_empty() => look.lost.into_iter().next().map(|(_, why)| why),
-            Ok(_) => self.backend.mend(spec).unwrap_or(None),
+            Err(e) => {
+                tracing::warn!(image = %spec, error = %e, "mounted here; it cannot be seen whether it was taken over");
+                return Ok(());
+            }
+        };
+        if let Some((_, why)) = look.unread.into_iter().next() {
+            let message = format!("{spec} is mounted here, and it is not known whose it is: {why}");
+            return Err(DriverError::new(ErrorKind::Failed, message));
+        }
+        let lost = if look.amiss.is_empty() {
+            look.lost.into_iter().next().map(|(_, why)| why)
+        } else {
+            match self.backend.mend(spec) {
+                Err(e) if e.kind == ErrorKind::Unreachable => {
+                    tracing::warn!(image = %spec, error = %e, "its owner record cannot be mended yet");
+                    None
+                }
+                mended => mended.map_err(|e| {
+                    e.context(format_args!("{spec} is mounted here, and its owner record cannot be mended"))
+                })?,
+            }
         };
         let Some(why) = lost else { return Ok(()) };
         self.give_up(spec, &why).map_err(|e| {

@@ -24,6 +24,7 @@ mod recovery;
 mod release;
 mod remove;
 mod table;
+mod told;
 mod unmount;
 mod usage;
 mod uses;
@@ -44,6 +45,7 @@ use guard::Guards;
 use orphans::Orphans;
 use overview::Heard;
 use table::Table;
+use told::Told;
 use undo::Undo;
 use usage::Usages;
 use uses::Comings;
@@ -130,6 +132,7 @@ pub struct Driver {
     /// How many volumes a start has not tried to restore yet.
     restoring: AtomicUsize,
     usages: Usages,
+    told: Told,
     /// What the store said last; held by whoever asks it.
     heard: Mutex<Heard>,
     feeling: Mutex<()>,
@@ -169,6 +172,7 @@ impl Driver {
             unseen: Mutex::default(),
             restoring: AtomicUsize::new(0),
             usages: Usages::default(),
+            told: Told::default(),
             heard: Mutex::default(),
             feeling: Mutex::default(),
             answered: Mutex::new(Instant::now()),

@@ -103,14 +103,17 @@ impl Driver {
         self.shown_bound(bindings.get(spec.image()), spec)
     }
 
-    /// The names under which images show. An image whose bare name cannot be looked up shows under its spec.
-    pub(super) fn shown_names(&self) -> ShownNames {
-        let bindings = self.backend.bindings().or_else(|_| self.backend.known_bindings()).unwrap_or_default();
-        ShownNames {
-            home: (self.settings.pool.clone(), self.settings.namespace.clone()),
+    /// The names under which images show; while they cannot be read, as they were read last.
+    pub(super) fn shown_names(&self) -> Result<ShownNames> {
+        let bindings = match self.backend.bindings() {
+            Ok(bindings) => bindings,
+            Err(e) => self.backend.known_bindings().map_err(|_| e)?,
+        };
+        Ok(ShownNames {
+            home: Some((self.settings.pool.clone(), self.settings.namespace.clone())),
             by_spec: bindings.iter().map(|(name, spec)| (spec.clone(), name.clone())).collect(),
             bindings,
-        }
+        })
     }
 }
 
@@ -118,23 +121,30 @@ impl Driver {
 type Bindings = BTreeMap<String, ImageSpec>;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ShownNames {
-    home: (String, Option<String>),
+    /// Where bare names are; none while it is not known what they are bound to: then every image shows under its spec, which is right in
+    /// any case.
+    home: Option<(String, Option<String>)>,
     pub(super) bindings: std::sync::Arc<Bindings>,
     by_spec: HashMap<ImageSpec, String>,
 }
 
 impl ShownNames {
     pub(super) fn of(&self, spec: &ImageSpec) -> String {
-        let home = (self.home.0.as_str(), self.home.1.as_deref());
+        let home = self.home.as_ref().map(|(pool, namespace)| (pool.as_str(), namespace.as_deref()));
         shown(spec, self.by_spec.get(spec).map(String::as_str), &self.bindings, home)
     }
 }
 
 /// The name bound to an image; else the bare one, if that means it; else its spec.
-fn shown(spec: &ImageSpec, bound: Option<&str>, bindings: &Bindings, home: (&str, Option<&str>)) -> String {
-    let bare = (spec.pool(), spec.namespace()) == home && !bindings.contains_key(spec.image());
+fn shown(
+    spec: &ImageSpec,
+    bound: Option<&str>,
+    bindings: &Bindings,
+    home: Option<(&str, Option<&str>)>,
+) -> String {
+    let bare = Some((spec.pool(), spec.namespace())) == home && !bindings.contains_key(spec.image());
     match bound {
         Some(bound) => bound.to_owned(),
         None if bare => spec.image().to_owned(),

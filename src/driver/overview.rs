@@ -45,6 +45,8 @@ pub struct Overview {
     pub fenced: usize,
     /// Pools whose volumes cannot be listed, and why.
     pub left_out: Vec<String>,
+    /// What the background work cannot see, and why.
+    pub not_known: Vec<String>,
     /// How long ago the store last answered List or Get; since the start, if it never did.
     pub cache_age: Duration,
     /// How long ago this plugin last showed that it lives, in each pool where it owns images.
@@ -161,6 +163,7 @@ impl Driver {
             unsettled: lock(&self.unsettled).len(),
             fenced: lock(&self.fenced).len(),
             cache_age: lock(&self.answered).elapsed(),
+            not_known: self.told.all(),
             heartbeats: self.backend.heartbeats(),
             left_out: self.backend.left_out().iter().map(ToString::to_string).collect(),
             mounts,

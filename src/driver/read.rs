@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Driver;
 use super::api::Volume;
+use super::naming::ShownNames;
 use crate::linux::memory;
 use crate::lock;
 use crate::model::create_options::SMALL;
@@ -79,7 +80,14 @@ impl Driver {
 
     /// See [`VolumeDriver::list`](super::api::VolumeDriver::list).
     pub(super) fn list(&self) -> Result<Vec<Volume>> {
-        let listed = self.backend.list().map(|listing| (self.shown_names(), listing));
+        let listed = self.backend.list().and_then(|listing| match self.shown_names() {
+            // Nobody was told of other names yet.
+            Err(e) if self.cache.all(&e).is_empty() => {
+                tracing::warn!(error = %e, "listed by their images: bare names cannot be read");
+                Ok((ShownNames::default(), listing))
+            }
+            names => Ok((names?, listing)),
+        });
         let (names, Listing { specs, left_out }) = match listed {
             Ok(listed) => listed,
             Err(e) => {

@@ -34,6 +34,9 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How often to look for images that this plugin owns and does not use.
 const SEARCH: Duration = Duration::from_secs(180);
 
+/// What a start asks first.
+const OWN: &str = "which images this plugin owns";
+
 /// How long a start waits for the volumes to be restored.
 const STARTS: Duration = Duration::from_secs(20);
 
@@ -52,7 +55,7 @@ impl Driver {
                 }
                 *lock(&self.unseen) = Some(left_out);
             }
-            Err(e) => tracing::error!(error = %e, "cannot see yet which images this plugin owns"),
+            Err(e) => drop(self.told.answer::<()>(OWN, Err(e))),
         }
         // Until it is restored, an operation on a volume restores it first.
         specs.iter().for_each(|spec| self.mark_unsettled(spec));
@@ -266,9 +269,10 @@ impl Driver {
         match stored::read::<Refs>(&content) {
             Ok(refs) if refs.boot_id == self.settings.boot_id && refs.spec == *spec => Ok(Some(refs)),
             Ok(_) => Ok(None),
+            // Somebody used it, nobody can say who: until no container holds the device.
             Err(e) => {
                 tracing::error!(image = %spec, error = %e, "its mount IDs on disk are damaged");
-                Ok(None)
+                Ok(Some(Refs::unknown(&self.settings.boot_id, spec, self.mountpoint(spec))))
             }
         }
     }
@@ -344,7 +348,8 @@ impl Driver {
         if !self.has_to_learn() {
             return;
         }
-        let Ok(Listing { specs, mut left_out }) = self.backend.owned() else { return };
+        let owned = self.told.answer(OWN, self.backend.owned());
+        let Some(Listing { specs, mut left_out }) = owned else { return };
         let mut unseen = lock(&self.unseen);
         let is_news =
             |spec: &ImageSpec| unseen.as_ref().is_none_or(|unseen| unseen.iter().any(|out| out.covers(spec)));
@@ -362,7 +367,10 @@ impl Driver {
     /// Brings images to rest that this plugin owns on record and has nothing to do with: whatever left such a record, other hosts wait for it.
     fn look_for_leftovers(&self) {
         let Ok(_alone) = self.learning.try_lock() else { return };
-        let Ok(owned) = self.backend.leftovers() else { return };
+        let owned = self
+            .told
+            .answer("whether this plugin owns images that it does not use", self.backend.leftovers());
+        let Some(owned) = owned else { return };
         for spec in owned {
             // Whoever holds the guard is at work on it.
             let Some(_guard) = self.guards.try_lock(&spec) else { continue };

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::api::Client;
 use crate::model::name::ImageSpec;
 use crate::model::stored::{Document, Unknown};
+use crate::model::time::now;
 
 /// The uses of one mounted volume, as kept on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +86,19 @@ impl Refs {
     pub fn of_nobody(&self) -> Self {
         let uses = self.uses.iter().map(|u| Use { client: Some(Client::NOBODY), ..u.clone() });
         Self { uses: uses.collect(), ..self.clone() }
+    }
+
+    /// Those of a volume whose own cannot be read: one, of nobody.
+    pub fn unknown(boot_id: &str, spec: &ImageSpec, mountpoint: PathBuf) -> Self {
+        let uses = vec![Use { id: String::new(), count: 1, client: Some(Client::NOBODY) }];
+        Self {
+            boot_id: boot_id.to_owned(),
+            spec: spec.clone(),
+            mountpoint,
+            since: now(),
+            uses,
+            unknown: Unknown::default(),
+        }
     }
 
     /// Drops the uses of engines that are gone; how many.

@@ -90,11 +90,10 @@ impl Answers {
         is_due
     }
 
-    /// Asks one mount; `None` for one that is mounted no more.
-    fn ask(&self, host: &dyn Host, mount: Option<&Mounted>) {
-        let usage = mount.map(|mount| host.usage(mount)).transpose();
-        match usage {
-            Ok(usage) => self.end(usage),
+    /// Asks a mount.
+    fn ask(&self, host: &dyn Host, mount: &Mounted) {
+        match host.usage(mount) {
+            Ok(usage) => self.end(Some(usage)),
             Err(e) => {
                 tracing::debug!(error = %e, "no usage");
                 self.end(None);
@@ -102,6 +101,13 @@ impl Answers {
         }
     }
 
+    /// It could not be asked: the last answer stays, and grows old.
+    fn unasked(&self) {
+        lock(&self.state).asking = None;
+        self.answered.notify_all();
+    }
+
+    /// `None` for what is mounted no more, and for what does not work.
     fn end(&self, usage: Option<Usage>) {
         let mut state = lock(&self.state);
         state.asking = None;
@@ -129,7 +135,7 @@ fn work(host: &dyn Host, round: &Mutex<Round>) {
             next
         };
         let Some((answers, mount)) = next else { return };
-        answers.ask(host, Some(&mount));
+        answers.ask(host, &mount);
     }
 }
 
@@ -145,12 +151,18 @@ impl Driver {
         if answers.begin(Duration::ZERO) {
             let (asked, host, volume) = (Arc::clone(&answers), Arc::clone(&self.host), volume.clone());
             let spawned = std::thread::Builder::new().name("usage".to_owned()).spawn(move || {
-                let mounts = host.mounts().unwrap_or_default();
-                asked.ask(&*host, mount_of(&mounts, &volume));
+                match host.mounts().map(|mounts| mount_of(&mounts, &volume).cloned()) {
+                    Ok(Some(mount)) => asked.ask(&*host, &mount),
+                    Ok(None) => asked.end(None),
+                    Err(e) => {
+                        tracing::warn!(image = %volume.refs.spec, error = %e, "cannot ask for its usage");
+                        asked.unasked();
+                    }
+                }
             });
             if let Err(e) = spawned {
                 tracing::error!(error = %e, "no thread to ask for the usage");
-                answers.end(None);
+                answers.unasked();
             }
         }
         let waits = |state: &mut State| state.asking.is_some_and(|since| since.elapsed() < PATIENCE);
@@ -169,9 +181,13 @@ impl Driver {
             .filter(|(_, answers)| answers.begin(EVERY))
             .collect();
         if !due.is_empty() {
-            let mounts = self.host.mounts().unwrap_or_default();
+            let mounts = self.told.answer("how full the mounted volumes are", self.host.mounts());
             for (volume, answers) in due {
-                match mount_of(&mounts, volume) {
+                let Some(mounts) = &mounts else {
+                    answers.unasked();
+                    continue;
+                };
+                match mount_of(mounts, volume) {
                     Some(mount) => lock(&self.usages.round).left.push_back((answers, mount.clone())),
                     None => answers.end(None),
                 }

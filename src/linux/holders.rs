@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::{blkdev, mountinfo};
 use crate::lock;
 use crate::model::deadline::Deadline;
@@ -70,7 +72,7 @@ pub fn of(target: &Path, device: Option<&Path>) -> Vec<Holder> {
     let deadline = Deadline::after(PATIENCE);
     let inside = |path: &Path| path.starts_with(target) || device == Some(path);
     let mut found = Vec::new();
-    for pid in processes() {
+    for pid in processes().into_iter().flatten() {
         if found.len() >= ENOUGH || deadline.left().is_zero() {
             break;
         }
@@ -216,16 +218,19 @@ pub(super) fn elsewhere(
     let own = "/proc/self/ns/mnt";
     let mut seen = BTreeSet::from([fs::read_link(own).or_call("readlink", own)?]);
     let mut found: Vec<Vec<Found>> = wanted.iter().map(|_| Vec::new()).collect();
-    for pid in first.iter().copied().chain(processes()) {
+    for pid in first.iter().copied().chain(processes()?) {
         if found.iter().all(|found| found.len() >= enough) {
             break;
         }
-        // A process that ended meanwhile, or that we may not look at, is passed over.
-        let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/mnt")) else { continue };
+        let link = format!("/proc/{pid}/ns/mnt");
+        let Some(namespace) = unless_passed_over(fs::read_link(&link).or_call("readlink", &link))? else {
+            continue;
+        };
         if seen.contains(&namespace) {
             continue;
         }
-        let Ok(mounts) = mountinfo::read(Path::new(&format!("/proc/{pid}/mountinfo"))) else { continue };
+        let mounts = mountinfo::read(Path::new(&format!("/proc/{pid}/mountinfo")));
+        let Some(mounts) = unless_passed_over(mounts)? else { continue };
         seen.insert(namespace);
         for (wanted, found) in wanted.iter().zip(&mut found).filter(|(_, found)| found.len() < enough) {
             let goes = |m: &mountinfo::Entry| {
@@ -262,14 +267,44 @@ fn comm(pid: u32) -> String {
     )
 }
 
-fn processes() -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| std::str::from_utf8(entry.file_name().as_bytes()).ok()?.parse().ok())
+/// A process that ended meanwhile, or that we may not look at, is passed over; what cannot be read for another reason (no memory, no free
+/// descriptor) is an error.
+fn unless_passed_over<T>(read: Result<T, CallError>) -> Result<Option<T>, CallError> {
+    match read {
+        Err(e)
+            if matches!(
+                e.errno,
+                Errno::ENOENT | Errno::ESRCH | Errno::EINVAL | Errno::EACCES | Errno::EPERM
+            ) =>
+        {
+            Ok(None)
+        }
+        read => read.map(Some),
+    }
+}
+
+fn processes() -> Result<Vec<u32>, CallError> {
+    let entries: Vec<fs::DirEntry> =
+        fs::read_dir("/proc").and_then(Iterator::collect).or_call("readdir", "/proc")?;
+    let number = |entry: &fs::DirEntry| std::str::from_utf8(entry.file_name().as_bytes()).ok()?.parse().ok();
+    Ok(entries.iter().filter_map(number).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_process_that_is_gone_or_closed_to_us_is_passed_over() {
+        let read =
+            |errno| unless_passed_over(Err::<(), _>(CallError::new("readlink", "/proc/7/ns/mnt", errno)));
+        for errno in [Errno::ENOENT, Errno::ESRCH, Errno::EACCES] {
+            assert_eq!(read(errno).unwrap(), None);
+        }
+        for errno in [Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE, Errno::EIO] {
+            assert_eq!(read(errno).unwrap_err().errno, errno, "it may hold the device");
+        }
+    }
 
     #[test]
     fn an_open_file_is_found_with_its_process() {

@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::Path;
+
+use crate::model::error::{CallError, OrCall};
 
 /// One device on top of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,9 +19,14 @@ pub struct OnTop {
 }
 
 /// What is on top of a device with this folder in sysfs: `/sys/block/rbd0`.
-pub fn on(folder: &Path) -> Vec<OnTop> {
-    let entries = fs::read_dir(folder.join("holders")).into_iter().flatten().flatten();
+pub fn on(folder: &Path) -> Result<Vec<OnTop>, CallError> {
+    let holders = folder.join("holders");
+    let entries = match fs::read_dir(&holders) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
+    };
     let look = |entry: fs::DirEntry| {
+        // Only devices of device-mapper have these; without them it is still known that there is one.
         let read = |file| fs::read_to_string(entry.path().join("dm").join(file)).unwrap_or_default();
         OnTop {
             device: entry.file_name().to_string_lossy().into_owned(),
@@ -26,11 +34,11 @@ pub fn on(folder: &Path) -> Vec<OnTop> {
             uuid: read("uuid").trim().to_owned(),
         }
     };
-    entries.map(look).collect()
+    Ok(entries.or_call("readdir", holders.display())?.into_iter().map(look).collect())
 }
 
 /// What is on top of the device of this number.
-pub fn on_number((major, minor): (u32, u32)) -> Vec<OnTop> {
+pub fn on_number((major, minor): (u32, u32)) -> Result<Vec<OnTop>, CallError> {
     on(&Path::new("/sys/dev/block").join(format!("{major}:{minor}")))
 }
 
@@ -83,11 +91,14 @@ mod tests {
                 fs::write(dm.join(file), format!("{text}\n")).unwrap();
             }
         };
-        assert_eq!(on(sys.path()), []);
+        assert_eq!(on(sys.path()).unwrap(), []);
+        fs::write(sys.path().join("holders"), "").unwrap();
+        on(sys.path()).expect_err("what cannot be read is not nothing");
+        fs::remove_file(sys.path().join("holders")).unwrap();
         put("dm-0", &[("name", "mpatha"), ("uuid", "mpath-360000")]);
         put("dm-1", &[("name", "vg-data"), ("uuid", "LVM-abc")]);
         put("md127", &[]);
-        let mut found = on(sys.path());
+        let mut found = on(sys.path()).unwrap();
         found.sort_by(|a, b| a.device.cmp(&b.device));
         let shown: Vec<String> = found.iter().map(ToString::to_string).collect();
         assert_eq!(

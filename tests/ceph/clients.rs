@@ -7,7 +7,7 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
 use rbd_docker_plugin::backend::rbd::admin::Admin;
-use rbd_docker_plugin::backend::{ImageStore, Mapper};
+use rbd_docker_plugin::backend::{ImageStore, Look, Mapper};
 use rbd_docker_plugin::ceph::Image;
 use rbd_docker_plugin::config;
 use rbd_docker_plugin::model::record::Stage;
@@ -64,6 +64,8 @@ fn exchanged(lab: &Lab) {
     assert_ne!(now["plugin_addr"], before, "the client that has written");
     // The old one has asked who watches, and keeps the image open for that.
     assert_eq!(now["earlier_plugin_addrs"], Value::Array(vec![before.clone()]), "it may write still: {now}");
+    let look = backend.look(std::slice::from_ref(&written)).unwrap();
+    assert_eq!(look, Look::default(), "what was written is known, and not mended once more");
     // What is only mounted is seen to by the next look.
     let look = backend.look(std::slice::from_ref(&mounted)).unwrap();
     assert_eq!((look.lost.len(), look.amiss.len()), (0, 1));

@@ -95,8 +95,11 @@ impl ImageStore for LocalBackend {
 
     fn create(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()> {
         let path = self.paths.image(spec);
-        if fs::symlink_metadata(&path).is_ok() {
-            return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{spec} exists")));
+        // Before the record is written: that of an image that is there must stay.
+        match fs::symlink_metadata(&path) {
+            Ok(_) => return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{spec} exists"))),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(e) => Err(e).or_call("lstat", path.display())?,
         }
         self.paths.make_folder(spec)?;
         self.write_record(spec, record)?;

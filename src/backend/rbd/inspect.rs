@@ -163,7 +163,7 @@ impl Admin {
     }
 
     /// Why kernel clients may hang or fail on this cluster; nothing when all is well.
-    pub fn beyond_kernels(&self) -> Option<String> {
+    pub fn beyond_kernels(&self) -> Result<Option<String>> {
         osdmap::beyond_kernels(self.cluster())
     }
 

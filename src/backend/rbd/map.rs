@@ -321,8 +321,8 @@ fn refused(io: &IoCtx, spec: &ImageSpec, failure: Failure, asked: &Asked) -> Dri
             .hint(format!("somebody has it mapped with lock=exclusive; rbd status {spec} shows where")),
         Errno::ETIMEDOUT => DriverError::new(ErrorKind::Unreachable, format!("mapping {spec} took too long"))
             .hint(match osdmap::beyond_kernels(io.cluster()) {
-                Some(why) => format!("{why}: a guess; see the kernel log"),
-                None => "do the monitors and OSDs answer this host's kernel? See ceph -s".to_owned(),
+                Ok(Some(why)) => format!("{why}: a guess; see the kernel log"),
+                _ => "do the monitors and OSDs answer this host's kernel? See ceph -s".to_owned(),
             }),
         Errno::EACCES => DriverError::new(ErrorKind::Denied, format!("the cluster does not let the kernel map {spec}")),
         Errno::EPERM => DriverError::new(ErrorKind::Denied, format!("the kernel did not find the key for {spec}"))

@@ -97,7 +97,7 @@ impl RbdBackend {
             }
         }
         match failed {
-            Some(e) if look.lost.is_empty() && look.amiss.is_empty() => Err(e),
+            Some(e) if look == Look::default() => Err(e),
             _ => Ok(look),
         }
     }
@@ -127,7 +127,7 @@ impl RbdBackend {
                 Ok(State::Well) => {}
                 Ok(State::Lost(why)) => look.lost.push((spec.clone(), why)),
                 Ok(State::Amiss) => look.amiss.push(spec.clone()),
-                Err(e) => tracing::error!(image = %spec, error = %e, "cannot see whether it was taken over"),
+                Err(e) => look.unread.push((spec.clone(), e.to_string())),
             }
         }
         Ok(())

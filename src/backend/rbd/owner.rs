@@ -337,10 +337,15 @@ impl RbdBackend {
         match found.get(&key).map(|raw| OwnerRecord::parse(raw)).transpose()? {
             Some(record) if self.is_own(&record) => {
                 // Before this client changes anything.
-                if record.plugin_addr != Some(io.cluster().addresses()?)
-                    && let Changed::NotOurs(_) = self.change(io, &key, Some)?
-                {
-                    return Err(taken_away(spec));
+                if record.plugin_addr != Some(io.cluster().addresses()?) {
+                    let Changed::To(Some(raw)) = self.change(io, &key, Some)? else {
+                        return Err(taken_away(spec));
+                    };
+                    if let Some(keys) = lock(&self.held).get_mut(spec)
+                        && let Some(held) = keys.get_mut(&key)
+                    {
+                        *held = raw;
+                    }
                 }
                 Ok(id)
             }

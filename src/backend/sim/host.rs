@@ -63,7 +63,7 @@ impl Host for Sim {
     fn mount(&self, device: &Device, fs: &Filesystem, target: &Path, flags: &MountFlags) -> Result<()> {
         let mut state = self.world.look();
         state.image_on(device)?;
-        if let Some(refusal) = state.refusal.take() {
+        if let Some(refusal) = state.failing.remove("mount") {
             return Err(refusal);
         }
         if !state.folders.contains(target) {
@@ -120,7 +120,9 @@ impl Host for Sim {
     }
 
     fn mounts(&self) -> Result<Vec<Mounted>> {
-        Ok(self.world.look().mounts.clone())
+        let state = self.world.look();
+        state.fails("mounts")?;
+        Ok(state.mounts.clone())
     }
 
     fn make_dir(&self, dir: &Path) -> Result<()> {

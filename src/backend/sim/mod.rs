@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::Device;
 use crate::host::Mounted;
-use crate::model::error::DriverError;
+use crate::model::error::{DriverError, Result};
 use crate::model::filesystem::{Content, Filesystem};
 use crate::model::name::ImageSpec;
 use crate::model::owner::Owner;
@@ -64,8 +64,10 @@ pub struct State {
     pub destroyed: Vec<ImageSpec>,
     /// Whether the store is away.
     pub away: bool,
-    /// What the kernel answers to the next mount.
-    pub refusal: Option<DriverError>,
+    /// What calls of these names answer; that to a mount only once.
+    pub failing: BTreeMap<&'static str, DriverError>,
+    /// Images whose owner record is not understood, and why.
+    pub unread: BTreeMap<ImageSpec, String>,
     next_device: u32,
 }
 
@@ -120,6 +122,11 @@ impl World {
 }
 
 impl State {
+    /// The answer of a call that is to fail.
+    fn fails(&self, call: &str) -> Result<()> {
+        self.failing.get(call).cloned().map_or(Ok(()), Err)
+    }
+
     fn device(&self, number: u32) -> Device {
         Device { path: PathBuf::from(format!("/dev/sim{number}")), number: (200, number), hold: None }
     }

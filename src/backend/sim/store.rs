@@ -145,6 +145,7 @@ impl ImageStore for Sim {
 
     fn owned(&self) -> Result<Listing> {
         let state = self.store()?;
+        state.fails("owned")?;
         let own = state.owners.iter().filter(|(_, owner)| self.same_instance(owner));
         Ok(own.map(|(spec, _)| spec.clone()).collect::<Vec<_>>().into())
     }
@@ -159,17 +160,21 @@ impl ImageStore for Sim {
                 None => look.amiss.push(spec.clone()),
             }
         }
+        look.unread = state.unread.clone().into_iter().filter(|(spec, _)| mounted.contains(spec)).collect();
         Ok(look)
     }
 
     fn mend(&self, spec: &ImageSpec) -> Result<Option<String>> {
         let mut state = self.store()?;
+        state.fails("mend")?;
         let owner = state.owners.entry(spec.clone()).or_insert_with(|| self.identity.clone());
         Ok((!self.same_instance(owner)).then(|| "taken over".to_owned()))
     }
 
     fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
-        Ok(Arc::new(self.store()?.bindings.clone()))
+        let state = self.store()?;
+        state.fails("bindings")?;
+        Ok(Arc::new(state.bindings.clone()))
     }
 
     fn bind(&self, name: &str, spec: &ImageSpec) -> Result<()> {

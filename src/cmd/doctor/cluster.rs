@@ -64,7 +64,8 @@ pub(super) fn examine(config: &Arc<Config>, report: &mut Report) -> Result<Optio
     report.add(look.unwrap_or_else(|| vec![late("monitor", KNOCK + HERE)]))?;
     report.add([kernel_protocol(config, &admin)])?;
     let asked = Arc::clone(&admin);
-    report.add(within(timeout * 2, move || beyond_kernels(&asked)).flatten())?;
+    let demands = within(timeout * 2, move || asked.beyond_kernels());
+    report.add(demands.map_or_else(|| Some(late("osd map", timeout * 2)), beyond_kernels))?;
     let asked = Arc::clone(&admin);
     let health = within(timeout * 2, move || asked.health());
     report.add([health.map_or_else(|| late("health", timeout * 2), health_of)])?;
@@ -208,9 +209,15 @@ fn protocol(link: &KernelLink, speaks_msgr2: Option<bool>) -> Finding {
 }
 
 /// What the OSD map asks of clients that kernels cannot do.
-fn beyond_kernels(admin: &Admin) -> Option<Finding> {
-    let why = admin.beyond_kernels()?;
-    Some(Finding::warn("osd map", why, "ceph osd dump shows it; librados clients go on, mounts may hang"))
+fn beyond_kernels(demands: Result<Option<String>>) -> Option<Finding> {
+    match demands {
+        Ok(why) => Some(Finding::warn(
+            "osd map",
+            why?,
+            "ceph osd dump shows it; librados clients go on, mounts may hang",
+        )),
+        Err(e) => Some(Finding { status: Status::Warn, ..Finding::error("osd map", &e, None) }),
+    }
 }
 
 /// Whether this host may use the cluster: a client that is shut out can still ask the monitors, and nothing else.

@@ -128,8 +128,12 @@ fn fencing(may: Result<bool>, options: &config::Ceph) -> Finding {
 }
 
 fn images(admin: &Admin, pools: &[String]) -> Vec<Finding> {
+    // What the kernel does not say is told where it is looked at.
     let kernel = Kernel::host().supported_features().ok().flatten();
-    let host = boot::hostname().unwrap_or_default();
+    let host = match boot::hostname() {
+        Ok(host) => host,
+        Err(e) => return vec![Finding::error("images", &e.into(), None)],
+    };
     let looked = admin.look_at_images(pools, kernel, &host, Instant::now() + LOOKS);
     // The lock of an image that this host's plugin has claimed is as it should be.
     match looked.and_then(|seen| Ok((seen, admin.locks(Watched::Left)?))) {

@@ -128,8 +128,19 @@ impl Pages {
     }
 
     fn status(&self) -> Status {
-        let Overview { backend, away, not_ready, devices, unsettled, fenced, left_out, mounts, .. } =
-            self.driver.overview();
+        let of = self.driver.overview();
+        let Overview {
+            backend,
+            away,
+            not_ready,
+            devices,
+            unsettled,
+            fenced,
+            left_out,
+            not_known,
+            mounts,
+            ..
+        } = of;
         Status {
             name: self.name.clone(),
             version: version().to_owned(),
@@ -140,6 +151,7 @@ impl Pages {
             ready: not_ready.is_empty(),
             reasons: not_ready,
             left_out,
+            not_known,
             mounted: mounts.len(),
             operations: self.operations.running(),
             devices,

@@ -29,6 +29,9 @@ pub struct Status {
     /// Pools whose volumes cannot be listed, and why.
     #[serde(default)]
     pub left_out: Vec<String>,
+    /// What the background work cannot see, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_known: Vec<String>,
     /// Mounted volumes.
     pub mounted: usize,
     /// Running operations.

@@ -15,7 +15,7 @@ use super::features::{self, Unknown};
 use super::{bytes_at, diagnose, explain, geometry, superblock};
 use crate::linux::exec::Programs;
 use crate::linux::{holders, mountinfo, stacked};
-use crate::model::error::{CallError, DriverError, ErrorKind};
+use crate::model::error::{CallError, DriverError, ErrorKind, OrCall};
 use crate::model::filesystem::{Filesystem, FsKind, MountFlags};
 
 /// How long the superblocks of other mounted filesystems may take to be read: their storage may be away.
@@ -188,13 +188,20 @@ impl Refused<'_> {
 /// Somebody keeps the device to himself: device-mapper, a program, a mount.
 pub(super) fn kept(path: &Path) -> DriverError {
     let number = fs::metadata(path).map(|meta| (libc::major(meta.rdev()), libc::minor(meta.rdev())));
-    let on_top = number.map(stacked::on_number).unwrap_or_default();
+    let on_top = number.or_call("stat", path.display()).and_then(stacked::on_number);
+    let unseen =
+        on_top.as_ref().err().map(|e| format!("perhaps a device on top of it, which cannot be seen ({e})"));
+    let on_top = on_top.unwrap_or_default();
     let hint = on_top
         .first()
         .map_or_else(|| "end what has it; lsblk and `fuser -v` show more".to_owned(), stacked::OnTop::hint);
     let open = holders::of(path, Some(path)).into_iter().take(ENOUGH);
-    let who: Vec<String> =
-        on_top.iter().map(ToString::to_string).chain(open.map(|holder| holder.to_string())).collect();
+    let who: Vec<String> = on_top
+        .iter()
+        .map(ToString::to_string)
+        .chain(unseen)
+        .chain(open.map(|holder| holder.to_string()))
+        .collect();
     let by = if who.is_empty() { "something else".to_owned() } else { who.join(", ") };
     DriverError::new(ErrorKind::InUse, format!("{} is kept by {by}", path.display())).hint(hint)
 }

@@ -58,8 +58,10 @@ fn look(sysfs: &Sysfs, mapping: &Mapping, found: &Sender<String>) -> Option<()> 
 
 /// Devices of device-mapper and RAID that were made of it.
 pub(super) fn above(sysfs: &Sysfs, mapping: &Mapping) -> Vec<String> {
-    let on_top = stacked::on(&sysfs.block.join(format!("rbd{}", mapping.id)));
-    on_top.iter().map(ToString::to_string).collect()
+    match stacked::on(&sysfs.block.join(format!("rbd{}", mapping.id))) {
+        Ok(on_top) => on_top.iter().map(ToString::to_string).collect(),
+        Err(e) => vec![format!("perhaps a device on top of it, which cannot be seen ({e})")],
+    }
 }
 
 fn swaps(list: &str) -> Vec<PathBuf> {
