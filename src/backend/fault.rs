@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::backend::{Backend, Device, ImageStore, Look, Mapper, Pulse, Source};
 use crate::host::{Host, Mounted};
+use crate::model::bindings::Bindings;
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::{Checked, Content, Filesystem, Format, FsKind, MountFlags, Settle, Usage};
@@ -193,13 +194,13 @@ impl ImageStore for Faulty<dyn Backend> {
         owner(spec: &ImageSpec, id: Option<&str>) -> Option<Owner>;
         may_exist(spec: &ImageSpec) -> bool;
         content(spec: &ImageSpec) -> Content;
-        known_bindings() -> Arc<BTreeMap<String, ImageSpec>>;
+        known_bindings() -> Arc<Bindings>;
         is_copy(spec: &ImageSpec, of: &Device) -> bool;
         owned() -> Listing;
         leftovers() -> Vec<ImageSpec>;
         look(mounted: &[ImageSpec]) -> Look;
         mend(spec: &ImageSpec) -> Option<String>;
-        bindings() -> Arc<BTreeMap<String, ImageSpec>>;
+        bindings() -> Arc<Bindings>;
         binding(name: &str) -> Option<ImageSpec>;
         bind(name: &str, spec: &ImageSpec) -> ();
         unbind(name: &str, spec: &ImageSpec) -> ();

@@ -15,7 +15,6 @@ pub mod local;
 pub mod rbd;
 pub mod sim;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
@@ -24,6 +23,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::bindings::{Bindings, look_up};
 use crate::model::error::Result;
 use crate::model::filesystem::Content;
 use crate::model::image::{ImageInfo, LeftOut, Listing, NoVolume};
@@ -130,15 +130,15 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
     }
 
     /// The bare names that were bound to an image with `-o pool=`.
-    fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>>;
+    fn bindings(&self) -> Result<Arc<Bindings>>;
 
     /// The image that one bare name was bound to: the cost does not grow with the number of names.
     fn binding(&self, name: &str) -> Result<Option<ImageSpec>> {
-        Ok(self.bindings()?.get(name).cloned())
+        Ok(look_up(&*self.bindings()?, name)?.cloned())
     }
 
     /// The same as they were read last, where reading them takes time.
-    fn known_bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
+    fn known_bindings(&self) -> Result<Arc<Bindings>> {
         self.bindings()
     }
 
@@ -228,7 +228,7 @@ pub struct Pulse {
     /// How many devices of this host have images of this backend behind them.
     pub devices: usize,
     /// The bare names that are bound to an image.
-    pub bindings: Arc<BTreeMap<String, ImageSpec>>,
+    pub bindings: Arc<Bindings>,
 }
 
 /// A mapped image.

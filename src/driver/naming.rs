@@ -3,9 +3,10 @@
 //! A bare name means the image of that name in the default pool and namespace, unless `docker volume create -o pool=P` bound it to another
 //! one. An image shows under one name only: the one bound to it, else the bare one when that means it, else its whole spec.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use super::Driver;
+use crate::model::bindings::{Bindings, look_up};
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::name::{ImageSpec, VolumeName};
 
@@ -20,7 +21,8 @@ impl Driver {
 
     /// The same by bindings that were read just now.
     pub(super) fn resolve_by(&self, bindings: &Bindings, name: &VolumeName) -> Result<ImageSpec> {
-        self.resolve_bound(bindings.get(name.image()), name)
+        let bound = if name.pool().is_none() { look_up(bindings, name.image())? } else { None };
+        self.resolve_bound(bound, name)
     }
 
     /// The same by what the bare name is bound to.
@@ -100,7 +102,8 @@ impl Driver {
 
     /// The same by bindings that are known.
     pub(super) fn shown_by(&self, bindings: &Bindings, spec: &ImageSpec) -> String {
-        self.shown_bound(bindings.get(spec.image()), spec)
+        look_up(bindings, spec.image())
+            .map_or_else(|_| spec.to_string(), |bound| self.shown_bound(bound, spec))
     }
 
     /// The names under which images show; while they cannot be read, as they were read last.
@@ -111,14 +114,14 @@ impl Driver {
         };
         Ok(ShownNames {
             home: Some((self.settings.pool.clone(), self.settings.namespace.clone())),
-            by_spec: bindings.iter().map(|(name, spec)| (spec.clone(), name.clone())).collect(),
+            by_spec: bindings
+                .iter()
+                .filter_map(|(name, bound)| Some((bound.image()?.clone(), name.clone())))
+                .collect(),
             bindings,
         })
     }
 }
-
-/// Bare names that were bound to an image.
-type Bindings = BTreeMap<String, ImageSpec>;
 
 /// See the module.
 #[derive(Debug, Default)]

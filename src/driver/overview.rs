@@ -17,6 +17,7 @@ use super::table::MountedVolume;
 use crate::backend::Pulse;
 use crate::linux::blkstat;
 use crate::lock;
+use crate::model::bindings::{Bindings, Bound};
 use crate::model::block_io::BlockIo;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::Usage;
@@ -221,24 +222,25 @@ impl Driver {
     pub(super) fn was_looked_up(&self, bare: &str, bound: Option<&ImageSpec>) {
         *lock(&self.answered) = Instant::now();
         let mut heard = lock(&self.heard);
-        if heard.pulse.bindings.get(bare) != bound {
+        let bound = bound.cloned().map(Bound::To);
+        if heard.pulse.bindings.get(bare) != bound.as_ref() {
             let bindings = Arc::make_mut(&mut heard.pulse.bindings);
             match bound {
-                Some(spec) => bindings.insert(bare.to_owned(), spec.clone()),
+                Some(bound) => bindings.insert(bare.to_owned(), bound),
                 None => bindings.remove(bare),
             };
         }
     }
 
     /// The store has answered List, with these names.
-    pub(super) fn was_answered(&self, bindings: &Arc<BTreeMap<String, ImageSpec>>) {
+    pub(super) fn was_answered(&self, bindings: &Arc<Bindings>) {
         *lock(&self.answered) = Instant::now();
         lock(&self.heard).pulse.bindings = Arc::clone(bindings);
     }
 
     /// A bare name was bound to an image just now.
     pub(super) fn was_bound(&self, bare: &str, spec: &ImageSpec) {
-        Arc::make_mut(&mut lock(&self.heard).pulse.bindings).insert(bare.to_owned(), spec.clone());
+        Arc::make_mut(&mut lock(&self.heard).pulse.bindings).insert(bare.to_owned(), Bound::To(spec.clone()));
     }
 }
 

@@ -1,5 +1,6 @@
 //! The pure types of the product: names, sizes, options, records, owners, errors. No I/O, and nothing of any front end, kernel or store.
 
+pub mod bindings;
 pub mod block_io;
 pub mod create_options;
 pub mod deadline;

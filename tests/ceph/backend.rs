@@ -10,6 +10,7 @@ use rbd_docker_plugin::backend::rbd::admin::{Admin, Watched};
 use rbd_docker_plugin::backend::{Backend, ImageStore};
 use rbd_docker_plugin::ceph::CreateOptions;
 use rbd_docker_plugin::config;
+use rbd_docker_plugin::model::bindings::Bound;
 use rbd_docker_plugin::model::error::ErrorKind;
 use rbd_docker_plugin::model::name::ImageSpec;
 use rbd_docker_plugin::model::options::{ImageOptions, LockMode};
@@ -158,13 +159,18 @@ fn an_image_of_somebody_else(lab: &Lab) {
 fn names_are_shared(lab: &Lab) {
     let (one, two) = (host(lab, "h1"), host(lab, "h2"));
     let there = ImageSpec::new("elsewhere", None, "named").unwrap();
+    // What is not understood hides no other name, and is not free.
+    lab.run(&["rados", "-p", &lab.pool, "setomapval", "rbd_docker_plugin.names", "odd", "{"]);
     one.bind("named", &there).unwrap();
     one.bind("named", &there).expect("again is success");
-    assert_eq!(two.bindings().unwrap().get("named"), Some(&there));
+    assert_eq!(two.bindings().unwrap().get("named").and_then(Bound::image), Some(&there));
     assert_eq!(two.bind("named", &spec(lab, "named")).unwrap_err().kind, ErrorKind::AlreadyExists);
     two.unbind("named", &spec(lab, "named")).unwrap();
     assert!(one.bindings().unwrap().contains_key("named"), "bound to another image, it stays");
     two.unbind("named", &there).unwrap();
+    assert_eq!(one.bindings().unwrap().get("odd"), Some(&Bound::Unread));
+    assert!(one.binding("odd").unwrap_err().to_string().contains("not understood"));
+    lab.run(&["rados", "-p", &lab.pool, "rmomapkey", "rbd_docker_plugin.names", "odd"]);
     assert!(!one.bindings().unwrap().contains_key("named"));
 }
 

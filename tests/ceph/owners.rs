@@ -5,9 +5,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
-use rbd_docker_plugin::backend::ImageStore;
 use rbd_docker_plugin::backend::rbd::RbdBackend;
 use rbd_docker_plugin::backend::rbd::admin::{Admin, Watched};
+use rbd_docker_plugin::backend::{ImageStore, Look};
 use rbd_docker_plugin::ceph::Image;
 use rbd_docker_plugin::config;
 use rbd_docker_plugin::model::error::ErrorKind;
@@ -34,6 +34,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("without_firmware_an_earlier_boot_may_be_a_copy", without_firmware_an_earlier_boot_may_be_a_copy),
         t("mapped_by_hand_elsewhere", mapped_by_hand_elsewhere),
         t("old_plugin_and_this_one", old_plugin_and_this_one),
+        t("a_record_that_is_not_understood_is_not_well", a_record_that_is_not_understood_is_not_well),
         t("administration", administration),
         t("who_was_followed_changes_nothing_any_more", who_was_followed_changes_nothing_any_more),
         t("the_advisory_lock_of_a_dead_owner", the_advisory_lock_of_a_dead_owner),
@@ -244,6 +245,24 @@ fn old_plugin_and_this_one(lab: &Lab) {
         backend.remove(&spec).unwrap();
         backend.release(&spec).unwrap();
     }
+}
+
+fn a_record_that_is_not_understood_is_not_well(lab: &Lab) {
+    let backend = host(lab, "unread");
+    let a = spec(lab, "unread");
+    volume(&backend, &a);
+    backend.claim(&a).unwrap();
+    let look = || backend.look(std::slice::from_ref(&a)).unwrap();
+    assert_eq!(look(), Look::default());
+    let key = format!("image.{}", Image::open_read_only(&lab.io, "unread").unwrap().id().unwrap());
+    let object = "rbd_docker_plugin.owners";
+    lab.run(&["rados", "-p", &lab.pool, "setomapval", object, &key, "{"]);
+    let Look { lost, amiss, unread } = look();
+    assert!(lost.is_empty() && amiss.is_empty(), "{lost:?} {amiss:?}");
+    assert!(unread.len() == 1 && unread[0].0 == a && unread[0].1.contains("damaged"), "{unread:?}");
+    lab.run(&["rados", "-p", &lab.pool, "rmomapkey", object, &key]);
+    drop(backend);
+    lab.run(&["rbd", "rm", "--no-progress", &lab.spec("unread")]);
 }
 
 fn administration(lab: &Lab) {

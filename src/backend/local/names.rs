@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::Paths;
 use crate::linux::files;
 use crate::lock;
+use crate::model::bindings::{Bindings, Bound};
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::model::name::ImageSpec;
@@ -20,7 +21,8 @@ use crate::model::name::ImageSpec;
 const PATIENCE: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(5);
 
-type Bindings = BTreeMap<String, ImageSpec>;
+/// As they are stored.
+type Stored = BTreeMap<String, ImageSpec>;
 /// What tells one version of the file from another.
 type Version = (u64, i64, i64, u64);
 
@@ -57,13 +59,15 @@ impl Names {
             }
         }
         // Read outside the lock, which others must not wait for.
-        let bindings = Arc::new(if version.is_some() { self.read()? } else { Bindings::new() });
+        let stored = if version.is_some() { self.read()? } else { Stored::new() };
+        let bindings: Bindings = stored.into_iter().map(|(name, spec)| (name, Bound::To(spec))).collect();
+        let bindings = Arc::new(bindings);
         *lock(&self.cached) = (version, Arc::clone(&bindings));
         Ok(bindings)
     }
 
-    fn read(&self) -> Result<Bindings> {
-        let Some(content) = files::load(&self.file)? else { return Ok(Bindings::new()) };
+    fn read(&self) -> Result<Stored> {
+        let Some(content) = files::load(&self.file)? else { return Ok(Stored::new()) };
         serde_json::from_slice(&content).map_err(|e| {
             DriverError::new(ErrorKind::Failed, format!("{} is damaged: {e}", self.file.display()))
         })
@@ -93,7 +97,7 @@ impl Names {
         })
     }
 
-    fn change(&self, change: impl FnOnce(&mut Bindings) -> Result<bool>) -> Result<()> {
+    fn change(&self, change: impl FnOnce(&mut Stored) -> Result<bool>) -> Result<()> {
         let path = self.paths.dir.join(".names.lock");
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);

@@ -14,6 +14,7 @@ use nix::unistd::{Whence, lseek64};
 use super::{LocalBackend, owner};
 use crate::backend::ImageStore;
 use crate::linux::{files, probe};
+use crate::model::bindings::Bindings;
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::model::filesystem::Content;
 use crate::model::image::{ImageInfo, Listing};
@@ -195,7 +196,7 @@ impl ImageStore for LocalBackend {
         Ok(owned.into())
     }
 
-    fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
+    fn bindings(&self) -> Result<Arc<Bindings>> {
         self.names.all()
     }
 

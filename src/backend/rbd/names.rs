@@ -9,14 +9,13 @@ use nix::errno::Errno;
 use super::link::{Place, Session};
 use crate::ceph::{IoCtx, Swap};
 use crate::lock;
+use crate::model::bindings::{Bindings, Bound, look_up};
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::name::ImageSpec;
 
 /// The object of the registry.
 const OBJECT: &str = "rbd_docker_plugin.names";
 const ATTEMPTS: u32 = 20;
-
-pub(super) type Bindings = BTreeMap<String, ImageSpec>;
 
 #[derive(Debug)]
 pub(super) struct Names {
@@ -43,7 +42,16 @@ impl Names {
         match found {
             Ok(read) => {
                 let read = Arc::new(read);
-                *lock(&self.last) = Some(Arc::clone(&read));
+                let before = lock(&self.last).replace(Arc::clone(&read)).unwrap_or_default();
+                let unread = |(name, bound): &(&String, &Bound)| {
+                    **bound == Bound::Unread && before.get(*name) != Some(&Bound::Unread)
+                };
+                for (name, _) in read.iter().filter(unread) {
+                    tracing::warn!(
+                        name,
+                        "the registry of names holds something that is no image for this name"
+                    );
+                }
                 Ok(read)
             }
             Err(e) if e.kind == ErrorKind::Unreachable => lock(&self.last).clone().ok_or(e),
@@ -63,19 +71,21 @@ impl Names {
         });
         match found {
             Ok(found) => {
+                let bound = found.clone().map(Bound::To);
                 if let Some(last) = lock(&self.last).as_mut()
-                    && last.get(name) != found.as_ref()
+                    && last.get(name) != bound.as_ref()
                 {
                     let last = Arc::make_mut(last);
-                    match &found {
-                        Some(spec) => last.insert(name.to_owned(), spec.clone()),
+                    match bound {
+                        Some(bound) => last.insert(name.to_owned(), bound),
                         None => last.remove(name),
                     };
                 }
                 Ok(found)
             }
             Err(e) if e.kind == ErrorKind::Unreachable => {
-                lock(&self.last).as_ref().map(|last| last.get(name).cloned()).ok_or(e)
+                let last = lock(&self.last).clone().ok_or(e)?;
+                Ok(look_up(&last, name)?.cloned())
             }
             Err(e) => Err(without_pool(e)),
         }
@@ -128,17 +138,11 @@ pub(super) fn read_one(io: &IoCtx, name: &str) -> Result<Option<ImageSpec>> {
     match io.omap_get(OBJECT, &[name]) {
         Err(e) if e.errno == Errno::ENOENT => Ok(None),
         found => {
-            let found = found?;
-            let is_bound = found.contains_key(name);
-            match understood(found).remove(name) {
-                None if is_bound => Err(DriverError::new(
-                    ErrorKind::Failed,
-                    format!("what the registry of names ({OBJECT}) says of {name:?} is not understood"),
-                )
-                .hint(format!(
-                    "it is damaged, or written by a newer version of the plugin: rados -p {} listomapvals {OBJECT} shows it", io.pool()))),
-                bound => Ok(bound),
-            }
+            let hint = format!(
+                "it is damaged, or written by a newer version of the plugin: rados -p {} listomapvals {OBJECT} shows it",
+                io.pool()
+            );
+            Ok(look_up(&understood(found?), name).map_err(|e| e.hint(hint))?.cloned())
         }
     }
 }
@@ -152,12 +156,20 @@ fn read(io: &IoCtx) -> Result<Bindings> {
 }
 
 fn understood(found: BTreeMap<String, Vec<u8>>) -> Bindings {
-    let bindings = found.into_iter().filter_map(|(name, target)| {
-        let spec = String::from_utf8(target).ok().and_then(|text| ImageSpec::try_from(text).ok());
-        if spec.is_none() {
-            tracing::warn!(name, "the registry of names holds something that is no image for this name");
-        }
-        Some((name, spec?))
-    });
-    bindings.collect()
+    let bound = |target| String::from_utf8(target).ok().and_then(|text| ImageSpec::try_from(text).ok());
+    found.into_iter().map(|(name, target)| (name, bound(target).map_or(Bound::Unread, Bound::To))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_understood_is_a_binding_all_the_same() {
+        let found = [("a", &b"other/a"[..]), ("b", b"{\"v\":2}"), ("c", b"\xff"), ("d", b"")];
+        let found = found.map(|(name, target)| (name.to_owned(), target.to_vec()));
+        let to = Bound::To(ImageSpec::new("other", None, "a").unwrap());
+        let all = [("a", to), ("b", Bound::Unread), ("c", Bound::Unread), ("d", Bound::Unread)];
+        assert_eq!(understood(found.into()), all.map(|(name, bound)| (name.to_owned(), bound)).into());
+    }
 }

@@ -12,11 +12,11 @@ use nix::errno::Errno;
 use serde_json::json;
 
 use super::link::{Place, Session, place};
-use super::names::Bindings;
 use super::owner::{self, Keys};
 use crate::ceph::{Cluster, ImageName, IoCtx};
 use crate::config;
 use crate::lock;
+use crate::model::bindings::{Bindings, Bound};
 use crate::model::error::{CallError, DriverError, ErrorKind, Result};
 use crate::model::image::{LeftOut, Listing};
 use crate::model::name::ImageSpec;
@@ -188,7 +188,7 @@ impl Omitted {
                 Err(e) => left_out.push(LeftOut { pool: pool.clone(), namespace: None, why: heed(e) }),
             }
         }
-        for place in bound.values().map(place) {
+        for place in bound.values().filter_map(Bound::image).map(place) {
             if !places.contains(&place) && !left_out.iter().any(|out| out.pool == place.0) {
                 places.push(place);
             }

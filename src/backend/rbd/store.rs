@@ -15,6 +15,7 @@ use super::{RbdBackend, inside, kinds, options};
 use crate::backend::{Device, ImageStore, Look};
 use crate::ceph::{Image, ImageName, IoCtx, Swap};
 use crate::lock;
+use crate::model::bindings::Bindings;
 use crate::model::error::{CallError, DriverError, ErrorKind, Result};
 use crate::model::filesystem::Content;
 use crate::model::image::{ImageInfo, Listing, NoVolume};
@@ -333,8 +334,9 @@ impl ImageStore for RbdBackend {
     fn list(&self) -> Result<Listing> {
         let listed = || {
             let session = self.link.session()?;
-            // Without them, the configured pools are listed all the same; theirs is one of those.
-            let bound = self.names.all(Ok(Arc::clone(&session))).unwrap_or_default();
+            // Without them, the configured pools are listed all the same; whoever asks for the names is told why they are not known.
+            let bound = self.names.all(Ok(Arc::clone(&session))).ok().or_else(|| self.names.known());
+            let bound = bound.unwrap_or_default();
             let configured = Configured::new(&self.options);
             let volumes = |io: &IoCtx, place: &Place, images: &[ImageName]| {
                 self.catalogue.volumes(place, images, |images| glance(io, images), |spec| self.info_of(spec))
@@ -455,7 +457,7 @@ impl ImageStore for RbdBackend {
         self.link.heed(note())
     }
 
-    fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
+    fn bindings(&self) -> Result<Arc<Bindings>> {
         self.link.heed(self.names.all(self.link.session()))
     }
 
@@ -463,7 +465,7 @@ impl ImageStore for RbdBackend {
         self.link.heed(self.names.one(self.link.session(), name))
     }
 
-    fn known_bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
+    fn known_bindings(&self) -> Result<Arc<Bindings>> {
         self.names.known().map_or_else(|| self.bindings(), Ok)
     }
 

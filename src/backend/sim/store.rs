@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::{Data, Image, Sim, State};
 use crate::backend::{Backend, Device, ImageStore, Look, Mapper, Pulse};
+use crate::model::bindings::{Bindings, Bound};
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::Content;
 use crate::model::image::{ImageInfo, Listing};
@@ -171,10 +172,11 @@ impl ImageStore for Sim {
         Ok((!self.same_instance(owner)).then(|| "taken over".to_owned()))
     }
 
-    fn bindings(&self) -> Result<Arc<BTreeMap<String, ImageSpec>>> {
+    fn bindings(&self) -> Result<Arc<Bindings>> {
         let state = self.store()?;
         state.fails("bindings")?;
-        Ok(Arc::new(state.bindings.clone()))
+        let bound = |(name, spec): (&String, &ImageSpec)| (name.clone(), Bound::To(spec.clone()));
+        Ok(Arc::new(state.bindings.iter().map(bound).collect()))
     }
 
     fn bind(&self, name: &str, spec: &ImageSpec) -> Result<()> {
@@ -241,7 +243,7 @@ impl Backend for Sim {
     }
 
     fn pulse(&self) -> Result<Pulse> {
-        let state = self.store()?;
-        Ok(Pulse { devices: state.devices.len(), bindings: Arc::new(state.bindings.clone()) })
+        let devices = self.store()?.devices.len();
+        Ok(Pulse { devices, bindings: self.bindings()? })
     }
 }
