@@ -7,7 +7,7 @@ use std::process::Command;
 
 use libtest_mimic::Trial;
 use rbd_docker_plugin::linux::loopdev::{self, Backing};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, wait};
 use crate::rig::{Ready, Rig, trial};
@@ -26,6 +26,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("mounted_as_the_settings_say", mounted_as_the_settings_say),
         t("with_data_and_no_filesystem", with_data_and_no_filesystem),
         t("damaged", damaged),
+        t("half_formatted", half_formatted),
         t("mapped_by_hand", mapped_by_hand),
         t("one_image_under_two_names_is_mounted_once", one_image_under_two_names_is_mounted_once),
     ]
@@ -221,6 +222,29 @@ fn damaged(rig: &Rig) {
     assert!(e.contains("e2fsck -f"), "{e}");
     at_rest(&daemon, "foo");
     remove(&daemon, "foo");
+}
+
+/// What a killed mkfs may leave: our UUID, and a filesystem that the kernel does not mount, which holds nothing.
+fn half_formatted(rig: &Rig) {
+    let mut daemon = plugin(rig, "half", &[]);
+    // Group descriptors that were not written; a superblock that says so.
+    for (kind, size, offset) in [("ext4", "16", 2048), ("xfs", "300", 126)] {
+        create(&daemon, kind, &json!({"fstype": kind, "size": size}));
+        daemon.stop();
+        let (image, record) = (daemon.file(kind, "img"), daemon.file(kind, "json"));
+        let uuid = run("blkid", &["-p", "-o", "value", "-s", "UUID"], &image);
+        let mut stored: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+        (stored["state"], stored["uuid"]) = (json!("formatting"), json!(uuid));
+        fs::write(&record, stored.to_string()).unwrap();
+        overwrite(&image, &[1; 64], offset);
+        daemon.start();
+        assert!(!list(&daemon).contains(&kind.to_owned()), "it is no volume");
+        create(&daemon, kind, &json!({"fstype": kind, "size": size}));
+        daemon.mount(kind, "a");
+        daemon.unmount(kind, "a");
+        assert_ne!(run("blkid", &["-p", "-o", "value", "-s", "UUID"], &image), uuid, "{kind} is made anew");
+        remove(&daemon, kind);
+    }
 }
 
 fn mapped_by_hand(rig: &Rig) {
