@@ -20,6 +20,8 @@ mod daemon;
 mod fake_kernel;
 mod local;
 mod orphans;
+#[path = "../../tests/common/reads.rs"]
+mod reads;
 mod table;
 
 use std::fs::{self, File};

@@ -1,23 +1,27 @@
 //! Volumes whose Docker engine is gone and which containers still hold.
 
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use libc::{major, minor};
+use rbd_docker_plugin::backend::Device;
+use rbd_docker_plugin::host::Host;
+use rbd_docker_plugin::host::kernel::KernelHost;
+use rbd_docker_plugin::linux::exec::Programs;
 use serde_json::json;
 
 use crate::child::Part;
 use crate::cost::at_rest;
 use crate::daemon::{Daemon, wait};
+use crate::reads::reads;
 use crate::table::{at_most, told};
 
 const VOLUMES: usize = 40;
 const NAMESPACES: usize = 150;
 /// The first looks come soon after the grace, the later ones ever less often: this is the worst of it.
 const WINDOW: Duration = Duration::from_secs(30);
-/// So many they are in this time: after the grace, and 5 s and 15 s later.
-const LOOKS: f64 = 3.0;
-/// How long it is seen what the plugin reads without them.
-const BEFORE: Duration = Duration::from_secs(10);
 
 pub(crate) fn measure(dir: &Path) {
     let mut daemon = Daemon::new("orphaned", dir, &["--size", "16", "--orphan-grace", "1"]);
@@ -28,7 +32,6 @@ pub(crate) fn measure(dir: &Path) {
     let engine = Part::engine(&daemon.socket(), VOLUMES);
     // Containers: copies of all mounts, each in a namespace of its own.
     let containers: Vec<Part> = (0..NAMESPACES).map(|_| Part::play("namespace", Path::new(""))).collect();
-    let before = at_rest(daemon.pid(), BEFORE);
     drop(engine);
     let cost = at_rest(daemon.pid(), WINDOW);
     let what = format!(
@@ -37,8 +40,7 @@ pub(crate) fn measure(dir: &Path) {
     );
     at_most(&what, cost.busy, 1.0, "% of a core");
     told("Calls of read(2) meanwhile", &format!("{:.1} a second", cost.reads));
-    let looks = (cost.reads - before.reads) * WINDOW.as_secs_f64();
-    told("Of them for each look at all of these volumes", &format!("{:.0}", looks / LOOKS));
+    looks(&daemon);
     let mounts =
         |n: usize| daemon.ok("Get", &json!({"Name": format!("v{n}")}))["Volume"]["Status"]["mounts"].as_u64();
     assert!((0..VOLUMES).all(|n| mounts(n) == Some(1)), "containers have them");
@@ -50,4 +52,21 @@ pub(crate) fn measure(dir: &Path) {
     }
     wait("the uses of the engine to be dropped", || (0..VOLUMES).all(|n| mounts(n).is_none()));
     daemon.stop();
+}
+
+/// What the plugin does for a look, done in this process: the first time, and when it is known where they were found.
+fn looks(daemon: &Daemon) {
+    let devices: Vec<Device> = (0..VOLUMES)
+        .map(|n| {
+            let volume = &daemon.ok("Get", &json!({"Name": format!("v{n}")}))["Volume"];
+            let path = PathBuf::from(volume["Status"]["device"].as_str().unwrap());
+            let number = fs::metadata(&path).unwrap().rdev();
+            Device { path, number: (major(number), minor(number)), hold: None }
+        })
+        .collect();
+    let host = KernelHost::new(Programs::find());
+    for which in ["first", "next"] {
+        let reads = reads(|| assert!(host.which_held(&devices).unwrap().iter().all(|held| *held)));
+        told(&format!("Calls of read(2) for the {which} look at all of them"), &reads.to_string());
+    }
 }

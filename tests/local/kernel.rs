@@ -19,6 +19,7 @@ use rbd_docker_plugin::model::filesystem::{Content, MountFlags};
 
 use crate::child::Part;
 use crate::filesystems::made;
+use crate::reads::reads;
 use crate::rig::{Ready, Rig, trial};
 
 pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
@@ -274,17 +275,6 @@ fn mounts_in_other_namespaces(rig: &Rig) {
     assert!(host.held_elsewhere(&device).unwrap(), "only the copy");
     drop(part);
     eventually("released", || !host.held_elsewhere(&device).unwrap());
-}
-
-/// How often this thread has called read(2) meanwhile.
-fn reads(work: impl FnOnce()) -> u64 {
-    let so_far = || {
-        let io = fs::read_to_string("/proc/thread-self/io").unwrap();
-        io.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap().parse::<u64>().unwrap()
-    };
-    let before = so_far();
-    work();
-    so_far() - before
 }
 
 fn found_again_with_one_look(rig: &Rig) {

@@ -17,6 +17,8 @@ mod kernel;
 mod options;
 mod orphans;
 mod races;
+#[path = "../common/reads.rs"]
+mod reads;
 mod refused;
 mod release;
 mod rig;
