@@ -255,6 +255,10 @@ impl Backend for Faulty<dyn Backend> {
         self.inner.left_out()
     }
 
+    fn pools(&self) -> Vec<(String, Option<DriverError>)> {
+        self.inner.pools()
+    }
+
     fn heartbeats(&self) -> Vec<(String, Duration)> {
         self.inner.heartbeats()
     }

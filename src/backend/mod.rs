@@ -24,7 +24,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::bindings::{Bindings, look_up};
-use crate::model::error::Result;
+use crate::model::error::{DriverError, Result};
 use crate::model::filesystem::Content;
 use crate::model::image::{ImageInfo, LeftOut, Listing, NoVolume};
 use crate::model::name::ImageSpec;
@@ -211,7 +211,12 @@ pub trait Backend: ImageStore + Mapper {
         Source::default()
     }
 
-    /// What the last listing has left out. Never waits.
+    /// The pools that are served, and why one of them does not answer. Never waits.
+    fn pools(&self) -> Vec<(String, Option<DriverError>)> {
+        Vec::new()
+    }
+
+    /// What the last listing has left out, and what it would leave out now. Never waits.
     fn left_out(&self) -> Vec<LeftOut> {
         Vec::new()
     }

@@ -12,6 +12,9 @@ pub(super) fn run(config: &Config, format: Format) -> Result<()> {
     if let (Some(why), Format::Text) = (&answer.degraded, format) {
         eprintln!("rbd-docker-plugin: this is what was known before: {why}");
     }
+    for left in answer.left_out.iter().filter(|_| matches!(format, Format::Text)) {
+        eprintln!("rbd-docker-plugin: this may not be all: {left}");
+    }
     for left in answer.no_volumes.iter().filter(|_| matches!(format, Format::Text)) {
         eprintln!("rbd-docker-plugin: {:?} is no volume: {}", left.image, left.why);
     }

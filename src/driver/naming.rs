@@ -85,9 +85,18 @@ impl Driver {
         }
     }
 
+    /// What the bare name of an image is bound to. Where that cannot be looked up, an image of another pool than that of the names shows
+    /// under its spec: what is bound to it is not known, and not needed to use it.
+    pub(super) fn binding_beside(&self, spec: &ImageSpec) -> Result<Option<ImageSpec>> {
+        match self.backend.binding(spec.image()) {
+            Err(e) if e.kind == ErrorKind::Unreachable && spec.pool() != self.settings.pool => Ok(None),
+            bound => bound,
+        }
+    }
+
     /// The name under which an image shows.
     pub(super) fn shown_name(&self, spec: &ImageSpec) -> Result<String> {
-        Ok(self.shown_bound(self.backend.binding(spec.image())?.as_ref(), spec))
+        Ok(self.shown_bound(self.binding_beside(spec)?.as_ref(), spec))
     }
 
     /// The same by what the image's bare name is bound to.

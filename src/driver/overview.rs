@@ -48,6 +48,8 @@ pub struct Overview {
     pub left_out: Vec<String>,
     /// What the background work cannot see, and why.
     pub not_known: Vec<String>,
+    /// The pools that are served, and why one of them does not answer.
+    pub pools: Vec<(String, Option<String>)>,
     /// How long ago the store last answered List or Get; since the start, if it never did.
     pub cache_age: Duration,
     /// How long ago this plugin last showed that it lives, in each pool where it owns images.
@@ -167,6 +169,12 @@ impl Driver {
             not_known: self.told.all(),
             heartbeats: self.backend.heartbeats(),
             left_out: self.backend.left_out().iter().map(ToString::to_string).collect(),
+            pools: self
+                .backend
+                .pools()
+                .into_iter()
+                .map(|(pool, why)| (pool, why.map(|why| why.to_string())))
+                .collect(),
             mounts,
         }
     }

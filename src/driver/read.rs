@@ -43,7 +43,11 @@ impl Driver {
     pub(super) fn get(&self, name: &str) -> Result<Volume> {
         let volume: VolumeName = name.parse()?;
         // Of all names one is read, however many there are. It is bound to an image of its own name.
-        let answer = self.backend.binding(volume.image()).and_then(|bound| {
+        let bound = match volume.pool() {
+            Some(pool) => self.binding_beside(&volume.in_pool(pool)?),
+            None => self.backend.binding(volume.image()),
+        };
+        let answer = bound.and_then(|bound| {
             let spec = self.resolve_bound(bound.as_ref(), &volume)?;
             let shown = self.shown_bound(bound.as_ref(), &spec);
             let info = match self.existing(name, &spec) {
@@ -81,8 +85,11 @@ impl Driver {
     /// See [`VolumeDriver::list`](super::api::VolumeDriver::list).
     pub(super) fn list(&self) -> Result<Vec<Volume>> {
         let listed = self.backend.list().and_then(|listing| match self.shown_names() {
-            // Nobody was told of other names yet.
-            Err(e) if self.cache.all(&e).is_empty() => {
+            // Nobody was told of other names yet; or they are in the pool that is left out, and what is listed is of others.
+            Err(e)
+                if self.cache.all(&e).is_empty()
+                    || listing.left_out.iter().any(|out| out.pool == self.settings.pool) =>
+            {
                 tracing::warn!(error = %e, "listed by their images: bare names cannot be read");
                 Ok((ShownNames::default(), listing))
             }
@@ -126,7 +133,12 @@ impl Driver {
         });
         volumes.extend(unseen);
         let all: HashSet<&ImageSpec> = specs.iter().collect();
-        let known = |name: &str| spec_of(name).is_some_and(|spec| all.contains(&spec));
+        let known = |name: &str| {
+            let may_be = |spec: &ImageSpec| {
+                all.contains(spec) || left_out.iter().any(|left_out| left_out.covers(spec))
+            };
+            spec_of(name).is_some_and(|spec| may_be(&spec))
+        };
         self.cache.set_names(volumes.iter().map(|volume| volume.name.as_str()), known);
         if volumes.len() >= MANY {
             memory::trim_soon();

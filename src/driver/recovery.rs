@@ -338,7 +338,10 @@ impl Driver {
     }
 
     fn has_to_learn(&self) -> bool {
-        lock(&self.unseen).as_ref().is_none_or(|unseen| !unseen.is_empty())
+        let silent: BTreeSet<String> =
+            self.backend.pools().into_iter().filter_map(|(pool, why)| why.map(|_| pool)).collect();
+        let unseen = lock(&self.unseen);
+        unseen.as_ref().is_none_or(|unseen| unseen.iter().any(|out| !silent.contains(&out.pool)))
     }
 
     /// Asks again for the images that this plugin owns, where the backend did not tell at the start; those that are not mounted are

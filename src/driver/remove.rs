@@ -115,7 +115,7 @@ impl Driver {
     /// Takes the bare names of an image that is gone away, and what a check has found in it.
     pub(super) fn unbind(&self, spec: &ImageSpec) -> Result<()> {
         self.verdicts.forget(spec);
-        let bound = self.backend.binding(spec.image())?;
+        let bound = self.binding_beside(spec)?;
         self.cache.remove(&self.shown_bound(bound.as_ref(), spec));
         match bound {
             Some(bound) if bound == *spec => self.backend.unbind(spec.image(), spec),

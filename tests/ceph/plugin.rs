@@ -59,6 +59,15 @@ impl User {
     }
 }
 
+/// A page of the admin socket, with its head.
+pub(crate) fn page(socket: &Path, path: &str) -> String {
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 /// A running plugin.
 #[derive(Debug)]
 pub(crate) struct Plugin {
@@ -182,10 +191,7 @@ impl Plugin {
 
     /// The admin page `/v1/status`.
     pub(crate) fn status(&self) -> Value {
-        let mut stream = std::os::unix::net::UnixStream::connect(&self.admin).unwrap();
-        stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let answer = page(&self.admin, "/v1/status");
         serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
     }
 

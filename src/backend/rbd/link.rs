@@ -1,7 +1,7 @@
 //! The connection to the cluster, which may come and go without the plugin ending or waiting.
 //!
 //! [`Link::session`] answers at once: with the session, or with the reason why there is none. When a request runs into its timeout, a
-//! background thread looks whether it was that request alone (one pool may hang while all others work) or the cluster; then it takes the
+//! background thread looks whether it was that request alone, its pool (see [`silence`](super::silence)) or the cluster; then it takes the
 //! link down, so that the next requests are answered from the cache instead of each waiting for a timeout of its own, and brings it up
 //! again later.
 //!
@@ -10,6 +10,7 @@
 //! replaced at once, unless its whole host is on the blocklist: then no new one would fare better, and the old one, which the
 //! monitors still answer, asks them until the entry is gone.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::sleep;
@@ -46,8 +47,6 @@ const BLOCKED: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Link {
     options: config::Ceph,
-    /// A pool to try whether the storage answers too.
-    probe: Place,
     state: Mutex<State>,
     /// Whether some request has run into its timeout since the last look.
     suspect: AtomicBool,
@@ -82,6 +81,8 @@ struct Keeper {
     pause: Duration,
     /// What the log says of the link last: not each second again.
     said: Option<String>,
+    /// The pools of which the log says that they are silent.
+    silent_pools: BTreeSet<String>,
 }
 
 impl Keeper {
@@ -95,6 +96,7 @@ impl Keeper {
             client: now,
             pause: RETRY,
             said: None,
+            silent_pools: BTreeSet::new(),
         }
     }
 
@@ -107,6 +109,19 @@ impl Keeper {
         } else {
             tracing::error!("{about}: {e}");
             self.said = Some(news);
+        }
+    }
+
+    /// Says once of each pool that it is silent, and that it answers again.
+    fn tell_silence(&mut self, session: &Session) {
+        for pool in session.silence.served() {
+            if let Some(why) = session.silence.of(&pool) {
+                if self.silent_pools.insert(pool) {
+                    tracing::error!("{why}");
+                }
+            } else if session.silence.answers(&pool) && self.silent_pools.remove(&pool) {
+                tracing::info!(pool, "the pool answers again");
+            }
         }
     }
 
@@ -125,11 +140,10 @@ impl Keeper {
 
 impl Link {
     /// Starts to connect, and waits for that at most `patience`.
-    pub(super) fn open(options: config::Ceph, probe: Place, patience: Duration) -> Result<Arc<Self>> {
+    pub(super) fn open(options: config::Ceph, patience: Duration) -> Result<Arc<Self>> {
         let waiting = DriverError::new(ErrorKind::Unreachable, "not connected to the Ceph cluster yet");
         let link = Arc::new(Self {
             options,
-            probe,
             state: Mutex::new(State::Down(waiting, None)),
             suspect: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
@@ -154,6 +168,17 @@ impl Link {
         match &*lock(&self.state) {
             State::Up(session) => Ok(Arc::clone(session)),
             State::Down(why, _) => Err(why.clone()),
+        }
+    }
+
+    /// The pools that are served, and why one of them does not answer. Never waits.
+    pub(super) fn pools(&self) -> Vec<(String, Option<DriverError>)> {
+        match self.session() {
+            Ok(session) => {
+                let served = session.silence.served().into_iter();
+                served.map(|pool| (pool.clone(), session.silence.of(&pool))).collect()
+            }
+            Err(e) => self.options.pools.iter().map(|pool| (pool.clone(), Some(e.clone()))).collect(),
         }
     }
 
@@ -217,10 +242,14 @@ impl Link {
         if session.is_fenced() {
             return self.shut_out(keeper, session);
         }
+        if was_up {
+            session.ask_the_silent();
+            keeper.tell_silence(&session);
+        }
         if was_up && !suspect && Instant::now() < keeper.next {
             return;
         }
-        match session.refresh().and_then(|()| self.probe(&session)) {
+        match session.refresh().and_then(|()| session.probe()) {
             Ok(()) if was_up => keeper.next = Instant::now() + REFRESH,
             Ok(()) => self.bring_up(keeper, session),
             Err(e) if e.source.as_ref().is_some_and(is_fenced) => {
@@ -259,7 +288,7 @@ impl Link {
                 .refuse_another(session.cluster.fsid())
                 .and_then(|()| self.clients.note(&session.cluster))
             {
-                Ok(()) => (self.probe(&session), Some(session)),
+                Ok(()) => (session.probe(), Some(session)),
                 Err(e) => (Err(e), None),
             },
             Err(e) => (Err(e), None),
@@ -357,19 +386,6 @@ impl Link {
             }
         }
     }
-
-    /// Whether the storage answers, and not the monitors alone.
-    fn probe(&self, session: &Session) -> Result<()> {
-        let io = match session.open(&self.probe) {
-            // Whether that pool is there is not the question here.
-            Err(e) if e.kind == ErrorKind::NotFound => return Ok(()),
-            io => io?,
-        };
-        match io.read("rbd_directory", 1) {
-            Err(e) if is_silence(&e) || is_fenced(&e) => Err(e.into()),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// Why no client of this host may do anything.
@@ -398,11 +414,11 @@ fn keep_up(link: &Weak<Link>) {
 }
 
 /// The cluster did not answer in time: what was asked for may have happened or not.
-fn is_silence(call: &CallError) -> bool {
+pub(super) fn is_silence(call: &CallError) -> bool {
     matches!(call.errno, Errno::ETIMEDOUT | Errno::ENOTCONN)
 }
 
 /// Our own client is on the blocklist, and not one of the kernel's.
-fn is_fenced(call: &CallError) -> bool {
+pub(super) fn is_fenced(call: &CallError) -> bool {
     call.errno == Errno::ESHUTDOWN && !krbd::CALLS.contains(&call.call)
 }

@@ -92,7 +92,10 @@ impl RbdBackend {
         for (place, specs) in places {
             let seen = self.look_in(&session, &place, &specs, (&mappings, &fenced), &mut look);
             if let Err(e) = self.link.heed(seen) {
-                tracing::warn!(pool = place.0, error = %e, "cannot see whether its volumes were taken over");
+                // That a pool is silent is said once.
+                if e.kind != ErrorKind::Unreachable {
+                    tracing::warn!(pool = place.0, error = %e, "cannot see whether its volumes were taken over");
+                }
                 failed = Some(e);
             }
         }

@@ -42,6 +42,7 @@ mod plan;
 mod secret;
 mod seen;
 mod session;
+mod silence;
 mod sources;
 mod store;
 
@@ -139,7 +140,7 @@ impl RbdBackend {
         Self::check(options)?;
         tracing::info!("{}", ceph::versions());
         let pool = options.pools.first().cloned().unwrap_or_default();
-        let link = Link::open(options.clone(), (pool.clone(), None), PATIENCE)?;
+        let link = Link::open(options.clone(), PATIENCE)?;
         if let Err(e) = link.session() {
             tracing::error!("{e}; going on without it, and trying again");
         }
@@ -191,7 +192,12 @@ impl Backend for RbdBackend {
         let session = self.link.session()?;
         let is_ours = |mapping: &Mapping| mapping.fsid == session.cluster.fsid() && self.has_made(mapping);
         let devices = self.kernel.count(is_ours)?;
-        Ok(Pulse { devices, bindings: self.known_bindings()? })
+        let bindings = match self.known_bindings() {
+            // Without its pool, the names are not known; the other pools are served.
+            Err(e) if e.kind == ErrorKind::Unreachable => Arc::default(),
+            bindings => bindings?,
+        };
+        Ok(Pulse { devices, bindings })
     }
 
     fn source(&self) -> Source {
@@ -207,7 +213,25 @@ impl Backend for RbdBackend {
     }
 
     fn left_out(&self) -> Vec<LeftOut> {
-        self.omitted.all()
+        let mut left_out = self.omitted.all();
+        // While all is away, no pool is left out.
+        let pools = self.link.session().map_or_else(|_| Vec::new(), |_| self.link.pools());
+        // What was left out for its silence alone, was not asked.
+        let was_asked = |why: &DriverError| why.kind != ErrorKind::Unreachable || why.source.is_some();
+        let is_silent = |of: &str| pools.iter().any(|(pool, why)| pool == of && why.is_some());
+        left_out.retain(|out| was_asked(&out.why) || is_silent(&out.pool));
+        for (pool, why) in pools {
+            if let Some(why) = why
+                && !left_out.iter().any(|out| out.pool == pool)
+            {
+                left_out.push(LeftOut { pool, namespace: None, why });
+            }
+        }
+        left_out
+    }
+
+    fn pools(&self) -> Vec<(String, Option<DriverError>)> {
+        self.link.pools()
     }
 
     fn heartbeats(&self) -> Vec<(String, Duration)> {

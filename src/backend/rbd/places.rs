@@ -142,7 +142,10 @@ impl Omitted {
     fn silent(&self, place: &Place) -> Option<DriverError> {
         let omitted = lock(&self.0);
         let (left_out, at) = omitted.get(place)?;
-        let silent = left_out.why.kind == ErrorKind::Unreachable && at.elapsed() < PAUSE;
+        // What was not asked for is no cost.
+        let silent = left_out.why.source.is_some()
+            && left_out.why.kind == ErrorKind::Unreachable
+            && at.elapsed() < PAUSE;
         silent.then(|| left_out.why.clone())
     }
 

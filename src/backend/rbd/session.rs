@@ -10,6 +10,7 @@ use super::inspect;
 use super::monitors::{self, Monitors};
 use super::places::{self, Replicated};
 use super::secret::{self, Look};
+use super::silence::Silence;
 use crate::ceph::{Cluster, Connect, IoCtx};
 use crate::config;
 use crate::linux::boot;
@@ -90,6 +91,7 @@ pub(super) struct Session {
     open: Mutex<HashMap<Place, IoCtx>>,
     monitors: Mutex<Monitors>,
     replicated: Replicated,
+    pub(super) silence: Silence,
     /// Whether the OSDs refuse it, because it is on the cluster's blocklist. The monitors still answer it.
     fenced: AtomicBool,
 }
@@ -104,6 +106,7 @@ impl Session {
             open: Mutex::default(),
             monitors: Mutex::new(monitors),
             replicated: Replicated::default(),
+            silence: Silence::of_pools(&options.pools),
             fenced: AtomicBool::new(false),
         })
     }
@@ -124,8 +127,13 @@ impl Session {
         Ok(look.key())
     }
 
-    /// A pool or a namespace of it. `NotFound` when there is no such pool.
+    /// A pool or a namespace of it. `NotFound` when there is no such pool; an error at once when it is known to be silent.
     pub(super) fn open(&self, place: &Place) -> Result<IoCtx> {
+        self.silence.of(&place.0).map_or_else(|| self.reach(place), Err)
+    }
+
+    /// The same of one that may be silent.
+    pub(super) fn reach(&self, place: &Place) -> Result<IoCtx> {
         if let Some(io) = lock(&self.open).get(place) {
             return Ok(io.clone());
         }
@@ -136,7 +144,9 @@ impl Session {
     }
 
     pub(super) fn of(&self, spec: &ImageSpec) -> Result<IoCtx> {
-        self.open(&place(spec))
+        let io = self.open(&place(spec))?;
+        self.silence.serve(spec.pool());
+        Ok(io)
     }
 
     /// An error when a pool that is open is not there any more, or is another one of its name, or when its namespace

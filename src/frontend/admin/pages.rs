@@ -95,11 +95,12 @@ impl Pages {
         }
     }
 
-    /// The reasons name keys and hosts: they are not for everybody.
+    /// The reasons name keys and hosts: they are not for everybody. One pool that is silent does not keep the others from being used.
     fn ready(&self, which: Which) -> Page {
-        let reasons = self.driver.overview().not_ready;
+        let Overview { not_ready: reasons, pools, .. } = self.driver.overview();
         if reasons.is_empty() {
-            page(StatusCode::OK, TEXT, OK)
+            let silent = pools.into_iter().filter_map(|(_, why)| why).filter(|_| which == Which::All);
+            page(StatusCode::OK, TEXT, silent.fold(OK.to_owned(), |told, why| told + &why + "\n"))
         } else {
             let told = match which {
                 Which::All => reasons.join("\n"),
@@ -194,7 +195,8 @@ impl Pages {
         let mut volumes: Vec<VolumeView> =
             listed.into_iter().map(|volume| self.view(volume.name, &mounts)).collect();
         volumes.sort_by(|a, b| a.name.cmp(&b.name));
-        Volumes { volumes, degraded, no_volumes: self.driver.no_volumes() }
+        let left_out = self.driver.overview().left_out;
+        Volumes { volumes, degraded, left_out, no_volumes: self.driver.no_volumes() }
     }
 
     fn view(&self, name: String, mounts: &[MountView]) -> VolumeView {

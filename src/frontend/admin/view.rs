@@ -51,6 +51,9 @@ pub struct Volumes {
     pub volumes: Vec<VolumeView>,
     /// Why this is what was known before, if it is.
     pub degraded: Option<String>,
+    /// Pools whose volumes cannot be listed, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// Images of the pools that are no volumes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub no_volumes: Vec<NoVolume>,

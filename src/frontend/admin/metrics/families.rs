@@ -36,6 +36,8 @@ impl Moment {
         to.gauges("build_info", "Version and backend, always 1", build)?;
         to.gauge("start_time_seconds", "When the plugin began to serve", epoch_seconds(self.started))?;
         to.gauge("backend_up", "Whether the storage answers", truth(of.away.is_none()))?;
+        let pools = of.pools.iter().map(|(pool, why)| (vec![("pool", pool.as_str())], truth(why.is_none())));
+        to.gauges("pool_up", "Whether the pool answers", pools)?;
         to.gauge("ready", "Whether operations can succeed", truth(of.not_ready.is_empty()))?;
         let running = |number: fn(&(u64, std::time::Duration)) -> f64| {
             self.running.iter().map(move |(operation, run)| (vec![("operation", *operation)], number(run)))
