@@ -27,6 +27,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("a_damaged_record_is_not_no_record", a_damaged_record_is_not_no_record),
         t("names_that_no_volume_can_have", names_that_no_volume_can_have),
         t("an_image_open_in_a_librbd_client", an_image_open_in_a_librbd_client),
+        t("an_image_that_somebody_has_locked", an_image_that_somebody_has_locked),
     ]
 }
 
@@ -443,6 +444,27 @@ fn an_image_open_in_a_librbd_client(lab: &Lab) {
     assert!(plugin.one_story(&name), "a refusal leaves it whole");
     drop(open);
     plugin.remove(&name);
+}
+
+fn an_image_that_somebody_has_locked(lab: &Lab) {
+    let plugin = Plugin::new(lab, &["--owner-wait", "1"]);
+    for features in ["layering,exclusive-lock", "layering"] {
+        let name = make(lab, "locked", &["--size", "8M", "--image-feature", features]);
+        lab.run(&["rbd", "lock", "add", &lab.spec(&name), "mine"]);
+        let begin = std::time::Instant::now();
+        for said in [plugin.remove_error(&name), plugin.mount_error(&name)] {
+            has(
+                &said,
+                &["is locked by client.", "cookie \"mine\"", &format!("lock break {}", lab.spec(&name))],
+            );
+        }
+        assert!(begin.elapsed().as_secs() < 20, "librbd would wait for the lock without end");
+        assert!(plugin.one_story(&name), "a refusal leaves it whole");
+        let broken = crate::commands::run(lab, &["lock", "break", &name]);
+        assert_eq!(broken.code, Some(0), "{broken:?}");
+        plugin.remove(&name);
+        assert!(!plugin.one_story(&name));
+    }
 }
 
 /// A filesystem in a new image.

@@ -90,6 +90,23 @@ impl RbdBackend {
     }
 }
 
+/// An error when somebody has locked an image by hand that has the exclusive-lock feature: its lock and the feature's are one, and neither
+/// librbd nor the kernel ever gets it. librbd waits for it without end, also to remove the image.
+pub(super) fn refuse_if_locked(io: &IoCtx, spec: &ImageSpec, id: &str) -> Result<()> {
+    let mut held = match io.list_lockers(&header::object(id), LOCK) {
+        Err(e) if e.errno == Errno::ENOENT => return Ok(()),
+        held => held?,
+    };
+    held.lockers.retain(|locker| !locker.cookie.starts_with(EXCLUSIVE));
+    if held.lockers.is_empty() {
+        return Ok(());
+    }
+    let has_feature =
+        header::read(io, id)?.is_some_and(|header| header.features & features::EXCLUSIVE_LOCK != 0);
+    // Without the feature it is asked for by `lock_like_the_old`.
+    if has_feature { Err(locked(spec, &held)) } else { Ok(()) }
+}
+
 /// What was ended.
 #[derive(Debug)]
 pub struct Unlocked {

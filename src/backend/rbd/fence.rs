@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use super::beats;
 use super::link::Session;
 use super::owner::{OwnerRecord, in_use};
-use super::{RbdBackend, header};
+use super::{RbdBackend, advisory, header};
 use crate::ceph::{Cluster, Image, IoCtx};
 use crate::lock;
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
@@ -200,7 +200,8 @@ impl RbdBackend {
         id: &str,
     ) -> Result<()> {
         self.refuse_if_mapped_by_hand(io, spec, id)?;
-        self.refuse_if_watched(session, io, spec, id)
+        self.refuse_if_watched(session, io, spec, id)?;
+        advisory::refuse_if_locked(io, spec, id)
     }
 
     /// Mappings of this host are not meant here.
