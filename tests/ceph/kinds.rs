@@ -27,7 +27,6 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("a_damaged_record_is_not_no_record", a_damaged_record_is_not_no_record),
         t("names_that_no_volume_can_have", names_that_no_volume_can_have),
         t("an_image_open_in_a_librbd_client", an_image_open_in_a_librbd_client),
-        t("an_image_that_somebody_has_locked", an_image_that_somebody_has_locked),
     ]
 }
 
@@ -66,27 +65,27 @@ impl Plugin {
         self.daemon.error("Create", &json!({"Name": name, "Opts": options}))
     }
 
-    fn mount_error(&self, name: &str) -> String {
+    pub(crate) fn mount_error(&self, name: &str) -> String {
         self.daemon.error("Mount", &json!({"Name": name, "ID": "1"}))
     }
 
-    fn remove_error(&self, name: &str) -> String {
+    pub(crate) fn remove_error(&self, name: &str) -> String {
         self.daemon.error("Remove", &json!({"Name": name}))
     }
 
-    fn remove(&self, name: &str) {
+    pub(crate) fn remove(&self, name: &str) {
         self.daemon.ok("Remove", &json!({"Name": name}));
     }
 
     /// It is listed, and Get answers for it; or neither.
-    fn one_story(&self, name: &str) -> bool {
+    pub(crate) fn one_story(&self, name: &str) -> bool {
         let listed = self.names().iter().any(|listed| listed == name);
         let answer = self.daemon.ask("Get", &json!({"Name": name})).unwrap();
         assert_eq!(listed, answer.0 == 200, "{name}: listed {listed}, Get says {answer:?}");
         listed
     }
 
-    fn is_unusable(&self, name: &str, parts: &[&str]) {
+    pub(crate) fn is_unusable(&self, name: &str, parts: &[&str]) {
         assert!(self.one_story(name), "{name} is not listed");
         let status = self.status(name);
         assert_eq!(status["health"], "unusable", "{status}");
@@ -99,13 +98,13 @@ impl Plugin {
     }
 }
 
-fn has(said: &str, parts: &[&str]) {
+pub(crate) fn has(said: &str, parts: &[&str]) {
     for part in parts {
         assert!(said.contains(part), "{part}: {said}");
     }
 }
 
-fn make(lab: &Lab, what: &str, words: &[&str]) -> String {
+pub(crate) fn make(lab: &Lab, what: &str, words: &[&str]) -> String {
     let name = fresh(what);
     let spec = lab.spec(&name);
     let mut line = vec!["rbd", "create", &spec];
@@ -263,7 +262,7 @@ fn groups_keep_their_images(lab: &Lab) {
     plugin.remove(&name);
 }
 
-fn object_of(lab: &Lab, name: &str) -> String {
+pub(crate) fn object_of(lab: &Lab, name: &str) -> String {
     let info = lab.run(&["rbd", "info", "--format", "json", &lab.spec(name)]);
     let info: Value = serde_json::from_str(&info).unwrap();
     info["id"].as_str().unwrap().to_owned()
@@ -444,27 +443,6 @@ fn an_image_open_in_a_librbd_client(lab: &Lab) {
     assert!(plugin.one_story(&name), "a refusal leaves it whole");
     drop(open);
     plugin.remove(&name);
-}
-
-fn an_image_that_somebody_has_locked(lab: &Lab) {
-    let plugin = Plugin::new(lab, &["--owner-wait", "1"]);
-    for features in ["layering,exclusive-lock", "layering"] {
-        let name = make(lab, "locked", &["--size", "8M", "--image-feature", features]);
-        lab.run(&["rbd", "lock", "add", &lab.spec(&name), "mine"]);
-        let begin = std::time::Instant::now();
-        for said in [plugin.remove_error(&name), plugin.mount_error(&name)] {
-            has(
-                &said,
-                &["is locked by client.", "cookie \"mine\"", &format!("lock break {}", lab.spec(&name))],
-            );
-        }
-        assert!(begin.elapsed().as_secs() < 20, "librbd would wait for the lock without end");
-        assert!(plugin.one_story(&name), "a refusal leaves it whole");
-        let broken = crate::commands::run(lab, &["lock", "break", &name]);
-        assert_eq!(broken.code, Some(0), "{broken:?}");
-        plugin.remove(&name);
-        assert!(!plugin.one_story(&name));
-    }
 }
 
 /// A filesystem in a new image.

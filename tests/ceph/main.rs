@@ -22,6 +22,7 @@ mod kernel;
 mod kinds;
 mod layer;
 mod link;
+mod marred;
 mod migration;
 mod options;
 mod owners;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
     trials.extend(addresses::trials(&lab));
     trials.extend(trouble::trials(&lab));
     trials.extend(kinds::trials(&lab));
+    trials.extend(marred::trials(&lab));
     trials.extend(options::trials(&lab));
     trials.extend(versions::trials(&lab));
     trials.extend(crash::trials(&lab));

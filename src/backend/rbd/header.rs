@@ -67,6 +67,15 @@ pub(super) fn id(io: &IoCtx, image: &str) -> Result<Option<String>, CallError> {
     }
 }
 
+/// The id that the pool's directory has for a name; nothing when it has none. An image that is whole has both.
+pub(super) fn listed_id(io: &IoCtx, image: &str) -> Result<Option<String>, CallError> {
+    match io.exec("rbd_directory", "rbd", "dir_get_id", &string(image.as_bytes())) {
+        Ok(answer) => understand_id(image, &answer).map(Some),
+        Err(e) if e.errno == Errno::ENOENT => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// The id of the pool of an image's data, where the image says one.
 pub(super) fn data_pool(io: &IoCtx, image: &str) -> Result<Option<i64>> {
     let answer = io.exec(&object(image), "rbd", "get_data_pool", &[])?;

@@ -6,8 +6,8 @@ use std::time::UNIX_EPOCH;
 use nix::errno::Errno;
 
 use super::header::Header;
-use super::{fence, map};
-use crate::ceph::{Image, IoCtx, Snapshot, SnapshotOf, features};
+use super::{fence, inside, map};
+use crate::ceph::{IoCtx, Snapshot, SnapshotOf, features};
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::image::{ImageInfo, Trouble};
 use crate::model::name::ImageSpec;
@@ -143,13 +143,30 @@ pub(super) fn format_1(io: &IoCtx, spec: &ImageSpec) -> Result<Option<ImageInfo>
     }))
 }
 
+/// An image whose name is gone, if there is one that was called so: the pool's directory lists it.
+pub(super) fn nameless(io: &IoCtx, spec: &ImageSpec) -> Result<Option<ImageInfo>> {
+    let Some((id, header)) = inside::nameless(io, spec)? else { return Ok(None) };
+    let is = is(io, &header);
+    let details = details(io, &header, &is);
+    Ok(Some(ImageInfo {
+        size: Some(header.size),
+        record: None,
+        created: header.created,
+        allocated: None,
+        id: None,
+        is,
+        trouble: Some(Trouble { why: inside::lost_its_name(spec, &id), removable: false }),
+        details,
+    }))
+}
+
 /// An error that says what an image has that keeps it from being removed, as librbd will say it, but with names.
 pub(super) fn refuse_unless_removable(io: &IoCtx, spec: &ImageSpec, header: &Header) -> Result<()> {
     let refused = trouble(spec, header, None).filter(|trouble| !trouble.removable);
     if let Some(trouble) = refused {
         return Err(trouble.why);
     }
-    let image = Image::open_read_only(io, spec.image())?;
+    let image = inside::open(io, spec)?;
     let mirrored = image.mirrored()?;
     if mirrored.is_some_and(|mirrored| !mirrored.primary) {
         return Err(not_primary(spec));

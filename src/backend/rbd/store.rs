@@ -86,7 +86,10 @@ impl RbdBackend {
             // Claimed and perhaps begun, but not there.
             return match self.making(&io, spec)? {
                 Some(record) => Ok(Some(half_made(record, None))),
-                None => kinds::format_1(&io, spec),
+                None => match kinds::nameless(&io, spec)? {
+                    None => kinds::format_1(&io, spec),
+                    found => Ok(found),
+                },
             };
         };
         let header = match seen {
@@ -238,6 +241,9 @@ impl RbdBackend {
             self.write(spec, record, true)?;
         } else if let Some(trouble) = kinds::format_1(&io, spec)?.and_then(|info| info.trouble) {
             return Err(trouble.why);
+        }
+        if header.is_none() {
+            inside::refuse_nameless(&io, spec)?;
         }
         let mut told = Instant::now();
         // Also where only a name is left, or nothing: librbd goes on with a removal that died.
