@@ -23,7 +23,7 @@ use crate::model::filesystem::{Content, MountFlags};
 use crate::model::image::{LeftOut, Listing};
 use crate::model::name::ImageSpec;
 use crate::model::options::ImageOptions;
-use crate::model::stored;
+use crate::model::stored::{self, NotUnderstood};
 
 /// How often the background thread looks after unsettled and orphaned volumes.
 const TICK: Duration = Duration::from_secs(1);
@@ -270,10 +270,11 @@ impl Driver {
             Ok(refs) if refs.boot_id == self.settings.boot_id && refs.spec == *spec => Ok(Some(refs)),
             Ok(_) => Ok(None),
             // Somebody used it, nobody can say who: until no container holds the device.
-            Err(e) => {
+            Err(e @ NotUnderstood::Damaged(_)) => {
                 tracing::error!(image = %spec, error = %e, "its mount IDs on disk are damaged");
                 Ok(Some(Refs::unknown(&self.settings.boot_id, spec, self.mountpoint(spec))))
             }
+            Err(newer) => Err(newer.of(&format!("the record of the mount IDs of {spec}"), String::new)),
         }
     }
 

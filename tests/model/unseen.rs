@@ -167,3 +167,30 @@ fn damaged_mount_ids_are_not_no_mount_ids() {
     assert!(rig.world.look().mounts.is_empty(), "nobody has it any more");
     rig.check();
 }
+
+#[test]
+fn mount_ids_of_a_newer_version_are_left_to_it() {
+    let mut rig = mounted();
+    rig.write("a", "mine");
+    let newer = br#"{"v": 2, "users": ["x"]}"#.to_vec();
+    let (file, before) = {
+        let mut state = rig.world.look();
+        let refs = state.files.iter_mut().find(|(file, _)| file.starts_with("/m/.state/p1/refs")).unwrap();
+        (refs.0.clone(), std::mem::replace(refs.1, newer.clone()))
+    };
+    rig.restart();
+    rig.driver.tick();
+    for refused in [mount(&rig, "y").map(drop), rig.driver.unmount("a", "x")] {
+        let e = refused.unwrap_err().to_string();
+        assert!(
+            e.contains("the record of the mount IDs of rbd/a is of version 2")
+                && e.contains("install that version"),
+            "{e}"
+        );
+    }
+    assert_eq!(rig.world.look().files[&file], newer);
+    assert_eq!(rig.world.look().mounts.len(), 1, "its containers go on");
+    rig.world.look().files.insert(file, before);
+    rig.driver.unmount("a", "x").unwrap();
+    rig.check();
+}
