@@ -93,7 +93,9 @@ fn life_of_an_image(lab: &Lab) {
 }
 
 fn a_first_list_asks_each_image_once(lab: &Lab) {
-    const MANY: u64 = 200;
+    // So many that what others ask meanwhile (a manager reads each pool and namespace now and then) makes no difference.
+    const MANY: u64 = 600;
+    const OTHERS: u64 = 250;
     for _ in 0..MANY {
         lab.io.create_image(&fresh("many"), 1 << 20, &CreateOptions::default()).unwrap();
     }
@@ -105,8 +107,8 @@ fn a_first_list_asks_each_image_once(lab: &Lab) {
     assert_eq!(count() as u64, MANY);
     let later = lab.requests() - before;
     println!("lists of {MANY} images: {first} requests, then {later}, with those of all other clients");
-    assert!(first <= MANY + 40, "{first}");
-    assert!(later <= 30, "{later}");
+    assert!(first <= MANY + OTHERS, "{first}");
+    assert!(later <= OTHERS, "{later}");
 }
 
 fn options_become_the_image(lab: &Lab) {

@@ -110,6 +110,19 @@ fn freeze(cluster: &Path, prefix: &str) -> Frozen {
     assert!(!pids.is_empty(), "no daemon {prefix}");
     let frozen = Frozen(pids);
     frozen.signal(Signal::SIGSTOP);
+    // Each thread stops when it next comes out of the kernel: until then it may answer.
+    wait_until("all threads of the daemons to stop", Duration::from_secs(60), || {
+        frozen.0.iter().all(|pid| {
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            let stat = |task: std::io::Result<std::fs::DirEntry>| {
+                std::fs::read_to_string(task.ok()?.path().join("stat")).ok()
+            };
+            // One that has ended meanwhile answers nothing more.
+            tasks
+                .filter_map(stat)
+                .all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+        })
+    });
     frozen
 }
 
