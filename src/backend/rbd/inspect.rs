@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::admin::Admin;
+use super::metavariables::Metavariables;
 use super::options::{DEFAULTS, with_defaults};
 use super::places::{self, Configured};
 use super::secret::Look;
@@ -15,6 +16,7 @@ use super::session::{how, place};
 use super::{caps, conf_text, header, kinds, map, osdmap, secret};
 use crate::ceph::{Conf, Locker, Swap, features};
 use crate::config;
+use crate::linux::boot;
 use crate::linux::keyring::Key;
 use crate::linux::wipe::Wiped;
 use crate::model::error::{CallError, DriverError, ErrorKind, Result};
@@ -79,21 +81,32 @@ pub(super) fn survive(options: &config::Ceph) -> Result<()> {
     Ok(())
 }
 
+/// An error for methods of authentication that librados does not survive, or cannot use.
+pub(super) fn require_method(options: &config::Ceph) -> Result<()> {
+    match Conf::read(&how(options)) {
+        Ok(conf) => secret::asks_for_key(|key| conf.get(key)).map(drop),
+        // Connecting tells.
+        Err(_) => Ok(()),
+    }
+}
+
 /// The ceph.conf, and every file that may hold the key by what is in it.
 pub(super) fn files(options: &config::Ceph) -> Vec<PathBuf> {
     let how = how(options);
     let user = how.user.strip_prefix("client.").unwrap_or(&how.user);
     let entity = format!("client.{user}");
-    let expand = |text: &str| {
-        let pairs = [("cluster", how.cluster.as_str()), ("name", &entity), ("id", user), ("type", "client")];
-        pairs.iter().fold(text.to_owned(), |text, (name, value)| {
-            text.replace(&format!("${{{name}}}"), value).replace(&format!("${name}"), value)
-        })
+    let text = Wiped::read(&how.conf).unwrap_or_default();
+    let sections = conf_text::sections(text.bytes()).unwrap_or_default();
+    let host = boot::hostname().unwrap_or_default();
+    let variables = Metavariables {
+        cluster: &how.cluster,
+        user,
+        host: host.split('.').next().unwrap_or_default(),
+        sections: &sections,
     };
     let mut lists =
         vec!["/etc/ceph/$cluster.$name.keyring,/etc/ceph/$cluster.keyring,/etc/ceph/keyring".to_owned()];
-    let text = Wiped::read(&how.conf).unwrap_or_default();
-    for section in conf_text::sections(text.bytes()).unwrap_or_default() {
+    for section in &sections {
         if [entity.as_str(), "client", "global"].contains(&section.name.as_str()) {
             let named = |entry: &&conf_text::Entry| ["keyring", "keyfile"].contains(&entry.name.as_str());
             let entries = section.entries.iter().filter(named);
@@ -102,7 +115,7 @@ pub(super) fn files(options: &config::Ceph) -> Vec<PathBuf> {
     }
     lists.extend(how.keyring.as_ref().map(|path| path.display().to_string()));
     let mut files = vec![how.conf.clone()];
-    files.extend(lists.iter().flat_map(|list| secret::paths(&expand(list))));
+    files.extend(lists.iter().flat_map(|list| secret::paths(&variables.expand(list))));
     files
 }
 

@@ -30,6 +30,7 @@ mod kin;
 mod kinds;
 mod link;
 mod map;
+mod metavariables;
 mod mine;
 mod monitors;
 mod names;

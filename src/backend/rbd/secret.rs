@@ -40,10 +40,26 @@ impl Look {
     }
 }
 
+/// Whether the client is to use a key by these settings. An error when they name no method that librados can use: with some it ends the whole
+/// program.
+pub(super) fn asks_for_key(setting: impl Fn(&str) -> Option<String>) -> Result<bool> {
+    // The older option goes before the newer one.
+    for option in ["auth_supported", "auth_client_required"] {
+        let Some(methods) = setting(option).filter(|methods| !methods.is_empty()) else { continue };
+        let has = |method: &str| methods.split([',', ';', ' ', '\t']).any(|word| word == method);
+        if has("cephx") || has("none") {
+            return Ok(has("cephx"));
+        }
+        let message = format!("{option} = {methods} in ceph.conf is neither cephx nor none");
+        return Err(DriverError::new(ErrorKind::Config, message));
+    }
+    Ok(true)
+}
+
 /// Looks for the key of a user by these settings. An error is what librados stumbles over, too.
 pub(super) fn look(setting: impl Fn(&str) -> Option<String>, user: &str) -> Result<Look> {
     let conf = |key: &str| setting(key).filter(|value| !value.is_empty());
-    if conf("auth_client_required").is_some_and(|methods| !methods.contains("cephx")) {
+    if !asks_for_key(&setting)? {
         return Ok(Look::NotAsked);
     }
     let found = |text: &[u8], place: String| {
@@ -208,6 +224,12 @@ mod tests {
             Look::Missing(_)
         ));
         assert!(matches!(with(&[("keyring", none)]), Look::Missing(_)));
-        assert!(matches!(with(&[ring, ("auth_client_required", "none".to_owned())]), Look::NotAsked));
+        let methods = |option, methods: &str| [ring.clone(), (option, methods.to_owned())];
+        for option in ["auth_client_required", "auth_supported"] {
+            assert!(matches!(with(&methods(option, "none")), Look::NotAsked));
+            assert!(with(&methods(option, "none, cephx")).key() == Some(key(B)));
+            let wrong = look(|name| (name == option).then(|| "CEPHX".to_owned()), "u").unwrap_err();
+            assert!(wrong.message.contains(&format!("{option} = CEPHX")), "{wrong}");
+        }
     }
 }

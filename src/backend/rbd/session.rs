@@ -76,7 +76,7 @@ fn not_let_in(e: CallError, options: &config::Ceph) -> DriverError {
             found.place
         )),
         Ok(Look::NotAsked) if denied => error.hint(format!(
-            "auth_client_required in {} asks for no key, and the cluster does: take that line out",
+            "auth_client_required or auth_supported in {} asks for no key, and the cluster does: take that line out",
             options.conf.display()
         )),
         Ok(_) => error,
@@ -99,6 +99,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn connect(options: &config::Ceph) -> Result<Self> {
         inspect::survive(options)?;
+        inspect::require_method(options)?;
         let cluster = Cluster::connect(&how(options)).map_err(|e| not_let_in(e, options))?;
         let monitors = monitors::of(&cluster)?;
         Ok(Self {
