@@ -311,16 +311,17 @@ fn frozen_client(_: &Lab) {
         let life = io.cluster().life();
         let still: Vec<_> = frozen.iter().map(|daemon| own.freeze(daemon)).collect();
         let asking = io.clone();
-        let asked = std::thread::spawn(move || {
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
             let e = asking.read("rbd_directory", 1).err();
             let begin = Instant::now();
             drop(asking);
-            (e, begin.elapsed())
+            tell.send((e, begin.elapsed()))
         });
         let begin = Instant::now();
         drop(io);
         assert!(begin.elapsed() < quick, "{frozen:?}: {:?}", begin.elapsed());
-        let (answer, took) = asked.join().unwrap();
+        let (answer, took) = told.recv_timeout(LONG).expect("a request ends by its own time-out");
         println!("{frozen:?}: {answer:?}, and gone after {took:?}");
         assert!(took < quick, "{frozen:?}: {took:?}");
         wait_until("it is gone", LONG, || life.strong_count() == 0);

@@ -66,6 +66,20 @@ fn every_arrow_between_rooms_is_in_the_table() {
     assert!(gone.is_empty(), "turned, so take it out of the list: {gone:?}");
 }
 
+/// A file is one idea.
+#[test]
+fn no_file_is_longer_than_500_lines() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "tests", "benches", "librbd-sys"] {
+        collect(&root.join(folder), &mut files);
+    }
+    let lines = |file: &PathBuf| fs::read_to_string(file).unwrap().lines().count();
+    let long: Vec<_> =
+        files.iter().map(|file| (file, lines(file))).filter(|(_, lines)| *lines > 500).collect();
+    assert!(long.is_empty(), "{long:#?}");
+}
+
 /// exit(3) runs the destructors of librados and librbd, while threads that nobody waits for may still be in these libraries.
 #[test]
 fn the_program_ends_without_exit_handlers() {

@@ -17,6 +17,7 @@ mod beats;
 mod blocklist;
 pub(crate) mod caps;
 mod catalogue;
+mod change;
 mod clients;
 mod conf_text;
 mod data_pool;

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use nix::errno::Errno;
 
+use super::change::{Changed, taken_away};
 use super::glance::glance;
 use super::header::{self, Stored};
 use super::link::{Place, Session, place};
-use super::owner::{self, Changed, OwnerRecord, image_key, new_key, taken_away};
+use super::owner::{self, OwnerRecord, image_key, new_key};
 use super::places::{self, Configured};
 use super::{RbdBackend, inside, kinds, options};
 use crate::backend::{Device, ImageStore, Look};
