@@ -29,6 +29,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("half_formatted", half_formatted),
         t("mapped_by_hand", mapped_by_hand),
         t("one_image_under_two_names_is_mounted_once", one_image_under_two_names_is_mounted_once),
+        t("what_is_no_image_is_named", what_is_no_image_is_named),
     ]
 }
 
@@ -323,4 +324,37 @@ fn one_image_under_two_names_is_mounted_once(rig: &Rig) {
     assert!(e.contains("one image under two names"), "{e}");
     daemon.unmount("own", "a");
     wait("the device to be given back", || attached() == 0);
+}
+
+/// What lies under the name of an image and can hold no filesystem is told for what it is.
+fn what_is_no_image_is_named(rig: &Rig) {
+    let daemon = plugin(rig, "odd", &["--size", "16"]);
+    create(&daemon, "whole", &json!({}));
+    let file = |name: &str| daemon.file(name, "img");
+    File::create(file("empty")).unwrap();
+    fs::create_dir(file("folder")).unwrap();
+    nix::unistd::mkfifo(&file("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    std::os::unix::fs::symlink("/dev/null", file("device")).unwrap();
+    for (name, why) in [
+        ("empty", "rbd/empty has no size"),
+        ("folder", "folder.img is a directory, not a regular file"),
+        ("pipe", "pipe.img is a FIFO, not a regular file"),
+        ("device", "device.img is a character device, not a regular file"),
+    ] {
+        let e = mount_error(&daemon, name);
+        assert!(e.contains(why), "{name}: {e}");
+        let status = get(&daemon, name)["Status"].to_string();
+        assert!(status.contains("unusable") && status.contains(why), "{name}: {status}");
+        if name != "empty" {
+            assert!(remove_error(&daemon, name).contains(why), "{name}");
+            assert!(fs::symlink_metadata(file(name)).is_ok(), "{name}: it is not ours");
+        }
+    }
+    remove(&daemon, "empty");
+    assert!(!file("empty").exists());
+    fs::remove_dir(file("folder")).unwrap();
+    for name in ["pipe", "device"] {
+        fs::remove_file(file(name)).unwrap();
+    }
+    remove(&daemon, "whole");
 }

@@ -1,9 +1,10 @@
 //! Image files and their records.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,7 +18,7 @@ use crate::linux::{files, probe};
 use crate::model::bindings::Bindings;
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::model::filesystem::Content;
-use crate::model::image::{ImageInfo, Listing};
+use crate::model::image::{ImageInfo, Listing, Trouble};
 use crate::model::name::ImageSpec;
 use crate::model::options::ImageOptions;
 use crate::model::owner::Owner;
@@ -42,6 +43,28 @@ impl LocalBackend {
     }
 }
 
+/// What keeps a file from being an image.
+fn trouble(spec: &ImageSpec, path: &Path, file: &Metadata) -> Option<Trouble> {
+    let kind = file.file_type();
+    let what = match kind {
+        _ if kind.is_file() && file.len() > 0 => return None,
+        _ if kind.is_file() => {
+            let why = DriverError::new(ErrorKind::Failed, format!("{spec} has no size"))
+                .hint(format!("give it one: truncate -s 1G {}", path.display()));
+            return Some(Trouble { why, removable: true });
+        }
+        _ if kind.is_dir() => "a directory",
+        _ if kind.is_fifo() => "a FIFO",
+        _ if kind.is_char_device() => "a character device",
+        _ if kind.is_block_device() => "a block device",
+        _ => "a socket",
+    };
+    let message = format!("{} is {what}, not a regular file", path.display());
+    let why = DriverError::new(ErrorKind::Failed, message)
+        .hint("images of the local backend are regular files; move it away");
+    Some(Trouble { why, removable: false })
+}
+
 impl ImageStore for LocalBackend {
     fn info(&self, spec: &ImageSpec) -> Result<Option<ImageInfo>> {
         let path = self.paths.image(spec);
@@ -62,6 +85,9 @@ impl ImageStore for LocalBackend {
         if image.is_none() && record.is_none() {
             return self.paths.is_there().map(|()| None);
         }
+        // A Create that was killed leaves an empty file, and is no trouble.
+        let is_made = record.as_ref().is_none_or(|record| record.stage == Stage::Ready || record.adopted);
+        let trouble = image.as_ref().filter(|_| is_made).and_then(|image| trouble(spec, &path, image));
         Ok(Some(ImageInfo {
             size: image.as_ref().map(|image| Size::bytes(image.len())),
             record,
@@ -72,7 +98,7 @@ impl ImageStore for LocalBackend {
                 size: image.as_ref().map(|image| Size::bytes(image.len())),
                 ..ImageOptions::default()
             },
-            trouble: None,
+            trouble,
             details: BTreeMap::new(),
         }))
     }
