@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -22,6 +23,9 @@ use crate::model::version::version;
 use crate::telemetry::log::{self, Log, Target};
 
 use crate::model::text::count;
+
+/// Threads that take connections.
+const WORKERS: usize = 2;
 
 /// Blocking threads, made as they are needed; each running operation has one.
 const THREADS: usize = 2048;
@@ -60,11 +64,18 @@ fn serve(config: &Config, log: &Log, passed: Passed) -> Result<()> {
     let claim = claim(config, passed)?;
     let admin = Admin::claim(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(WORKERS)
         .max_blocking_threads(THREADS)
         // After a crowd, threads and what they have freed are not kept.
         .thread_keep_alive(IDLE)
         .on_thread_stop(memory::trim_soon)
+        .on_thread_start(|| {
+            static STARTED: AtomicUsize = AtomicUsize::new(0);
+            // They come first, and the spans of requests are made on them.
+            if STARTED.fetch_add(1, Ordering::Relaxed) < WORKERS {
+                log::make_room();
+            }
+        })
         .enable_all()
         .build()
         .or_call("clone", "the runtime's threads")?;
