@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rbd_docker_plugin::linux::mount;
+use rbd_docker_plugin::model::mount_options;
 
 fuzz_target!(|text: &str| {
-    let _ = mount::parse(text);
+    let _ = mount_options::parse(text);
 });

@@ -6,8 +6,7 @@ use nix::unistd::Group;
 
 use super::SocketGroup;
 use crate::model::filesystem::FsKind;
-use crate::model::settings::Removal;
-use crate::model::settings::Scope;
+use crate::model::settings::{Removal, Scope};
 use crate::model::size::Size;
 use crate::telemetry::log::Format;
 
@@ -88,12 +87,12 @@ pub(super) fn namespace(text: &str) -> Parsed<String> {
 /// Further options for the mkfs of a filesystem.
 pub(super) fn mkfs_options(text: &str, fs: FsKind) -> Parsed<Vec<String>> {
     let words = shell_words::split(text).map_err(|e| e.to_string())?;
-    crate::linux::fs::check_options(fs, &words).map(|()| words).map_err(|e| e.to_string())
+    crate::model::mkfs_options::check_options(fs, &words).map(|()| words).map_err(|e| e.to_string())
 }
 
 /// Mount options.
 pub(super) fn mount_options(text: &str) -> Parsed<String> {
-    crate::linux::mount::parse(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
+    crate::model::mount_options::parse(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
 }
 
 /// The size of an image's objects: a bare number is bytes.

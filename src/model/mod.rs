@@ -7,6 +7,8 @@ pub mod deadline;
 pub mod error;
 pub mod filesystem;
 pub mod image;
+pub mod mkfs_options;
+pub mod mount_options;
 pub mod name;
 pub mod options;
 pub mod owner;

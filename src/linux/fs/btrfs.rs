@@ -1,8 +1,8 @@
 //! btrfs. The superblock is 4 KiB at 64 KiB, little-endian, its checksum first.
 
-use super::options::Given;
 use super::{State, bytes_at, crc32c};
 use crate::linux::uapi;
+use crate::model::mkfs_options::Given;
 
 pub(super) const OFFSET: u64 = 64 << 10;
 pub(super) const SIZE: usize = 4 << 10;

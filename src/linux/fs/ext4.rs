@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use super::options::Given;
 use super::{State, bytes_at, crc32c, damaged, features, out_of_memory, refused, unknown_to, unreadable};
 use crate::linux::exec::{ExecError, Program, Programs};
 use crate::linux::uapi;
 use crate::model::deadline::Deadline;
 use crate::model::error::Result;
 use crate::model::filesystem::{Checked, FsKind};
+use crate::model::mkfs_options::Given;
 
 pub(super) const OFFSET: u64 = 1024;
 pub(super) const SIZE: usize = 1024;
@@ -104,8 +104,8 @@ pub(super) fn check(
 
 #[cfg(test)]
 mod tests {
-    use super::super::options::parse;
     use super::*;
+    use crate::model::mkfs_options::parse;
 
     fn superblock(marks: u16, compat: u32, incompat: u32) -> [u8; SIZE] {
         let mut sb = [0; SIZE];

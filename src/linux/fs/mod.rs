@@ -3,8 +3,6 @@
 //! Whether a filesystem needs its checker is read from its superblock, so that the usual mount starts no program. A journal is
 //! replayed by the kernel. Nothing here changes a filesystem that its own checker does not call safe to repair.
 
-pub mod options;
-
 mod btrfs;
 mod ext4;
 mod features;
@@ -23,10 +21,11 @@ use super::{backing, blkdev, holders, process};
 use crate::model::deadline::Deadline;
 use crate::model::error::{CallError, DriverError, ErrorKind, Result};
 use crate::model::filesystem::{Checked, Filesystem, Format, FsKind};
+use crate::model::mkfs_options;
 use crate::model::size::Size;
 use crate::model::time;
 
-pub use options::check_options;
+pub use crate::model::mkfs_options::check_options;
 pub use refused::{Refused, twin_of};
 
 /// What the old plugin said of a filesystem that only a person can repair; operators search their logs for it.
@@ -51,7 +50,7 @@ enum State {
 
 /// Runs mkfs with our words, then the user's, then the device. The device must be blank.
 pub fn format(programs: &Programs, path: &Path, plan: &Format, deadline: Deadline) -> Result<()> {
-    let options = options::parse(plan.kind, &plan.options)?;
+    let options = mkfs_options::parse(plan.kind, &plan.options)?;
     let size = {
         let device = blkdev::open(path)?;
         blkdev::size(&device, path)?
@@ -114,7 +113,7 @@ pub fn minimum(kind: FsKind, options: &[String]) -> u64 {
 
 /// Whether btrfs is to keep data and metadata together, which small devices need.
 fn is_mixed(options: &[String]) -> bool {
-    let given = options::parse(FsKind::Btrfs, options).unwrap_or_default();
+    let given = mkfs_options::parse(FsKind::Btrfs, options).unwrap_or_default();
     given.iter().any(|given| given.option == "-M" || given.option == "--mixed")
 }
 

@@ -1,8 +1,8 @@
 //! XFS. The superblock is the first sector, big-endian, its checksum little-endian.
 
-use super::options::Given;
 use super::{State, bytes_at, crc32c};
 use crate::linux::uapi;
+use crate::model::mkfs_options::Given;
 
 pub(super) const OFFSET: u64 = 0;
 /// The largest sector there is; the checksum covers one sector.

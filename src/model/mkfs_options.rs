@@ -60,16 +60,17 @@ const FORBIDDEN_KEYS: [&str; 11] = [
 
 /// One option with its value, taken apart: `-qL data` is `-q` and `-L` with `data`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Given {
+pub struct Given {
     /// With its dashes.
-    pub(super) option: String,
+    pub option: String,
     /// Of an option that has one.
-    pub(super) value: Option<String>,
+    pub value: Option<String>,
 }
 
 impl Given {
     /// As mkfs wants it: one word for a long option, so that its value is never taken for another option.
-    pub(super) fn argv(self) -> Vec<String> {
+    #[must_use]
+    pub fn argv(self) -> Vec<String> {
         match self.value {
             Some(value) if self.option.starts_with("--") => vec![format!("{}={value}", self.option)],
             value => std::iter::once(self.option).chain(value).collect(),
@@ -83,7 +84,7 @@ pub fn check_options(kind: FsKind, words: &[String]) -> Result<()> {
 }
 
 /// The options in these words, each of them allowed.
-pub(super) fn parse(kind: FsKind, words: &[String]) -> Result<Vec<Given>> {
+pub fn parse(kind: FsKind, words: &[String]) -> Result<Vec<Given>> {
     let allowed = match kind {
         FsKind::Ext4 => &EXT4,
         FsKind::Xfs => &XFS,
