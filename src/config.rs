@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::FsKind;
-use crate::model::settings::Removal;
-use crate::model::settings::Scope;
+pub use crate::model::settings::Ceph;
+use crate::model::settings::{Removal, Scope};
 use crate::model::size::Size;
 use crate::telemetry::log;
 use layers::{Layers, Refused, Value};
@@ -85,37 +85,6 @@ pub enum Backend {
     Local(PathBuf),
     /// In the memory of this process.
     Sim,
-}
-
-/// What is special to images in a Ceph cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ceph {
-    /// Ceph user, without `client.`.
-    pub user: String,
-    /// Ceph configuration.
-    pub conf: PathBuf,
-    /// Keyring of the user, where it is not left to the configuration.
-    pub keyring: Option<PathBuf>,
-    /// Ceph cluster name, often empty.
-    pub cluster: String,
-    /// Pools whose images are volumes, the default one first.
-    pub pools: Vec<String>,
-    /// Namespace of a volume whose name does not say a pool.
-    pub namespace: Option<String>,
-    /// Features of new images, where they are not left to the cluster.
-    pub features: Option<String>,
-    /// Size of the objects of new images, where it is not left to the cluster.
-    pub object_size: Option<Size>,
-    /// Options of every mapping.
-    pub map_options: Option<String>,
-    /// Whether the images of a dead host are taken over.
-    pub takeover: bool,
-    /// How long Mount waits for an owner on another host.
-    pub owner_wait: Duration,
-    /// How long a fence lasts.
-    pub fence: Duration,
-    /// How long one request to the cluster may take.
-    pub timeout: Duration,
 }
 
 /// The group of the socket.

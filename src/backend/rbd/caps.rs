@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 
 use nix::errno::Errno;
 
-use crate::config;
 use crate::linux::krbd;
 use crate::model::error::{CallError, DriverError, ErrorKind};
+use crate::model::settings;
 
 /// What an error says before it is known which capability it is about.
 const UNKNOWN: &str = "the Ceph user lacks a capability";
@@ -32,12 +32,12 @@ const MONITORS: &[&str] = &["rados_mon_command", "rados_blocklist_add"];
 type Grant<'a> = (&'a str, Option<&'a str>);
 
 /// The command that gives the user of these settings what they need. It replaces what the user has.
-pub(crate) fn command(options: &config::Ceph) -> String {
+pub(crate) fn command(options: &settings::Ceph) -> String {
     format!("ceph auth caps client.{} {}", options.user, needed(options, None))
 }
 
 /// What the user of these settings needs, as `ceph auth` takes it.
-pub(crate) fn needed(options: &config::Ceph, more: Option<Grant<'_>>) -> String {
+pub(crate) fn needed(options: &settings::Ceph, more: Option<Grant<'_>>) -> String {
     let mut grants: Vec<Grant<'_>> = Vec::new();
     for pool in &options.pools {
         let first = grants.is_empty();
@@ -60,7 +60,7 @@ fn profile((pool, namespace): Grant<'_>) -> String {
 }
 
 /// How a user gets a capability, with a word on what is lost by it.
-fn hint(options: &config::Ceph, more: Option<Grant<'_>>) -> String {
+fn hint(options: &settings::Ceph, more: Option<Grant<'_>>) -> String {
     let user = &options.user;
     format!(
         "ceph auth caps client.{user} {} (this replaces what ceph auth get client.{user} shows)",
@@ -69,7 +69,7 @@ fn hint(options: &config::Ceph, more: Option<Grant<'_>>) -> String {
 }
 
 /// Says of a refusal which capability is missing.
-pub(crate) fn explain(options: &config::Ceph, e: DriverError) -> DriverError {
+pub(crate) fn explain(options: &settings::Ceph, e: DriverError) -> DriverError {
     let Some(call) = &e.source else { return e };
     if krbd::CALLS.contains(&call.call) && e.kind == ErrorKind::Denied && call.errno == Errno::EACCES {
         let hint = hint(options, None);
@@ -100,7 +100,7 @@ pub(crate) fn explain(options: &config::Ceph, e: DriverError) -> DriverError {
 }
 
 /// The pool, and the namespace in it, of an object as errors name it: `pool`, `pool/object` or `pool/namespace/object`.
-fn grant_for<'a>(options: &'a config::Ceph, object: &'a str) -> Grant<'a> {
+fn grant_for<'a>(options: &'a settings::Ceph, object: &'a str) -> Grant<'a> {
     let parts: Vec<&str> = object.trim_start_matches("pool ").split('/').collect();
     let namespace = match parts[..] {
         [_, namespace, _] => Some(namespace),
@@ -119,7 +119,7 @@ fn place((pool, namespace): Grant<'_>) -> String {
 
 /// An error for a data pool that the user may not use.
 pub(super) fn data_pool(
-    options: &config::Ceph,
+    options: &settings::Ceph,
     image: &str,
     grant: (&str, Option<&str>),
     e: CallError,
@@ -141,40 +141,49 @@ pub(super) fn data_pool(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use super::*;
-    use crate::config::Config;
 
-    fn options(flags: &[(&'static str, &str)]) -> config::Ceph {
-        let flags = flags.iter().map(|&(key, value)| (key, value.to_owned()));
-        let flags = flags.chain([("conf-file", "none".to_owned()), ("user", "u".to_owned())]).collect();
-        Config::load(&flags, &BTreeMap::new()).unwrap().ceph
+    fn options(pools: &[&str], namespace: Option<&str>) -> settings::Ceph {
+        settings::Ceph {
+            user: "u".to_owned(),
+            conf: "/etc/ceph/ceph.conf".into(),
+            keyring: None,
+            cluster: String::new(),
+            pools: pools.iter().map(|&pool| pool.to_owned()).collect(),
+            namespace: namespace.map(str::to_owned),
+            features: None,
+            object_size: None,
+            map_options: None,
+            takeover: true,
+            owner_wait: Duration::ZERO,
+            fence: Duration::from_secs(3600),
+            timeout: Duration::from_secs(5),
+        }
     }
 
-    fn refused(options: &config::Ceph, call: &'static str, object: &str) -> String {
+    fn refused(options: &settings::Ceph, call: &'static str, object: &str) -> String {
         explain(options, CallError::new(call, object, Errno::EPERM).into()).to_string()
     }
 
     #[test]
     fn a_command_gives_what_the_settings_name_and_no_more() {
-        let of = |flags: &[(&'static str, &str)], more| needed(&options(flags), more);
         assert_eq!(
-            of(&[("pool", "vol")], None),
+            needed(&options(&["vol"], None), None),
             "mon 'profile rbd' osd 'profile rbd pool=vol' mgr 'profile rbd pool=vol'"
         );
-        let wide =
-            of(&[("pool", "vol"), ("pools", "ssd"), ("namespace", "team")], Some(("ec", Some("team"))));
+        let wide = needed(&options(&["vol", "ssd"], Some("team")), Some(("ec", Some("team"))));
         let all =
             "profile rbd pool=vol namespace=team, profile rbd pool=ssd, profile rbd pool=ec namespace=team";
         assert_eq!(wide, format!("mon 'profile rbd' osd '{all}' mgr '{all}'"));
-        let known = of(&[("pool", "vol"), ("pools", "ssd")], Some(("ssd", None)));
+        let known = needed(&options(&["vol", "ssd"], None), Some(("ssd", None)));
         assert_eq!(known.matches("pool=ssd").count(), 2, "{known}");
     }
 
     #[test]
     fn a_refusal_names_place_and_capability() {
-        let pool = options(&[("pool", "vol")]);
+        let pool = options(&["vol"], None);
         let said = refused(&pool, "rados_write_op_operate2", "vol/x");
         assert!(
             said.starts_with("client.u may not write to pool vol: it lacks osd 'profile rbd pool=vol'"),
@@ -182,7 +191,7 @@ mod tests {
         );
         let said = refused(&pool, "rados_mon_command", "osd blocklist");
         assert!(said.contains("it lacks mon 'profile rbd'"), "{said}");
-        let team = options(&[("pool", "vol"), ("namespace", "team")]);
+        let team = options(&["vol"], Some("team"));
         for object in ["vol/team/x", "vol/team"] {
             let said = refused(&team, "rbd_list2", object);
             assert!(said.contains("may not read namespace team of pool vol: it lacks"), "{said}");

@@ -15,12 +15,12 @@ use super::secret::Look;
 use super::session::{how, place};
 use super::{caps, conf_text, header, kinds, map, osdmap, secret};
 use crate::ceph::{Conf, Locker, Swap, features};
-use crate::config;
 use crate::linux::boot;
 use crate::linux::keyring::Key;
 use crate::linux::wipe::Wiped;
 use crate::model::error::{CallError, DriverError, ErrorKind, Result};
 use crate::model::name::ImageSpec;
+use crate::model::settings;
 
 pub use super::monitors::{Added, Monitor};
 
@@ -58,7 +58,7 @@ pub struct Images {
 }
 
 /// What there is of the user's key. Needs no cluster.
-pub(super) fn key(options: &config::Ceph) -> Result<Look> {
+pub(super) fn key(options: &settings::Ceph) -> Result<Look> {
     survive(options)?;
     let how = how(options);
     let conf = Conf::read(&how).map_err(|e| unread(options, e))?;
@@ -68,7 +68,7 @@ pub(super) fn key(options: &config::Ceph) -> Result<Look> {
 
 /// An error for a ceph.conf or a keyring that librados would not survive. It reads both as soon as it is told of the ceph.conf, so
 /// it cannot be asked which keyrings those are.
-pub(super) fn survive(options: &config::Ceph) -> Result<()> {
+pub(super) fn survive(options: &settings::Ceph) -> Result<()> {
     for path in files(options) {
         let text = Wiped::read(&path).unwrap_or_default();
         if let Err(mistake) = conf_text::sections(text.bytes())
@@ -82,7 +82,7 @@ pub(super) fn survive(options: &config::Ceph) -> Result<()> {
 }
 
 /// An error for methods of authentication that librados does not survive, or cannot use.
-pub(super) fn require_method(options: &config::Ceph) -> Result<()> {
+pub(super) fn require_method(options: &settings::Ceph) -> Result<()> {
     match Conf::read(&how(options)) {
         Ok(conf) => secret::asks_for_key(|key| conf.get(key)).map(drop),
         // Connecting tells.
@@ -91,7 +91,7 @@ pub(super) fn require_method(options: &config::Ceph) -> Result<()> {
 }
 
 /// The ceph.conf, and every file that may hold the key by what is in it.
-pub(super) fn files(options: &config::Ceph) -> Vec<PathBuf> {
+pub(super) fn files(options: &settings::Ceph) -> Vec<PathBuf> {
     let how = how(options);
     let user = how.user.strip_prefix("client.").unwrap_or(&how.user);
     let entity = format!("client.{user}");
@@ -131,7 +131,7 @@ pub enum KeyPlace {
 }
 
 /// Where the user's key is. Needs no cluster.
-pub fn key_place(options: &config::Ceph) -> Result<KeyPlace> {
+pub fn key_place(options: &settings::Ceph) -> Result<KeyPlace> {
     Ok(match key(options)? {
         Look::Found(found) => KeyPlace::At(found.place, found.key),
         Look::NotAsked => KeyPlace::NotAsked,
@@ -140,7 +140,7 @@ pub fn key_place(options: &config::Ceph) -> Result<KeyPlace> {
 }
 
 /// Why ceph.conf could not be read: librados tells nobody in which line.
-pub(super) fn unread(options: &config::Ceph, e: CallError) -> DriverError {
+pub(super) fn unread(options: &settings::Ceph, e: CallError) -> DriverError {
     let conf = options.conf.display();
     let text = Wiped::read(&options.conf).unwrap_or_default();
     match (e.call, conf_text::sections(text.bytes())) {
@@ -153,7 +153,7 @@ pub(super) fn unread(options: &config::Ceph, e: CallError) -> DriverError {
 }
 
 /// What ceph.conf says of the monitors; nothing when it cannot be read.
-pub fn mon_host(options: &config::Ceph) -> Option<String> {
+pub fn mon_host(options: &settings::Ceph) -> Option<String> {
     survive(options).ok()?;
     Conf::read(&how(options)).ok()?.get("mon_host").filter(|hosts| !hosts.is_empty())
 }

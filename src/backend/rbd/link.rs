@@ -22,10 +22,10 @@ use super::blocklist::{self, Fence, Reach};
 use super::caps;
 use super::clients::Clients;
 use super::sources::Sources;
-use crate::config;
 use crate::linux::krbd;
 use crate::lock;
 use crate::model::error::{CallError, DriverError, ErrorKind, OrCall, Result};
+use crate::model::settings;
 use crate::telemetry::count::{Count, count};
 
 pub(super) use super::session::{Place, Session, place};
@@ -46,7 +46,7 @@ const BLOCKED: Duration = Duration::from_secs(5);
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Link {
-    options: config::Ceph,
+    options: settings::Ceph,
     state: Mutex<State>,
     /// Whether some request has run into its timeout since the last look.
     suspect: AtomicBool,
@@ -140,7 +140,7 @@ impl Keeper {
 
 impl Link {
     /// Starts to connect, and waits for that at most `patience`.
-    pub(super) fn open(options: config::Ceph, patience: Duration) -> Result<Arc<Self>> {
+    pub(super) fn open(options: settings::Ceph, patience: Duration) -> Result<Arc<Self>> {
         let waiting = DriverError::new(ErrorKind::Unreachable, "not connected to the Ceph cluster yet");
         let link = Arc::new(Self {
             options,

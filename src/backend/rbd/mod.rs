@@ -54,13 +54,13 @@ use std::time::Duration;
 
 use crate::backend::{Backend, ImageStore, Pulse, Source};
 use crate::ceph;
-use crate::config;
 use crate::linux::krbd::{Kernel, Maker, Mapping};
 use crate::lock;
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::model::image::LeftOut;
 use crate::model::name::ImageSpec;
 use crate::model::owner::Owner;
+use crate::model::settings;
 use beats::Beats;
 use catalogue::Catalogue;
 use fence::Suspects;
@@ -77,7 +77,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The Ceph backend.
 #[derive(Debug)]
 pub struct RbdBackend {
-    options: config::Ceph,
+    options: settings::Ceph,
     identity: Owner,
     // Dropped before the link that it needs.
     _stop: beats::Stop,
@@ -108,7 +108,7 @@ pub struct RbdBackend {
 
 impl RbdBackend {
     /// Refuses settings that cannot work.
-    pub fn check(options: &config::Ceph) -> Result<()> {
+    pub fn check(options: &settings::Ceph) -> Result<()> {
         let conf = &options.conf;
         std::fs::File::open(conf).or_call("open", conf.display()).map_err(|e| {
             DriverError::new(
@@ -122,7 +122,7 @@ impl RbdBackend {
     }
 
     /// Refuses features and map options that nobody knows.
-    pub fn check_words(options: &config::Ceph) -> Result<()> {
+    pub fn check_words(options: &settings::Ceph) -> Result<()> {
         let given = crate::model::options::ImageOptions {
             features: options.features.clone(),
             object_size: options.object_size,
@@ -133,12 +133,12 @@ impl RbdBackend {
     }
 
     /// Checks the settings and begins to connect. A cluster that does not answer is no error: it may come later.
-    pub fn open(options: &config::Ceph, identity: Owner) -> Result<Self> {
+    pub fn open(options: &settings::Ceph, identity: Owner) -> Result<Self> {
         Self::open_on(Kernel::host(), options, identity)
     }
 
     /// The same, with what stands for the kernel.
-    pub fn open_on(kernel: Kernel, options: &config::Ceph, identity: Owner) -> Result<Self> {
+    pub fn open_on(kernel: Kernel, options: &settings::Ceph, identity: Owner) -> Result<Self> {
         Self::check(options)?;
         tracing::info!("{}", ceph::versions());
         let pool = options.pools.first().cloned().unwrap_or_default();

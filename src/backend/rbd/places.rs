@@ -14,12 +14,12 @@ use serde_json::json;
 use super::link::{Place, Session, place};
 use super::owner::{self, Keys};
 use crate::ceph::{Cluster, ImageName, IoCtx};
-use crate::config;
 use crate::lock;
 use crate::model::bindings::{Bindings, Bound};
 use crate::model::error::{CallError, DriverError, ErrorKind, Result};
 use crate::model::image::{LeftOut, Listing};
 use crate::model::name::ImageSpec;
+use crate::model::settings;
 
 /// For how long a pool that did not answer is not asked again: each question takes all of the timeout.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -110,7 +110,7 @@ pub(super) struct Configured<'a> {
 }
 
 impl<'a> Configured<'a> {
-    pub(super) fn new(options: &'a config::Ceph) -> Self {
+    pub(super) fn new(options: &'a settings::Ceph) -> Self {
         Self { pools: &options.pools, namespace: options.namespace.as_deref() }
     }
 

@@ -12,12 +12,12 @@ use super::places::{self, Replicated};
 use super::secret::{self, Look};
 use super::silence::Silence;
 use crate::ceph::{Cluster, Connect, IoCtx};
-use crate::config;
 use crate::linux::boot;
 use crate::linux::keyring::{self, Key};
 use crate::lock;
 use crate::model::error::{CallError, DriverError, ErrorKind, Result};
 use crate::model::name::ImageSpec;
+use crate::model::settings;
 
 /// A pool, and perhaps a namespace of it.
 pub(super) type Place = (String, Option<String>);
@@ -28,7 +28,7 @@ pub(super) fn place(spec: &ImageSpec) -> Place {
 }
 
 /// How to connect. A ceph.conf that is called after its cluster, such as `remote.conf`, names the cluster, as it does to `rbd -c`.
-pub(super) fn how(options: &config::Ceph) -> Connect {
+pub(super) fn how(options: &settings::Ceph) -> Connect {
     let named = options.conf.extension().filter(|end| *end == "conf").and_then(|_| options.conf.file_stem());
     let cluster = match named.and_then(|name| name.to_str()) {
         Some(name) if options.cluster.is_empty() => name.to_owned(),
@@ -46,7 +46,7 @@ pub(super) fn how(options: &config::Ceph) -> Connect {
 
 /// Why this client was not let in: the cluster does not tell a wrong key from none, or from one that librados cannot read; this
 /// host does.
-fn not_let_in(e: CallError, options: &config::Ceph) -> DriverError {
+fn not_let_in(e: CallError, options: &settings::Ceph) -> DriverError {
     let user = &options.user;
     let denied = matches!(e.errno, Errno::EACCES | Errno::EPERM);
     let unusable = matches!(e.errno, Errno::ENOENT | Errno::EINVAL | Errno::EIO | Errno::EOPNOTSUPP);
@@ -97,7 +97,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn connect(options: &config::Ceph) -> Result<Self> {
+    pub(super) fn connect(options: &settings::Ceph) -> Result<Self> {
         inspect::survive(options)?;
         inspect::require_method(options)?;
         let cluster = Cluster::connect(&how(options)).map_err(|e| not_let_in(e, options))?;

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::inspect;
-use crate::config;
 use crate::linux::wipe::Wiped;
+use crate::model::settings;
 
 /// How often they are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ pub(super) struct Sources {
 
 impl Sources {
     /// Whether something in them is different since the last time; the first look finds nothing.
-    pub(super) fn changed(&mut self, options: &config::Ceph) -> bool {
+    pub(super) fn changed(&mut self, options: &settings::Ceph) -> bool {
         if self.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
             return false;
         }
