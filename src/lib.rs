@@ -4,6 +4,7 @@
 //! Nothing below `driver` knows Docker, nothing above `backend` knows how images are stored, `linux` and `ceph` know nothing of volumes.
 
 pub mod backend;
+pub mod block;
 #[cfg(feature = "ceph")]
 pub mod ceph;
 pub mod cli;

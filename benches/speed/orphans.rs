@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use libc::{major, minor};
-use rbd_docker_plugin::backend::Device;
-use rbd_docker_plugin::host::Host;
-use rbd_docker_plugin::host::kernel::KernelHost;
+use rbd_docker_plugin::backend::Disks;
+use rbd_docker_plugin::block::kernel::KernelDisks;
 use rbd_docker_plugin::linux::exec::Programs;
+use rbd_docker_plugin::model::mount::{Attached, Place};
 use serde_json::json;
 
 use crate::child::Part;
@@ -56,17 +56,18 @@ pub(crate) fn measure(dir: &Path) {
 
 /// What the plugin does for a look, done in this process: the first time, and when it is known where they were found.
 fn looks(daemon: &Daemon) {
-    let devices: Vec<Device> = (0..VOLUMES)
+    let attached: Vec<Attached> = (0..VOLUMES)
         .map(|n| {
             let volume = &daemon.ok("Get", &json!({"Name": format!("v{n}")}))["Volume"];
-            let path = PathBuf::from(volume["Status"]["device"].as_str().unwrap());
-            let number = fs::metadata(&path).unwrap().rdev();
-            Device { path, number: (major(number), minor(number)), hold: None }
+            let source = volume["Status"]["device"].as_str().unwrap().to_owned();
+            let number = fs::metadata(&source).unwrap().rdev();
+            let place = Place::whole((major(number), minor(number)));
+            Attached { place, source, fstype: "ext4".to_owned(), read_only: false }
         })
         .collect();
-    let host = KernelHost::new(Programs::find());
+    let disks = KernelDisks::new(Programs::find());
     for which in ["first", "next"] {
-        let reads = reads(|| assert!(host.which_held(&devices).unwrap().iter().all(|held| *held)));
+        let reads = reads(|| assert!(disks.which_held(&attached).unwrap().iter().all(|held| *held)));
         told(&format!("Calls of read(2) for the {which} look at all of them"), &reads.to_string());
     }
 }

@@ -1,4 +1,4 @@
-//! Fault points, for tests only (feature `fault-points`): every call that the driver makes to a backend or a host passes here, and a
+//! Fault points, for tests only (feature `fault-points`): every call to a backend, its disks or a host passes here, and a
 //! [`Plan`] can make it fail, make everything from it on fail (as if the plugin had died there), or kill the process.
 //!
 //! Each call has two points: before it and after it. Points are counted from [`Faults::arm`] on, so that a test can learn the
@@ -10,13 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::backend::{Backend, Device, ImageStore, Look, Mapper, Pulse, Source};
-use crate::host::{Host, Mounted};
+use crate::backend::{Backend, Device, Disks, ImageStore, Look, Mapper, Pulse, Source};
+use crate::host::Host;
 use crate::model::bindings::Bindings;
+use crate::model::block_io::BlockIo;
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::{Checked, Content, Filesystem, Format, FsKind, MountFlags, Settle, Usage};
 use crate::model::image::{ImageInfo, LeftOut, Listing, NoVolume};
+use crate::model::mount::{Attached, Mounted, Place};
 use crate::model::name::ImageSpec;
 use crate::model::options::ImageOptions;
 use crate::model::owner::Owner;
@@ -156,7 +158,7 @@ impl Faults {
     }
 }
 
-/// A backend or a host with fault points.
+/// A backend, its disks or a host with fault points.
 #[derive(Debug)]
 pub struct Faulty<T: ?Sized> {
     faults: Arc<Faults>,
@@ -264,27 +266,36 @@ impl Backend for Faulty<dyn Backend> {
     }
 }
 
-impl Host for Faulty<dyn Host> {
+impl Disks for Faulty<dyn Disks> {
     through! {
         probe(device: &Device, expected: Option<FsKind>) -> Content;
         ends_are_zero(device: &Device) -> bool;
         format(device: &Device, plan: &Format, deadline: Deadline) -> ();
         needs_check(device: &Device, fs: &Filesystem) -> Option<u32>;
         check(device: &Device, fs: &Filesystem, deadline: Deadline) -> Checked;
-        mount(device: &Device, fs: &Filesystem, target: &Path, flags: &MountFlags) -> ();
+        mount(device: &Device, fs: &Filesystem, target: &Path, flags: &MountFlags) -> Place;
         twin(device: &Device, fs: &Filesystem) -> Option<Mounted>;
         settle(root: &Path, settle: &Settle) -> ();
         tidy(root: &Path, begun: u64) -> ();
         is_empty(root: &Path) -> bool;
+        which_held(attached: &[Attached]) -> Vec<bool>;
+        refuse_held(target: &Path, attached: &Attached) -> ();
+        number(path: &Path) -> Option<(u32, u32)>;
+    }
+
+    fn counters(&self, path: &Path) -> (Option<u64>, Option<BlockIo>) {
+        self.inner.counters(path)
+    }
+}
+
+impl Host for Faulty<dyn Host> {
+    through! {
         unmount(target: &Path) -> ();
         detach(target: &Path) -> ();
         mounted_at(target: &Path) -> Option<Mounted>;
         mounts() -> Vec<Mounted>;
         make_dir(dir: &Path) -> ();
         remove_dir(dir: &Path) -> ();
-        held_elsewhere(device: &Device) -> bool;
-        which_held(devices: &[Device]) -> Vec<bool>;
-        refuse_held(target: &Path, device: &Device) -> ();
         save(path: &Path, content: &[u8]) -> ();
         load(path: &Path) -> Option<Vec<u8>>;
         files(folder: &Path) -> Vec<String>;
@@ -299,5 +310,13 @@ impl Host for Faulty<dyn Host> {
 
     fn is_alive(&self, process: Process) -> bool {
         self.inner.is_alive(process)
+    }
+
+    fn trim_soon(&self) {
+        self.inner.trim_soon();
+    }
+
+    fn trim_if_wanted(&self) {
+        self.inner.trim_if_wanted();
     }
 }

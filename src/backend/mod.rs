@@ -1,13 +1,14 @@
 //! Where images live and how they become devices.
 //!
 //! An [`ImageStore`] is the control plane: images, the record kept with each, the owner of each, the registry of bare names.
-//! A [`Mapper`] is the data plane: image to block device and back. Contracts that hold for every method:
+//! A [`Mapper`] is the data plane: image to block device and back; [`Disks`] are this host's devices. Contracts that hold for every method:
 //!
 //! * It is idempotent: what is already so is success.
 //! * It may be killed at any instruction; what it leaves is described at the method.
 //! * "Not there" is `Ok(None)` or [`ErrorKind::NotFound`](crate::model::error::ErrorKind); an outage is `Unreachable`, never "not there".
 //! * The caller holds the volume's guard for all that changes one image; reads may come at any time.
 
+pub mod disks;
 #[cfg(any(test, feature = "fault-points"))]
 pub mod fault;
 pub mod local;
@@ -17,16 +18,19 @@ pub mod sim;
 
 use std::fmt;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use disks::Disks;
+
 use crate::model::bindings::{Bindings, look_up};
 use crate::model::error::{DriverError, Result};
 use crate::model::filesystem::Content;
 use crate::model::image::{ImageInfo, LeftOut, Listing, NoVolume};
+use crate::model::mount::Mounted;
 use crate::model::name::ImageSpec;
 use crate::model::options::ImageOptions;
 use crate::model::owner::Owner;
@@ -248,6 +252,11 @@ pub struct Device {
 }
 
 impl Device {
+    /// Whether that is a mount of the device. btrfs mounts show a number of their own, so the name counts as well.
+    pub fn is_at(&self, mount: &Mounted) -> bool {
+        mount.place.number == self.number || Path::new(&mount.source) == self.path
+    }
+
     /// The same device without the hold.
     #[must_use]
     pub fn unheld(&self) -> Self {

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use nix::unistd::Gid;
 
-use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
 use crate::backend::sim::World;
+use crate::backend::{Backend, Disks};
+use crate::block::kernel::KernelDisks;
 use crate::config::{self, Config};
 use crate::driver::{Driver, Released, Settings};
 use crate::host::Host;
@@ -34,20 +35,20 @@ pub fn check(config: &Config) -> Result<()> {
 
 /// Opens the backend, recovers what an earlier life left, and begins to look after the volumes.
 pub fn open(config: &Config) -> Result<Arc<Driver>> {
-    let (settings, backend, host) = assemble(config)?;
-    let driver = open_at_fault_points(settings, backend, host)?;
+    let (settings, backend, disks, host) = assemble(config)?;
+    let driver = open_at_fault_points(settings, backend, disks, host)?;
     driver.look_after().or_call("clone", "the look-after thread")?;
     Ok(driver)
 }
 
 /// Opens the backend, and unmounts and gives back what an earlier life has mounted. The caller made sure that none is at work.
 pub fn release_all(config: &Config, deadline: Deadline) -> Result<Released> {
-    let (settings, backend, host) = assemble(config)?;
-    Driver::new(settings, backend, host)?.release_all(deadline)
+    let (settings, backend, disks, host) = assemble(config)?;
+    Driver::new(settings, backend, disks, host)?.release_all(deadline)
 }
 
 /// What a driver is made of.
-type Parts = (Settings, Arc<dyn Backend>, Arc<dyn Host>);
+type Parts = (Settings, Arc<dyn Backend>, Arc<dyn Disks>, Arc<dyn Host>);
 
 fn assemble(config: &Config) -> Result<Parts> {
     let boot_id = boot::boot_id()?;
@@ -100,37 +101,38 @@ fn assemble(config: &Config) -> Result<Parts> {
         orphan_grace: config.orphan_grace,
         boot_id,
     };
-    let (backend, host): (Arc<dyn Backend>, Arc<dyn Host>) = match &config.backend {
+    let (backend, disks, host): (Arc<dyn Backend>, Arc<dyn Disks>, Arc<dyn Host>) = match &config.backend {
         config::Backend::Local(dir) => {
             claim(&state)?;
             let home = (config.pool.as_str(), config.ceph.namespace.as_deref());
             let backend = LocalBackend::open(dir, &state.join("store.json"), identity, home)?;
-            (Arc::new(backend), Arc::new(kernel_host()))
+            (Arc::new(backend), Arc::new(kernel_disks()), Arc::new(KernelHost))
         }
         config::Backend::Sim => {
             let sim = World::new().plugin(identity);
-            (sim.clone(), sim)
+            (sim.clone(), sim.clone(), sim)
         }
         #[cfg(feature = "ceph")]
         config::Backend::Rbd => {
             claim(&state)?;
             (
                 Arc::new(crate::backend::rbd::RbdBackend::open(&config.ceph, identity)?),
-                Arc::new(kernel_host()),
+                Arc::new(kernel_disks()),
+                Arc::new(KernelHost),
             )
         }
         #[cfg(not(feature = "ceph"))]
         config::Backend::Rbd => return Err(without_ceph()),
     };
-    Ok((settings, backend, host))
+    Ok((settings, backend, disks, host))
 }
 
-fn kernel_host() -> KernelHost {
+fn kernel_disks() -> KernelDisks {
     let programs = programs();
     for program in programs.missing() {
         tracing::debug!(program = program.name(), package = program.package(), "is not installed");
     }
-    KernelHost::new(programs)
+    KernelDisks::new(programs)
 }
 
 #[cfg(not(feature = "fault-points"))]
@@ -211,9 +213,10 @@ fn folder(root: &Path, name: &str, group: Option<u32>) -> Result<PathBuf> {
 fn open_at_fault_points(
     settings: Settings,
     backend: Arc<dyn Backend>,
+    disks: Arc<dyn Disks>,
     host: Arc<dyn Host>,
 ) -> Result<Arc<Driver>> {
-    Driver::open(settings, backend, host)
+    Driver::open(settings, backend, disks, host)
 }
 
 /// The crash tests kill the plugin at a point that they choose by `RBD_FAULT_POINT`, counted from when it is ready: `17`, or
@@ -222,18 +225,20 @@ fn open_at_fault_points(
 fn open_at_fault_points(
     settings: Settings,
     backend: Arc<dyn Backend>,
+    disks: Arc<dyn Disks>,
     host: Arc<dyn Host>,
 ) -> Result<Arc<Driver>> {
     use crate::backend::fault::{Faults, Faulty, Plan};
     let variable = |name: &str| std::env::var(name).ok();
     let (asked, hanging) = (variable("RBD_FAULT_POINT"), variable("RBD_FAULT_HANG"));
     if asked.is_none() && hanging.is_none() {
-        return Driver::open(settings, backend, host);
+        return Driver::open(settings, backend, disks, host);
     }
     let faults = Faults::new(Plan::Count);
     let driver = Driver::open(
         settings,
         Arc::new(Faulty::new(&faults, backend)),
+        Arc::new(Faulty::new(&faults, disks)),
         Arc::new(Faulty::new(&faults, host)),
     )?;
     if let Some(calls) = &hanging {

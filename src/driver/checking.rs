@@ -50,7 +50,7 @@ impl Driver {
         filesystem: &Filesystem,
         deadline: Deadline,
     ) -> Result<Option<u64>> {
-        let Some(print) = self.host.needs_check(device, filesystem)? else {
+        let Some(print) = self.disks.needs_check(device, filesystem)? else {
             return Ok(self.verdicts.take_mended(spec, filesystem));
         };
         if let Some(found) = self.verdicts.found(spec, print) {
@@ -84,10 +84,10 @@ impl Driver {
         device: Device,
         filesystem: Filesystem,
     ) -> Result<()> {
-        let (host, verdicts, begun) = (Arc::clone(&self.host), Arc::clone(&self.verdicts), now());
+        let (disks, verdicts, begun) = (Arc::clone(&self.disks), Arc::clone(&self.verdicts), now());
         let work = move || {
-            let result = host.check(&device, &filesystem, Deadline::after(LONGEST));
-            let print = host.needs_check(&device, &filesystem);
+            let result = disks.check(&device, &filesystem, Deadline::after(LONGEST));
+            let print = disks.needs_check(&device, &filesystem);
             drop(device);
             let mut state = check.state.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(reserved) = state.left.take() else {

@@ -144,7 +144,7 @@ impl Driver {
         let mountpoint = &mounted.refs.mountpoint;
         self.host.detach(mountpoint)?;
         // What is mapped now may be another mapping already: only the device of the dead mount goes.
-        self.backend.abandon(spec, mounted.device.clone())?;
+        self.backend.abandon(spec, self.device_of(&mounted.attached)?)?;
         // From here on it is a matter of bringing the rest to rest.
         self.mark_unsettled(spec);
         self.forget_uses(spec)?;

@@ -51,7 +51,7 @@ use usage::Usages;
 use uses::Comings;
 use verdicts::Verdicts;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Disks};
 use crate::host::Host;
 use crate::lock;
 use crate::model::deadline::Deadline;
@@ -107,6 +107,7 @@ const SHORT: Duration = Duration::from_secs(50);
 pub struct Driver {
     settings: Settings,
     backend: Arc<dyn Backend>,
+    disks: Arc<dyn Disks>,
     host: Arc<dyn Host>,
     guards: Guards,
     /// Held for a moment only, by whoever changes the uses of a volume.
@@ -142,8 +143,13 @@ pub struct Driver {
 
 impl Driver {
     /// A driver that has adopted what is its own of an earlier life and cleaned up what that left half done.
-    pub fn open(settings: Settings, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Arc<Self>> {
-        let driver = Self::new(settings, backend, host)?;
+    pub fn open(
+        settings: Settings,
+        backend: Arc<dyn Backend>,
+        disks: Arc<dyn Disks>,
+        host: Arc<dyn Host>,
+    ) -> Result<Arc<Self>> {
+        let driver = Self::new(settings, backend, disks, host)?;
         driver.recover()?;
         // In the background: a store that hangs must not keep the others from being served.
         driver.in_background(Self::feel_pulse);
@@ -151,12 +157,18 @@ impl Driver {
     }
 
     /// A driver that has looked at nothing yet: to [release](Self::release_all) what an earlier life has left, and not to serve.
-    pub fn new(settings: Settings, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Result<Arc<Self>> {
+    pub fn new(
+        settings: Settings,
+        backend: Arc<dyn Backend>,
+        disks: Arc<dyn Disks>,
+        host: Arc<dyn Host>,
+    ) -> Result<Arc<Self>> {
         let driver = Arc::new(Self {
             cache: Cache::open(&settings, Arc::clone(&backend), Arc::clone(&host)),
             verdicts: Arc::new(Verdicts::open(settings.state.join("checks"), Arc::clone(&host))?),
             settings,
             backend,
+            disks,
             host,
             guards: Guards::default(),
             uses: Guards::default(),

@@ -20,6 +20,7 @@ use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::{Content, Filesystem, FsKind, MountFlags};
 use crate::model::image::ImageInfo;
+use crate::model::mount::{Attached, Place};
 use crate::model::name::{ImageSpec, VolumeName};
 use crate::model::options::ImageOptions;
 use crate::model::record::{Record, Stage};
@@ -110,7 +111,7 @@ impl Driver {
     /// The kernel's word on a mount that we remember.
     pub(super) fn is_still_mounted(&self, mounted: &MountedVolume) -> Result<bool> {
         let there = self.host.mounted_at(&mounted.refs.mountpoint)?;
-        Ok(there.is_some_and(|mount| mount.is_of(&mounted.device)))
+        Ok(there.is_some_and(|mount| mounted.attached.is_at(&mount)))
     }
 
     /// One more use of a mount that is there. The caller holds the guard.
@@ -120,7 +121,7 @@ impl Driver {
             let Some(seen) = self.table.get(spec) else {
                 return Err(DriverError::new(ErrorKind::Busy, format!("{spec} was unmounted meanwhile")));
             };
-            let is_stale = self.has_stale(&seen.refs, arrival) && !self.host.held_elsewhere(&seen.device)?;
+            let is_stale = self.has_stale(&seen.refs, arrival) && !self.held_elsewhere(&seen.attached)?;
             let _short = self.lock_uses(spec);
             let Some(now) = self.table.get(spec) else { continue };
             if is_stale && !Arc::ptr_eq(&seen, &now) {
@@ -179,8 +180,7 @@ impl Driver {
                 }
             };
             // From here on `device` must be gone before anything is undone: it would hold itself.
-            let mounted = self.mount_device(spec, info, device, &mountpoint, &mut undo, deadline)?;
-            let (device, filesystem, read_only) = mounted;
+            let attached = self.mount_device(spec, info, device, &mountpoint, &mut undo, deadline)?;
             let mut refs = Refs {
                 boot_id: self.settings.boot_id.clone(),
                 spec: spec.clone(),
@@ -193,7 +193,7 @@ impl Driver {
             let _short = self.lock_uses(spec);
             arrival.add_to(&mut refs)?;
             self.save_refs(&refs)?;
-            self.table.put(MountedVolume { refs, device, fstype: filesystem.type_name, read_only });
+            self.table.put(MountedVolume { refs, attached });
             lock(&self.unsettled).remove(spec);
             lock(&self.fenced).remove(spec);
             Ok(())
@@ -228,7 +228,7 @@ impl Driver {
         mountpoint: &'a Path,
         undo: &mut Undo<'a>,
         deadline: Deadline,
-    ) -> Result<(Device, Filesystem, bool)> {
+    ) -> Result<Attached> {
         let (device, filesystem, options) = self.ensure_filesystem(spec, info, device, deadline)?;
         let checked = self.check(spec, &device, &filesystem, deadline)?;
         deadline.check("checking the filesystem took too long")?;
@@ -244,11 +244,12 @@ impl Driver {
         undo.push("remove the mountpoint", || self.host.remove_dir(mountpoint));
         self.host.make_dir(mountpoint)?;
         undo.push("unmount the volume", || self.host.unmount(mountpoint));
-        self.mount_filesystem(spec, &device, &filesystem, mountpoint, flags)?;
+        let place = self.mount_filesystem(spec, &device, &filesystem, mountpoint, flags)?;
         if let Some(begun) = checked {
-            self.host.tidy(mountpoint, begun)?;
+            self.disks.tidy(mountpoint, begun)?;
         }
-        Ok((device.unheld(), filesystem, read_only))
+        let source = device.path.display().to_string();
+        Ok(Attached { place, source, fstype: filesystem.type_name, read_only })
     }
 
     /// Mounts what is on a volume's device. Of XFS the kernel mounts no second filesystem with one UUID, unless it is told `nouuid`: that is
@@ -260,12 +261,12 @@ impl Driver {
         filesystem: &Filesystem,
         target: &Path,
         mut flags: MountFlags,
-    ) -> Result<()> {
-        let failed = match self.host.mount(device, filesystem, target, &flags) {
+    ) -> Result<Place> {
+        let failed = match self.disks.mount(device, filesystem, target, &flags) {
             Err(e) if e.kind == ErrorKind::InUse && filesystem.kind != FsKind::Ext4 => e,
             done => return done,
         };
-        let Some(twin) = self.host.twin(device, filesystem)? else { return Err(failed) };
+        let Some(twin) = self.disks.twin(device, filesystem)? else { return Err(failed) };
         let volumes = self.table.all();
         let of = volumes.iter().find(|volume| volume.refs.mountpoint == twin.target);
         let of = of.map_or_else(|| twin.source.clone(), |volume| volume.refs.spec.to_string());
@@ -276,7 +277,10 @@ impl Driver {
         if filesystem.kind != FsKind::Xfs {
             return Err(failed);
         }
-        match self.backend.is_copy(spec, &twin.device()) {
+        match self.backend.is_copy(
+            spec,
+            &Device { path: PathBuf::from(&twin.source), number: twin.place.number, hold: None },
+        ) {
             Ok(true) => {}
             Ok(false) => {
                 return Err(failed.hint(
@@ -288,7 +292,7 @@ impl Driver {
         }
         tracing::info!(image = %spec, %of, "is a copy with the same UUID: mounted with nouuid");
         flags.options = [flags.options.as_str(), "nouuid"].join(",").trim_start_matches(',').to_owned();
-        self.host.mount(device, filesystem, target, &flags)
+        self.disks.mount(device, filesystem, target, &flags)
     }
 
     /// The filesystem of an image that may be used; makes one on an image of somebody else that was never written to, if this
@@ -308,7 +312,7 @@ impl Driver {
         });
         let kept = (record.options.mount_options.clone(), record.options.read_only.unwrap_or(false));
         let expected = record.options.fstype.filter(|_| record.stage == Stage::Ready);
-        let blank = match self.host.probe(&device, expected)? {
+        let blank = match self.disks.probe(&device, expected)? {
             Content::Filesystem(found) => match &record.stage {
                 // The mkfs of an adoption that died: never given out, so made anew.
                 Stage::Formatting { uuid } if found.uuid.as_ref() == Some(uuid) => false,
@@ -361,6 +365,21 @@ impl Driver {
         self.backend.write_record(spec, &record)?;
         let filesystem = self.provision(spec, &mut record, &device, deadline)?;
         Ok((device, filesystem, kept))
+    }
+
+    /// The device of a mounted volume. Only btrfs shows another number than its own.
+    pub(super) fn device_of(&self, attached: &Attached) -> Result<Device> {
+        let path = PathBuf::from(&attached.source);
+        let number = match attached.fstype.as_str() {
+            "btrfs" => self.disks.number(&path)?.unwrap_or_default(),
+            _ => attached.place.number,
+        };
+        Ok(Device { path, number, hold: None })
+    }
+
+    /// Whether any other mount namespace of this host (a container) has the volume mounted.
+    pub(super) fn held_elsewhere(&self, attached: &Attached) -> Result<bool> {
+        Ok(self.disks.which_held(std::slice::from_ref(attached))?.contains(&true))
     }
 
     pub(super) fn save_refs(&self, refs: &Refs) -> Result<()> {

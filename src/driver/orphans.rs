@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use super::Driver;
 use super::api::Client;
 use super::table::MountedVolume;
-use crate::backend::Device;
 use crate::lock;
 use crate::model::error::Result;
+use crate::model::mount::Attached;
 use crate::model::name::ImageSpec;
 
 /// The pause after the first look that finds a container, doubled by each further one up to the longest.
@@ -69,8 +69,8 @@ impl Driver {
     /// works on.
     pub(super) fn end_orphans(&self, due: &[Arc<MountedVolume>]) {
         let Ok(_alone) = self.orphans.looking.try_lock() else { return };
-        let devices: Vec<Device> = due.iter().map(|mounted| mounted.device.clone()).collect();
-        let held = match self.host.which_held(&devices) {
+        let attached: Vec<Attached> = due.iter().map(|mounted| mounted.attached.clone()).collect();
+        let held = match self.disks.which_held(&attached) {
             Ok(held) => held,
             Err(e) => {
                 tracing::warn!(error = %e, "cannot see what containers hold of a Docker engine that is gone");

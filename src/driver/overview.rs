@@ -4,7 +4,7 @@
 //! last answer.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,7 +15,6 @@ use super::Driver;
 use super::api::Volume;
 use super::table::MountedVolume;
 use crate::backend::Pulse;
-use crate::linux::blkstat;
 use crate::lock;
 use crate::model::bindings::{Bindings, Bound};
 use crate::model::block_io::BlockIo;
@@ -180,22 +179,23 @@ impl Driver {
     }
 
     fn view(&self, mounted: &MountedVolume, volume: String) -> MountView {
-        let MountedVolume { refs, device, fstype, read_only } = mounted;
+        let MountedVolume { refs, attached } = mounted;
+        let (device_bytes, io) = self.disks.counters(Path::new(&attached.source));
         let (usage, age) = self.usage_of(mounted).last();
         MountView {
             volume,
             image: refs.spec.to_string(),
             mountpoint: refs.mountpoint.clone(),
-            device: device.path.clone(),
-            device_bytes: blkstat::size(&device.path),
-            fstype: fstype.clone(),
-            read_only: *read_only,
+            device: PathBuf::from(&attached.source),
+            device_bytes,
+            fstype: attached.fstype.clone(),
+            read_only: attached.read_only,
             since: refs.since,
             mount_ids: refs.counts().into_iter().map(|(id, count)| (id.to_owned(), count)).collect(),
             mounts: refs.total(),
             usage,
             usage_age_seconds: age.as_secs_f64(),
-            io: blkstat::io(&device.path),
+            io,
         }
     }
 

@@ -55,8 +55,8 @@ impl Driver {
         record.stage = Stage::Formatting { uuid: uuid.clone() };
         self.backend.write_record(spec, record)?;
         let format = Format { kind, uuid: uuid.clone(), options: record.options.mkfs_options.clone() };
-        self.host.format(device, &format, deadline)?;
-        let filesystem = match self.host.probe(device, None)? {
+        self.disks.format(device, &format, deadline)?;
+        let filesystem = match self.disks.probe(device, None)? {
             Content::Filesystem(found) if found.kind == kind && found.uuid.as_ref() == Some(&uuid) => found,
             found => {
                 return Err(DriverError::new(
@@ -76,8 +76,8 @@ impl Driver {
     /// Law 5, on the device itself.
     fn refuse_unless_blank(&self, spec: &ImageSpec, device: &Device) -> Result<()> {
         // First, because the probe then finds in memory what it reads of them, piece by piece.
-        let zero = self.host.ends_are_zero(device)?;
-        let content = self.host.probe(device, None)?;
+        let zero = self.disks.ends_are_zero(device)?;
+        let content = self.disks.probe(device, None)?;
         if content == Content::Nothing && zero {
             return Ok(());
         }
@@ -107,8 +107,9 @@ impl Driver {
             let words: Vec<&str> = options.mount_options.as_deref().into_iter().chain(["rw"]).collect();
             let flags = MountFlags { options: words.join(","), read_only: false };
             undo.push("unmount the staging folder", || self.host.unmount(&staging));
-            self.host.mount(device, filesystem, &staging, &flags)?;
-            self.host.settle(&staging, &Settle { uid: options.uid, gid: options.gid, mode: options.mode })?;
+            self.disks.mount(device, filesystem, &staging, &flags)?;
+            self.disks
+                .settle(&staging, &Settle { uid: options.uid, gid: options.gid, mode: options.mode })?;
             self.host.unmount(&staging)?;
             self.host.remove_dir(&staging)
         })();
@@ -156,7 +157,7 @@ impl Driver {
 
     /// What an image that died while it was formatted holds beyond what mkfs wrote: another filesystem, or files.
     fn look_for_data(&self, spec: &ImageSpec, device: &Device, uuid: &String) -> Result<Option<String>> {
-        let filesystem = match self.host.probe(device, None)? {
+        let filesystem = match self.disks.probe(device, None)? {
             Content::Nothing => return Ok(None),
             Content::Filesystem(found) if found.uuid.as_ref() == Some(uuid) => found,
             other => return Ok(Some(other.to_string())),
@@ -164,8 +165,8 @@ impl Driver {
         let staging = self.staging(spec);
         let flags = MountFlags { options: String::new(), read_only: true };
         self.host.make_dir(&staging)?;
-        let empty = match self.host.mount(device, &filesystem, &staging, &flags) {
-            Ok(()) => self.host.is_empty(&staging),
+        let empty = match self.disks.mount(device, &filesystem, &staging, &flags) {
+            Ok(_) => self.disks.is_empty(&staging),
             // mkfs did not get far enough for anybody to have used it.
             Err(e) if is_damage(&e) => Ok(true),
             Err(e) => Err(e),

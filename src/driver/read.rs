@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 use super::Driver;
 use super::api::Volume;
 use super::naming::ShownNames;
-use crate::linux::memory;
 use crate::lock;
 use crate::model::create_options::SMALL;
 use crate::model::error::{DriverError, ErrorKind, Result};
@@ -141,7 +140,7 @@ impl Driver {
         };
         self.cache.set_names(volumes.iter().map(|volume| volume.name.as_str()), known);
         if volumes.len() >= MANY {
-            memory::trim_soon();
+            self.host.trim_soon();
         }
         Ok(volumes)
     }
@@ -227,9 +226,9 @@ impl Driver {
             }
         }
         if let Some(mounted) = &mounted {
-            put("device", json!(mounted.device.path));
-            put("fstype", json!(mounted.fstype));
-            put("read-only", json!(mounted.read_only));
+            put("device", json!(mounted.attached.source));
+            put("fstype", json!(mounted.attached.fstype));
+            put("read-only", json!(mounted.attached.read_only));
             put("mounts", json!(mounted.refs.total()));
             put("mounted-since", json!(rfc3339(mounted.refs.since)));
             if let Some(usage) = self.new_usage_of(mounted) {

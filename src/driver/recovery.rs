@@ -13,14 +13,12 @@ use std::time::{Duration, Instant};
 use super::refs::Refs;
 use super::table::MountedVolume;
 use super::{Driver, SHORT};
-use crate::backend::Device;
-use crate::host::Mounted;
-use crate::linux::memory;
 use crate::lock;
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::{Content, MountFlags};
 use crate::model::image::{LeftOut, Listing};
+use crate::model::mount::{Attached, Mounted, Place};
 use crate::model::name::ImageSpec;
 use crate::model::options::ImageOptions;
 use crate::model::stored::{self, NotUnderstood};
@@ -61,7 +59,7 @@ impl Driver {
         specs.iter().for_each(|spec| self.mark_unsettled(spec));
         let count = specs.len();
         self.restoring.store(count, Ordering::SeqCst);
-        memory::trim_soon();
+        self.host.trim_soon();
         let (done, restored) = mpsc::channel();
         for spec in specs {
             let done = done.clone();
@@ -117,10 +115,10 @@ impl Driver {
         let refs = self.refs_of(spec)?;
         let claimed = self.backend.claim(spec);
         if let Some(here) = mounts.iter().rev().find(|mount| mount.target == mountpoint) {
-            let device = self.device_of(spec, here, refs.is_some())?;
+            let attached = self.attached_of(spec, here, refs.is_some())?;
             match &refs {
                 Some(refs) if !refs.uses.is_empty() => {
-                    if !self.adopt(spec, mounted(device, here))? {
+                    if !self.adopt(spec, |refs| MountedVolume { refs, attached })? {
                         return Ok(false);
                     }
                     match claimed {
@@ -164,23 +162,24 @@ impl Driver {
         Ok(true)
     }
 
-    /// The image's device, if that is what is mounted here; while the backend is away, the mount IDs on disk are believed.
-    fn device_of(&self, spec: &ImageSpec, here: &Mounted, known: bool) -> Result<Device> {
-        let device = match self.backend.mapping(spec) {
-            Ok(found) => found.filter(|device| here.is_of(device)),
+    /// What is mounted here, if it is the volume; while the backend is away, the mount IDs on disk are believed.
+    fn attached_of(&self, spec: &ImageSpec, here: &Mounted, known: bool) -> Result<Attached> {
+        let is_it = match self.backend.mapping(spec) {
+            Ok(found) => found.is_some_and(|device| device.is_at(here)),
             Err(e) if known => {
                 tracing::error!(image = %spec, error = %e, "cannot see its device, believing its mount IDs");
-                Some(here.device())
+                true
             }
             Err(e) => return Err(e),
         };
-        device.ok_or_else(|| {
-            DriverError::new(
-                ErrorKind::InUse,
-                format!("{} is mounted at {}, where {spec} belongs", here.source, here.target.display()),
-            )
-            .hint("unmount it; this plugin did not mount it")
-        })
+        if is_it {
+            return Ok(Attached::from(here));
+        }
+        Err(DriverError::new(
+            ErrorKind::InUse,
+            format!("{} is mounted at {}, where {spec} belongs", here.source, here.target.display()),
+        )
+        .hint("unmount it; this plugin did not mount it"))
     }
 
     /// Mounts a volume again that was unmounted behind our back under running containers, as an engine does with all that a managed
@@ -193,7 +192,13 @@ impl Driver {
             claimed => claimed.clone()?,
         }
         let Some(device) = self.backend.mapping(spec)? else { return Ok(false) };
-        if !self.host.held_elsewhere(&device)? {
+        let unmounted = Attached {
+            place: Place::whole(device.number),
+            source: device.path.display().to_string(),
+            fstype: String::new(),
+            read_only: false,
+        };
+        if !self.held_elsewhere(&unmounted)? {
             return Ok(false);
         }
         let options = self.backend.info(spec)?.and_then(|info| info.record).map(|record| record.options);
@@ -202,7 +207,7 @@ impl Driver {
             mount_options: self.settings.mount_options.clone(),
             ..ImageOptions::default()
         });
-        let Content::Filesystem(found) = self.host.probe(&device, options.fstype)? else { return Ok(false) };
+        let Content::Filesystem(found) = self.disks.probe(&device, options.fstype)? else { return Ok(false) };
         let flags = MountFlags {
             options: options.mount_options.unwrap_or_default(),
             read_only: options.read_only.unwrap_or(false),
@@ -219,7 +224,7 @@ impl Driver {
         self.mount_filesystem(spec, &device, &found, &mountpoint, flags)?;
         let Some(here) = self.host.mounted_at(&mountpoint)? else { return Ok(false) };
         tracing::warn!(image = %spec, "was unmounted under running containers, mounted again");
-        if !self.adopt(spec, mounted(device, &here))? {
+        if !self.adopt(spec, |refs| MountedVolume { refs, attached: Attached::from(&here) })? {
             self.mark_unsettled(spec);
         }
         Ok(true)
@@ -233,7 +238,7 @@ impl Driver {
         }
         self.host.remove_dir(&staging)?;
         if let Some(device) = self.backend.mapping(spec)? {
-            if let Some(other) = self.host.mounts()?.iter().find(|mount| mount.is_of(&device)) {
+            if let Some(other) = self.host.mounts()?.iter().find(|mount| device.is_at(mount)) {
                 return Err(DriverError::new(
                     ErrorKind::InUse,
                     format!("{spec} is mounted at {}, not by this plugin", other.target.display()),
@@ -321,7 +326,7 @@ impl Driver {
                 if !due.is_empty() {
                     driver.in_background(move |driver| driver.end_orphans(&due));
                 }
-                memory::trim_if_wanted();
+                driver.host.trim_if_wanted();
                 drop(driver);
                 std::thread::sleep(TICK);
             }
@@ -407,10 +412,4 @@ impl Driver {
             Err(e) => tracing::debug!(image = %spec, error = %e, "still unsettled"),
         }
     }
-}
-
-/// What the table says of a mount that was found.
-fn mounted(device: Device, here: &Mounted) -> impl FnOnce(Refs) -> MountedVolume {
-    let (device, fstype, read_only) = (device.unheld(), here.fstype.clone(), here.read_only);
-    move |refs| MountedVolume { refs, device, fstype, read_only }
 }

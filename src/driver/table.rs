@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::refs::Refs;
-use crate::backend::Device;
+use crate::model::mount::Attached;
 use crate::model::name::ImageSpec;
 
 /// A volume that is mounted on this host by this plugin.
@@ -14,18 +14,14 @@ use crate::model::name::ImageSpec;
 pub(super) struct MountedVolume {
     /// Its uses.
     pub(super) refs: Refs,
-    /// The device, without a hold: the mount keeps it.
-    pub(super) device: Device,
-    /// Filesystem type.
-    pub(super) fstype: String,
-    /// Whether it is mounted read-only.
-    pub(super) read_only: bool,
+    /// What is mounted there.
+    pub(super) attached: Attached,
 }
 
 impl MountedVolume {
     /// Whether that is this mount, with whatever uses, and not a later one.
     pub(super) fn is_same_mount(&self, other: &Self) -> bool {
-        (self.device.number, self.refs.since) == (other.device.number, other.refs.since)
+        (&self.attached.place, self.refs.since) == (&other.attached.place, other.refs.since)
     }
 }
 

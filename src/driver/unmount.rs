@@ -98,7 +98,7 @@ impl Driver {
         self.host.unmount(&volume.refs.mountpoint)?;
         self.forget_uses(spec)?;
         self.host.remove_dir(&volume.refs.mountpoint)?;
-        self.backend.unmap(spec, volume.device.clone())?;
+        self.backend.unmap(spec, self.device_of(&volume.attached)?)?;
         // It is mounted here no more, whatever the store says now.
         self.backend.release(spec).map_err(|e| {
             e.context(format!(

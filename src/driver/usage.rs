@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use super::Driver;
 use super::table::MountedVolume;
-use crate::host::{Host, Mounted};
+use crate::host::Host;
 use crate::lock;
 use crate::model::filesystem::Usage;
+use crate::model::mount::{Mounted, Place};
 use crate::model::name::ImageSpec;
 
 /// How often each mount is asked.
@@ -39,8 +40,8 @@ struct Round {
 /// The answers of one mount.
 #[derive(Debug)]
 pub(super) struct Answers {
-    /// Tells this mount from an earlier one of the volume: device, and since when.
-    mount: ((u32, u32), u64),
+    /// Tells this mount from an earlier one of the volume: what, and since when.
+    mount: (Place, u64),
     begun: Instant,
     state: Mutex<State>,
     answered: Condvar,
@@ -55,7 +56,7 @@ struct State {
 
 impl Usages {
     fn of(&self, volume: &MountedVolume) -> Arc<Answers> {
-        let mount = (volume.device.number, volume.refs.since);
+        let mount = (volume.attached.place.clone(), volume.refs.since);
         let mut all = lock(&self.all);
         match all.get(&volume.refs.spec) {
             Some(answers) if answers.mount == mount => Arc::clone(answers),
@@ -119,7 +120,7 @@ impl Answers {
 /// What is mounted at a volume's mountpoint, if it is the volume.
 fn mount_of<'a>(mounts: &'a [Mounted], volume: &MountedVolume) -> Option<&'a Mounted> {
     let there = mounts.iter().rfind(|mount| mount.target == volume.refs.mountpoint);
-    there.filter(|mount| mount.is_of(&volume.device))
+    there.filter(|mount| volume.attached.is_at(mount))
 }
 
 /// Asks until none is left.

@@ -1,10 +1,10 @@
 //! What a block device tells about itself, and its bytes. Everything here opens it read-only.
 #![allow(unsafe_code)]
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -30,6 +30,17 @@ pub fn open(path: &Path) -> Result<File, CallError> {
         return Err(CallError::new("open", path.display(), Errno::ENOTBLK));
     }
     Ok(file)
+}
+
+/// Major and minor number of the device at a path, without opening it; `None` when there is none.
+pub fn number(path: &Path) -> Result<Option<(u32, u32)>, CallError> {
+    match fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => {
+            let number = found.or_call("stat", path.display())?.rdev();
+            Ok(Some((libc::major(number), libc::minor(number))))
+        }
+    }
 }
 
 /// Has the kernel read what filesystems begin with, while the caller does something else. It stays in memory for as long as somebody has

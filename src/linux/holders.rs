@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use super::{blkdev, mountinfo};
 use crate::lock;
 use crate::model::deadline::Deadline;
-use crate::model::error::{CallError, OrCall};
+use crate::model::error::{CallError, DriverError, ErrorKind, OrCall};
 
 /// How many holders are worth naming.
 const ENOUGH: usize = 8;
@@ -115,6 +115,15 @@ pub fn held_elsewhere(devices: &[(&Path, (u32, u32))], last: &LastFound) -> Resu
     let earlier = first.into_iter().filter(|pid| !pids.contains(pid));
     *lock(&last.0) = pids.iter().copied().chain(earlier).take(REMEMBERED).collect();
     Ok(found.into_iter().map(|found| found.is_some()).collect())
+}
+
+/// The error of a mountpoint that cannot be unmounted, with those who are known to use it.
+pub fn in_use(target: &Path, who: Vec<String>) -> DriverError {
+    let message = match who.as_slice() {
+        [] => format!("{} is still in use", target.display()),
+        who => format!("{} is still in use by {}", target.display(), who.join(", ")),
+    };
+    DriverError::new(ErrorKind::InUse, message).hint("stop what uses it and try again")
 }
 
 /// The same of one device, with those who can be named: `None` when nobody holds it, an empty list when they cannot be seen.

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::model::error::{CallError, OrCall};
+use crate::model::mount::{Mounted, Place};
 
 /// The mounts of the calling process.
 pub const OWN: &str = "/proc/self/mountinfo";
@@ -42,6 +43,19 @@ pub struct Entry {
     pub read_only: bool,
     /// Whether the filesystem lets nothing be written though this mount would: after an error it protects itself.
     pub failed: bool,
+}
+
+impl From<Entry> for Mounted {
+    fn from(entry: Entry) -> Self {
+        Self {
+            target: entry.target,
+            place: Place { number: entry.number, root: entry.root },
+            source: entry.source,
+            fstype: entry.fstype,
+            read_only: entry.read_only,
+            failed: entry.failed,
+        }
+    }
 }
 
 /// Room for the text of some hundred mounts. The kernel gives a page of it at a time, and says of no file in `/proc` how large it is:

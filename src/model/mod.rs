@@ -8,6 +8,7 @@ pub mod error;
 pub mod filesystem;
 pub mod image;
 pub mod mkfs_options;
+pub mod mount;
 pub mod mount_options;
 pub mod name;
 pub mod options;

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
-use rbd_docker_plugin::backend::Device;
+use rbd_docker_plugin::backend::{Device, Disks};
+use rbd_docker_plugin::block::kernel::KernelDisks;
 use rbd_docker_plugin::host::Host;
-use rbd_docker_plugin::host::kernel::KernelHost;
 use rbd_docker_plugin::linux::exec::Programs;
 use rbd_docker_plugin::model::deadline::Deadline;
 use rbd_docker_plugin::model::error::{DriverError, ErrorKind};
@@ -57,19 +57,19 @@ fn plan(kind: FsKind) -> Format {
     Format { kind, uuid, options: Vec::new() }
 }
 
-fn found(host: &KernelHost, device: &Device) -> Filesystem {
-    match host.probe(device, None).unwrap() {
+fn found(disks: &KernelDisks, device: &Device) -> Filesystem {
+    match disks.probe(device, None).unwrap() {
         Content::Filesystem(fs) => fs,
         other => panic!("{other:?}"),
     }
 }
 
 pub(crate) fn make(rig: &Rig, name: &str, kind: FsKind, mib: u64) -> (Device, Filesystem) {
-    let host = rig.host();
+    let disks = rig.disks();
     let device = rig.device(name, mib);
     let plan = plan(kind);
-    host.format(&device, &plan, later()).unwrap();
-    let fs = found(&host, &device);
+    disks.format(&device, &plan, later()).unwrap();
+    let fs = found(&disks, &device);
     assert_eq!(fs, Filesystem { kind, type_name: kind.name().to_owned(), uuid: Some(plan.uuid) });
     (device, fs)
 }
@@ -105,16 +105,17 @@ fn needs_repair(e: &DriverError) {
 }
 
 fn made_found_mounted_settled(rig: &Rig) {
-    let host = rig.host();
+    let (disks, host) = (rig.disks(), rig.host());
     for (kind, mib) in KINDS {
         let (device, fs) = make(rig, kind.name(), kind, mib);
-        assert!(!host.ends_are_zero(&device).unwrap());
-        assert_eq!(host.check(&device, &fs, later()).unwrap(), Checked::NotNeeded);
+        assert!(!disks.ends_are_zero(&device).unwrap());
+        assert_eq!(disks.check(&device, &fs, later()).unwrap(), Checked::NotNeeded);
         let target = rig.folder("m");
-        host.mount(&device, &fs, &target, &MountFlags { options: "noatime".to_owned(), read_only: false })
+        disks
+            .mount(&device, &fs, &target, &MountFlags { options: "noatime".to_owned(), read_only: false })
             .unwrap();
         let device = device.unheld();
-        host.settle(&target, &Settle { uid: Some(1000), gid: Some(1001), mode: Some(0o2750) }).unwrap();
+        disks.settle(&target, &Settle { uid: Some(1000), gid: Some(1001), mode: Some(0o2750) }).unwrap();
         let root = fs::metadata(&target).unwrap();
         assert_eq!((root.uid(), root.gid(), root.mode() & 0o7777), (1000, 1001, 0o2750));
         assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "{kind}: a volume begins empty");
@@ -132,7 +133,7 @@ fn made_found_mounted_settled(rig: &Rig) {
 }
 
 fn user_options_reach_mkfs(rig: &Rig) {
-    let host = rig.host();
+    let (disks, host) = (rig.disks(), rig.host());
     for (kind, mib, words) in [
         (FsKind::Ext4, 16, "-b 1024 -N 512 -E stride=4 -O ^metadata_csum"),
         (FsKind::Xfs, 320, "-s size=4096 -m reflink=0"),
@@ -140,46 +141,48 @@ fn user_options_reach_mkfs(rig: &Rig) {
     ] {
         let device = rig.device("a", mib);
         let options = words.split(' ').map(str::to_owned).collect();
-        host.format(&device, &Format { options, ..plan(kind) }, later()).unwrap();
-        let fs = found(&host, &device);
-        assert_eq!(host.check(&device, &fs, later()).unwrap(), Checked::NotNeeded, "{kind}");
+        disks.format(&device, &Format { options, ..plan(kind) }, later()).unwrap();
+        let fs = found(&disks, &device);
+        assert_eq!(disks.check(&device, &fs, later()).unwrap(), Checked::NotNeeded, "{kind}");
         let target = rig.folder("m");
-        host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+        let place = disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+        let mounted = host.mounted_at(&target).unwrap().unwrap();
+        assert_eq!(place, mounted.place, "{kind}");
         if kind == FsKind::Ext4 {
-            assert_eq!(host.usage(&host.mounted_at(&target).unwrap().unwrap()).unwrap().inodes, 512);
+            assert_eq!(host.usage(&mounted).unwrap().inodes, 512);
         }
         host.unmount(&target).unwrap();
     }
 }
 
 fn too_small(rig: &Rig) {
-    let host = rig.host();
+    let disks = rig.disks();
     for (kind, mib) in [(FsKind::Ext4, 1), (FsKind::Xfs, 299), (FsKind::Btrfs, 108)] {
         let device = rig.device("a", mib);
-        let e = host.format(&device, &plan(kind), later()).unwrap_err();
+        let e = disks.format(&device, &plan(kind), later()).unwrap_err();
         assert_eq!(e.kind, ErrorKind::Invalid, "{e}");
         assert!(e.message.contains("too small"), "{e}");
-        assert!(host.ends_are_zero(&device).unwrap());
+        assert!(disks.ends_are_zero(&device).unwrap());
     }
 }
 
 fn settle_spares_data(rig: &Rig) {
-    let host = rig.host();
+    let disks = rig.disks();
     let none = Settle::default();
     let root = rig.folder("root");
     let before = fs::metadata(&root).unwrap().mode();
     fs::create_dir(root.join("lost+found")).unwrap();
     fs::write(root.join("lost+found/#12"), "saved").unwrap();
-    host.settle(&root, &none).unwrap();
+    disks.settle(&root, &none).unwrap();
     assert!(root.join("lost+found/#12").exists());
     fs::remove_dir_all(root.join("lost+found")).unwrap();
     symlink(rig.folder("elsewhere"), root.join("lost+found")).unwrap();
-    host.settle(&root, &none).unwrap();
+    disks.settle(&root, &none).unwrap();
     assert!(root.join("lost+found").exists() && rig.path("elsewhere").exists());
     assert_eq!(fs::metadata(&root).unwrap().mode(), before);
     let link = rig.path("link");
     symlink(&root, &link).unwrap();
-    host.settle(&link, &none).expect_err("a symbolic link is followed");
+    disks.settle(&link, &none).expect_err("a symbolic link is followed");
 }
 
 fn foreign_signatures(rig: &Rig) {
@@ -196,15 +199,15 @@ fn foreign_signatures(rig: &Rig) {
     {
         let device = rig.device("a", 16);
         write_at(&device.path, &bytes, 0);
-        assert_eq!(rig.host().probe(&device, None).unwrap(), Content::Foreign(name.to_owned()));
+        assert_eq!(rig.disks().probe(&device, None).unwrap(), Content::Foreign(name.to_owned()));
     }
     let (device, _) = made(rig, "b", 16);
     write_at(&device.path, &vfat(), 0);
-    let content = rig.host().probe(&device, None).unwrap();
+    let content = rig.disks().probe(&device, None).unwrap();
     assert_eq!(content, Content::Foreign("ambivalent: several signatures".to_owned()));
     let (device, _) = made(rig, "c", 16);
     write_at(&device.path, &luks, 0);
-    let Content::Foreign(name) = rig.host().probe(&device, None).unwrap() else {
+    let Content::Foreign(name) = rig.disks().probe(&device, None).unwrap() else {
         panic!("LUKS before ext4 is not ext4")
     };
     assert!(name.contains("LUKS") || name.contains("ambivalent"), "{name}");
@@ -222,29 +225,31 @@ fn vfat() -> Vec<u8> {
 }
 
 fn read_only(rig: &Rig) {
-    let host = rig.host();
+    let (disks, host) = (rig.disks(), rig.host());
     for (kind, mib) in KINDS {
         let (device, fs) = make(rig, kind.name(), kind, mib);
         let target = rig.folder("m");
-        host.mount(&device, &fs, &target, &MountFlags { options: "rw".to_owned(), read_only: true }).unwrap();
+        disks
+            .mount(&device, &fs, &target, &MountFlags { options: "rw".to_owned(), read_only: true })
+            .unwrap();
         assert_eq!(File::create(target.join("x")).unwrap_err().raw_os_error(), Some(libc::EROFS));
         assert!(host.mounts().unwrap().iter().any(|m| m.target == target && m.read_only));
         host.unmount(&target).unwrap();
         drop(device);
         let device = rig.attach(&rig.path(kind.name()), true);
-        let e = host.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
+        let e = disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
         assert!(e.kind == ErrorKind::Failed && e.message.contains("read-only"), "{kind}: {e}");
-        host.check(&device, &fs, later()).unwrap();
-        host.mount(&device, &fs, &target, &MountFlags { read_only: true, ..Default::default() }).unwrap();
+        disks.check(&device, &fs, later()).unwrap();
+        disks.mount(&device, &fs, &target, &MountFlags { read_only: true, ..Default::default() }).unwrap();
         host.unmount(&target).unwrap();
     }
 }
 
 fn full(rig: &Rig) {
-    let host = rig.host();
+    let (disks, host) = (rig.disks(), rig.host());
     let (device, fs) = made(rig, "a", 16);
     let target = rig.folder("m");
-    host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+    disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
     let mut file = File::create(target.join("big")).unwrap();
     let block = vec![1; 1 << 16];
     let error = (0..1024).find_map(|_| file.write_all(&block).err()).unwrap();
@@ -253,30 +258,30 @@ fn full(rig: &Rig) {
     let usage = host.usage(&host.mounted_at(&target).unwrap().unwrap()).unwrap();
     assert!(usage.available < 1 << 16, "{usage:?}");
     host.unmount(&target).unwrap();
-    assert_eq!(host.check(&device, &fs, later()).unwrap(), Checked::NotNeeded);
-    host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+    assert_eq!(disks.check(&device, &fs, later()).unwrap(), Checked::NotNeeded);
+    disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
     host.unmount(&target).unwrap();
 }
 
 fn wrong_mount_option_is_no_damage(rig: &Rig) {
-    let host = rig.host();
+    let disks = rig.disks();
     for (kind, mib) in KINDS {
         let (device, fs) = make(rig, kind.name(), kind, mib);
         let target = rig.folder("m");
         let flags = MountFlags { options: "noatime,nonsense=1".to_owned(), read_only: false };
-        let e = host.mount(&device, &fs, &target, &flags).unwrap_err();
+        let e = disks.mount(&device, &fs, &target, &flags).unwrap_err();
         assert_eq!(e.kind, ErrorKind::Failed, "{kind}: {e}");
         let flags = MountFlags { options: "bind".to_owned(), read_only: false };
-        assert_eq!(host.mount(&device, &fs, &target, &flags).unwrap_err().kind, ErrorKind::Invalid);
+        assert_eq!(disks.mount(&device, &fs, &target, &flags).unwrap_err().kind, ErrorKind::Invalid);
     }
 }
 
 fn dirty_journals_are_the_kernels_job(rig: &Rig) {
-    let host = rig.host();
+    let (disks, host) = (rig.disks(), rig.host());
     for (kind, mib) in KINDS {
         let (device, fs) = make(rig, kind.name(), kind, mib);
         let target = rig.folder("m");
-        host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+        disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
         let mut file = File::create(target.join("file")).unwrap();
         file.write_all(b"content").unwrap();
         file.sync_all().unwrap();
@@ -292,42 +297,42 @@ fn dirty_journals_are_the_kernels_job(rig: &Rig) {
             File::open(&crashed).unwrap().read_exact_at(&mut incompat, 1024 + 0x60).unwrap();
             assert_eq!(incompat[0] & 4, 4, "the journal has to be replayed");
         }
-        assert_eq!(host.check(&device, &fs, later()).unwrap(), Checked::NotNeeded, "{kind}");
-        host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+        assert_eq!(disks.check(&device, &fs, later()).unwrap(), Checked::NotNeeded, "{kind}");
+        disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
         assert_eq!(fs::read(target.join("file")).unwrap(), b"content", "{kind}");
         host.unmount(&target).unwrap();
     }
 }
 
 fn ext4_error_flag_is_checked_away(rig: &Rig) {
-    let host = rig.host();
+    let disks = rig.disks();
     let (device, fs) = made(rig, "a", 16);
     debugfs(&device, "set_super_value state 2");
-    assert_eq!(host.check(&device, &fs, later()).unwrap(), Checked::Clean);
-    assert_eq!(host.check(&device, &fs, later()).unwrap(), Checked::NotNeeded);
+    assert_eq!(disks.check(&device, &fs, later()).unwrap(), Checked::Clean);
+    assert_eq!(disks.check(&device, &fs, later()).unwrap(), Checked::NotNeeded);
 }
 
 fn ext4_damage_needs_a_person(rig: &Rig) {
-    let host = rig.host();
+    let disks = rig.disks();
     let (device, fs) = made(rig, "a", 16);
     debugfs(&device, "clri <2>");
     debugfs(&device, "set_super_value state 2");
-    let e = host.check(&device, &fs, later()).unwrap_err();
+    let e = disks.check(&device, &fs, later()).unwrap_err();
     needs_repair(&e);
     assert!(e.to_string().contains("e2fsck -f"), "{e}");
     drop(device);
     let device = rig.attach(&rig.path("a"), true);
-    needs_repair(&host.check(&device, &fs, later()).unwrap_err());
+    needs_repair(&disks.check(&device, &fs, later()).unwrap_err());
 }
 
 fn superblock_damage(rig: &Rig) {
-    let host = rig.host();
+    let disks = rig.disks();
     for ((kind, mib), offset) in KINDS.into_iter().zip([1024 + 0x78, 0x6c, (64 << 10) + 0x12b]) {
         let (device, fs) = make(rig, kind.name(), kind, mib);
         damage(&device, offset);
         // Still recognised as what it was, so that nobody takes it for blank.
-        assert_ne!(host.probe(&device, None).unwrap(), Content::Nothing, "{kind}");
-        match (kind, host.check(&device, &fs, later())) {
+        assert_ne!(disks.probe(&device, None).unwrap(), Content::Nothing, "{kind}");
+        match (kind, disks.check(&device, &fs, later())) {
             // e2fsck restores a superblock from its backups without asking, where it can.
             (FsKind::Ext4, Ok(Checked::Clean)) => {}
             (_, checked) => needs_repair(&checked.expect_err(kind.name())),
@@ -336,45 +341,45 @@ fn superblock_damage(rig: &Rig) {
 }
 
 fn mount_failure_is_diagnosed(rig: &Rig) {
-    let host = rig.host();
+    let disks = rig.disks();
     let target = rig.folder("m");
     let (device, fs) = make(rig, "xfs", FsKind::Xfs, 300);
     damage(&device, 0x6c);
-    needs_repair(&host.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err());
+    needs_repair(&disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err());
     let (device, fs) = made(rig, "ext4", 16);
     debugfs(&device, "clri <2>");
-    let e = host.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
+    let e = disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
     needs_repair(&e);
     assert!(e.source.is_some(), "{e}");
 }
 
 fn mkfs_dies_at_the_deadline(rig: &Rig) {
     let device = rig.device("a", 16);
-    let e = rig.host().format(&device, &plan(FsKind::Ext4), Deadline::after(Duration::ZERO)).unwrap_err();
+    let e = rig.disks().format(&device, &plan(FsKind::Ext4), Deadline::after(Duration::ZERO)).unwrap_err();
     assert_eq!(e.kind, ErrorKind::Timeout, "{e}");
 }
 
 fn missing_program(rig: &Rig) {
-    let host = KernelHost::new(Programs::find_in(&[]));
+    let disks = KernelDisks::new(Programs::find_in(&[]));
     let device = rig.device("a", 16);
-    let e = host.format(&device, &plan(FsKind::Ext4), later()).unwrap_err();
+    let e = disks.format(&device, &plan(FsKind::Ext4), later()).unwrap_err();
     assert_eq!(e.kind, ErrorKind::MissingTool);
     assert!(e.to_string().contains("e2fsprogs"), "{e}");
-    assert!(host.ends_are_zero(&device).unwrap());
+    assert!(disks.ends_are_zero(&device).unwrap());
 }
 
 fn full_store(rig: &Rig) {
-    let host = rig.host();
+    let (disks, host) = (rig.disks(), rig.host());
     let store = rig.folder("store");
     let (size, none) = (Some("size=8m"), None::<&str>);
     nix::mount::mount(none, &store, Some("tmpfs"), nix::mount::MsFlags::empty(), size).unwrap();
     fs::write(store.join("ballast"), vec![1; (8 << 20) - (128 << 10)]).unwrap();
     let device = rig.device("store/a", 256);
-    let e = host.format(&device, &plan(FsKind::Ext4), later()).unwrap_err();
+    let e = disks.format(&device, &plan(FsKind::Ext4), later()).unwrap_err();
     assert_eq!(e.kind, ErrorKind::NoSpace, "{e}");
     assert!(e.message.contains(&store.display().to_string()), "{e}");
     fs::remove_file(store.join("ballast")).unwrap();
-    host.format(&device, &plan(FsKind::Ext4), later()).unwrap();
+    disks.format(&device, &plan(FsKind::Ext4), later()).unwrap();
     drop(device);
     crate::kernel::eventually("the store is free", || host.unmount(&store).is_ok());
 }

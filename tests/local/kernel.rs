@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use nix::errno::Errno;
-use rbd_docker_plugin::backend::Device;
+use rbd_docker_plugin::backend::{Device, Disks};
 use rbd_docker_plugin::host::Host;
 use rbd_docker_plugin::linux::{blkdev, loopdev, loopdev::Backing, mountinfo, probe};
 use rbd_docker_plugin::model::deadline::Deadline;
 use rbd_docker_plugin::model::error::ErrorKind;
 use rbd_docker_plugin::model::filesystem::{Content, MountFlags};
+use rbd_docker_plugin::model::mount::{Attached, Place};
 
 use crate::child::Part;
 use crate::filesystems::made;
@@ -171,12 +172,12 @@ fn ends_of_a_device(rig: &Rig) {
     {
         let image = rig.image("a", mib);
         let device = rig.attach(&image, false);
-        let host = rig.host();
-        assert!(host.ends_are_zero(&device).unwrap());
-        assert_eq!(host.probe(&device, None).unwrap(), Content::Nothing);
+        let disks = rig.disks();
+        assert!(disks.ends_are_zero(&device).unwrap());
+        assert_eq!(disks.probe(&device, None).unwrap(), Content::Nothing);
         OpenOptions::new().write(true).open(&device.path).unwrap().write_all_at(b"x", offset).unwrap();
-        assert_eq!(host.ends_are_zero(&device).unwrap(), zero, "a byte at {offset} of {mib} MiB");
-        assert_eq!(host.probe(&device, None).unwrap(), Content::Nothing);
+        assert_eq!(disks.ends_are_zero(&device).unwrap(), zero, "a byte at {offset} of {mib} MiB");
+        assert_eq!(disks.probe(&device, None).unwrap(), Content::Nothing);
     }
 }
 
@@ -194,15 +195,15 @@ fn a_lost_device_is_an_error(rig: &Rig) {
 }
 
 fn unmount_is_idempotent(rig: &Rig) {
-    let host = rig.host();
+    let (disks, host) = (rig.disks(), rig.host());
     let (device, fs) = made(rig, "a", 16);
     let target = rig.folder("m n");
     host.unmount(&target).unwrap();
     host.unmount(&rig.path("missing")).unwrap();
-    host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
-    host.mount(&device.unheld(), &fs, &target, &MountFlags::default()).expect_err("it is there already");
+    disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+    disks.mount(&device.unheld(), &fs, &target, &MountFlags::default()).expect_err("it is there already");
     let mounted = host.mounts().unwrap().into_iter().find(|m| m.target == target).unwrap();
-    assert_eq!((mounted.number, mounted.read_only), (device.number, false));
+    assert_eq!((mounted.place, mounted.read_only), (Place::whole(device.number), false));
     assert_eq!((mounted.fstype.as_str(), Path::new(&mounted.source)), ("ext4", device.path.as_path()));
     assert_eq!(host.remove_dir(&target).unwrap_err().kind, ErrorKind::InUse);
     host.unmount(&target).unwrap();
@@ -210,12 +211,12 @@ fn unmount_is_idempotent(rig: &Rig) {
 }
 
 fn detach_does_not_wait_for_its_users(rig: &Rig) {
-    let host = rig.host();
+    let (disks, host) = (rig.disks(), rig.host());
     let target = rig.folder("m");
     host.detach(&target).unwrap();
     host.detach(&rig.path("missing")).unwrap();
     let (device, fs) = made(rig, "a", 16);
-    host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+    disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
     let link = rig.path("link");
     std::os::unix::fs::symlink(&target, &link).unwrap();
     host.detach(&link).unwrap();
@@ -231,10 +232,10 @@ fn detach_does_not_wait_for_its_users(rig: &Rig) {
 }
 
 fn busy_unmount_names_the_holder(rig: &Rig) {
-    let host = rig.host();
+    let (disks, host) = (rig.disks(), rig.host());
     let (device, fs) = made(rig, "a", 16);
     let target = rig.folder("m");
-    host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+    disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
     let mut sleeper = Command::new("sleep").arg("600").current_dir(&target).spawn().unwrap();
     let pid = sleeper.id();
     eventually("the program runs", || {
@@ -254,50 +255,62 @@ fn busy_unmount_names_the_holder(rig: &Rig) {
     let inner = target.join("inner");
     fs::create_dir(&inner).unwrap();
     let (device, fs) = made(rig, "b", 16);
-    host.mount(&device, &fs, &inner, &MountFlags::default()).unwrap();
+    disks.mount(&device, &fs, &inner, &MountFlags::default()).unwrap();
     let e = host.unmount(&target).unwrap_err();
     assert!(e.message.contains(&format!("a mount at {}", inner.display())), "{e}");
     host.unmount(&inner).unwrap();
     host.unmount(&target).unwrap();
 }
 
+/// A device that is mounted, or was.
+fn attached_to(device: &Device) -> Attached {
+    Attached {
+        place: Place::whole(device.number),
+        source: device.path.display().to_string(),
+        fstype: "ext4".to_owned(),
+        read_only: false,
+    }
+}
+
 fn mounts_in_other_namespaces(rig: &Rig) {
-    let host = rig.host();
+    let (disks, host) = (rig.disks(), rig.host());
     let (device, fs) = made(rig, "a", 16);
     let target = rig.folder("m");
-    assert!(!host.held_elsewhere(&device).unwrap());
-    host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
-    assert!(!host.held_elsewhere(&device).unwrap(), "mounted here alone");
+    let mut of = attached_to(&device);
+    let held = |of: &Attached| disks.which_held(std::slice::from_ref(of)).unwrap() == [true];
+    assert!(!held(&of));
+    of.place = disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+    assert!(!held(&of), "mounted here alone");
     let part = Part::play("namespace", Path::new(""));
-    assert!(host.held_elsewhere(&device).unwrap(), "a copy");
+    assert!(held(&of), "a copy");
     // The copy of a private mount stays when ours goes.
     host.unmount(&target).unwrap();
-    assert!(host.held_elsewhere(&device).unwrap(), "only the copy");
+    assert!(held(&of), "only the copy");
     drop(part);
-    eventually("released", || !host.held_elsewhere(&device).unwrap());
+    eventually("released", || !held(&of));
 }
 
 fn found_again_with_one_look(rig: &Rig) {
-    let host = rig.host();
+    let (disks, host) = (rig.disks(), rig.host());
     let play = || Part::play("namespace", Path::new(""));
     // These come before the one that has the volumes, and have none.
     let others: Vec<Part> = (0..20).map(|_| play()).collect();
     let volumes = ["a", "b"].map(|name| {
         let (device, fs) = made(rig, name, 16);
         let target = rig.folder(&format!("at-{name}"));
-        host.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
+        disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap();
         (device, target)
     });
-    let devices = volumes.each_ref().map(|(device, _)| device.clone());
+    let attached = volumes.each_ref().map(|(device, _)| attached_to(device));
     let holder = play();
-    let held = || assert_eq!(host.which_held(&devices).unwrap(), [true, true]);
+    let held = || assert_eq!(disks.which_held(&attached).unwrap(), [true, true]);
     let one = reads(|| drop(mountinfo::read(Path::new(mountinfo::OWN)).unwrap()));
     held();
     // Who holds them is not asked for its name, and namespaces that hold nothing are not looked at again.
     let again = reads(held);
     assert!(again <= 3 * one, "{again} reads, and {one} for the mounts of one namespace");
     drop(holder);
-    eventually("released", || host.which_held(&devices).unwrap() == [false, false]);
+    eventually("released", || disks.which_held(&attached).unwrap() == [false, false]);
     volumes.iter().for_each(|(_, target)| host.unmount(target).unwrap());
     drop(others);
 }

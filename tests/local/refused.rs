@@ -7,7 +7,7 @@ use std::path::Path;
 
 use libtest_mimic::Trial;
 use nix::errno::Errno;
-use rbd_docker_plugin::backend::Device;
+use rbd_docker_plugin::backend::{Device, Disks};
 use rbd_docker_plugin::host::Host;
 use rbd_docker_plugin::linux::exec::Programs;
 use rbd_docker_plugin::linux::fs as filesystem;
@@ -90,13 +90,13 @@ fn kernel() -> String {
 }
 
 fn a_feature_newer_than_the_kernel_is_no_damage(rig: &Rig) {
-    let host = rig.host();
+    let disks = rig.disks();
     let target = rig.folder("m");
     for (kind, mib, top) in [(FsKind::Ext4, 16, 0x63), (FsKind::Xfs, 300, 216), (FsKind::Btrfs, 109, 0xbf)] {
         let (device, fs) = make(rig, kind.name(), kind, mib);
         forge(&device, kind, |sb| sb[top] |= 0x80);
-        host.check(&device, &fs, later()).unwrap();
-        let e = host.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
+        disks.check(&device, &fs, later()).unwrap();
+        let e = disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
         assert_eq!(e.kind, ErrorKind::MissingTool, "{kind}: {e}");
         for part in ["does not know: 0x80000000", &kernel(), "newer kernel"] {
             assert!(e.to_string().contains(part), "{kind}: no {part:?} in {e}");
@@ -106,28 +106,28 @@ fn a_feature_newer_than_the_kernel_is_no_damage(rig: &Rig) {
 }
 
 fn a_feature_that_only_writing_needs(rig: &Rig) {
-    let host = rig.host();
+    let (disks, host) = (rig.disks(), rig.host());
     let target = rig.folder("m");
     for (kind, mib, top) in [(FsKind::Ext4, 16, 0x67), (FsKind::Xfs, 300, 212)] {
         let (device, fs) = make(rig, kind.name(), kind, mib);
         forge(&device, kind, |sb| sb[top] |= 0x80);
-        let e = host.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
+        let e = disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
         assert!(e.message.contains("0x80000000 of those that only writing needs"), "{kind}: {e}");
         assert!(e.to_string().contains("read-only it can be mounted"), "{kind}: {e}");
         harmless(&e);
-        host.mount(&device, &fs, &target, &MountFlags { read_only: true, ..Default::default() }).unwrap();
+        disks.mount(&device, &fs, &target, &MountFlags { read_only: true, ..Default::default() }).unwrap();
         host.unmount(&target).unwrap();
     }
 }
 
 fn a_checker_older_than_the_filesystem_finds_no_damage(rig: &Rig) {
-    let host = rig.host();
+    let disks = rig.disks();
     let (device, fs) = make(rig, "a", FsKind::Ext4, 16);
     debugfs(&device, "set_super_value state 2");
     forge(&device, FsKind::Ext4, |sb| sb[0x63] |= 0x80);
     for read_only in [false, true] {
         let device = if read_only { rig.attach(&rig.path("a"), true) } else { device.clone() };
-        let e = host.check(&device, &fs, later()).unwrap_err();
+        let e = disks.check(&device, &fs, later()).unwrap_err();
         assert_eq!(e.kind, ErrorKind::MissingTool, "{e}");
         for part in ["e2fsck 1.", "0x80000000", "nothing was checked", "newer e2fsprogs"] {
             assert!(e.to_string().contains(part), "no {part:?} in {e}");
@@ -155,9 +155,9 @@ fn a_create_with_a_newer_mkfs_leaves_nothing(rig: &Rig) {
 
 /// A filesystem with a file in it, mounted; the image as it would be after a power failure now.
 fn crashed(rig: &Rig, kind: FsKind, mib: u64, target: &Path) -> (Device, Filesystem, Device) {
-    let host = rig.host();
+    let disks = rig.disks();
     let (device, fs) = make(rig, kind.name(), kind, mib);
-    host.mount(&device, &fs, target, &MountFlags::default()).unwrap();
+    disks.mount(&device, &fs, target, &MountFlags::default()).unwrap();
     let mut file = File::create(target.join("file")).unwrap();
     file.write_all(b"content").unwrap();
     file.sync_all().unwrap();
@@ -167,19 +167,19 @@ fn crashed(rig: &Rig, kind: FsKind, mib: u64, target: &Path) -> (Device, Filesys
 }
 
 fn a_copy_of_a_mounted_xfs(rig: &Rig) {
-    let host = rig.host();
+    let (disks, host) = (rig.disks(), rig.host());
     let (origin, target) = (rig.folder("origin"), rig.folder("m"));
     let (device, fs, copy) = crashed(rig, FsKind::Xfs, 300, &origin);
-    let e = host.mount(&copy, &fs, &target, &MountFlags::default()).unwrap_err();
+    let e = disks.mount(&copy, &fs, &target, &MountFlags::default()).unwrap_err();
     assert_eq!(e.kind, ErrorKind::InUse, "{e}");
     let said = format!("{}, mounted at {}, has the same UUID", device.path.display(), origin.display());
     for part in [said.as_str(), "mount-options=nouuid", "xfs_admin -U generate"] {
         assert!(e.to_string().contains(part), "no {part:?} in {e}");
     }
     harmless(&e);
-    assert_eq!(host.twin(&copy, &fs).unwrap().unwrap().target, origin);
+    assert_eq!(disks.twin(&copy, &fs).unwrap().unwrap().target, origin);
     let flags = MountFlags { options: "nouuid".to_owned(), read_only: false };
-    host.mount(&copy, &fs, &target, &flags).unwrap();
+    disks.mount(&copy, &fs, &target, &flags).unwrap();
     assert_eq!(fs::read(target.join("file")).unwrap(), b"content");
     host.unmount(&target).unwrap();
     host.unmount(&origin).unwrap();
@@ -213,24 +213,24 @@ fn a_copied_image_beside_its_origin(rig: &Rig) {
 }
 
 fn a_device_that_somebody_keeps(rig: &Rig) {
-    let host = rig.host();
+    let disks = rig.disks();
     let target = rig.folder("m");
     let (device, fs) = make(rig, "a", FsKind::Ext4, 16);
     let kept = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&device.path).unwrap();
     let me = format!("pid {}", std::process::id());
-    let e = host.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
+    let e = disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
     assert!(e.kind == ErrorKind::InUse && e.message.contains(&me), "{e}");
     harmless(&e);
     debugfs(&device, "set_super_value state 2");
-    let e = host.check(&device, &fs, later()).unwrap_err();
+    let e = disks.check(&device, &fs, later()).unwrap_err();
     assert!(e.kind == ErrorKind::InUse && e.message.contains(&me), "{e}");
     harmless(&e);
     drop(kept);
-    host.check(&device, &fs, later()).unwrap();
+    disks.check(&device, &fs, later()).unwrap();
 }
 
 fn a_refused_option_is_named(rig: &Rig) {
-    let host = rig.host();
+    let disks = rig.disks();
     let target = rig.folder("m");
     for (kind, mib, option) in [
         (FsKind::Ext4, 16, "commit=x"),
@@ -240,7 +240,7 @@ fn a_refused_option_is_named(rig: &Rig) {
     ] {
         let (device, fs) = make(rig, kind.name(), kind, mib);
         let flags = MountFlags { options: format!("noatime,{option}"), read_only: false };
-        let e = host.mount(&device, &fs, &target, &flags).unwrap_err();
+        let e = disks.mount(&device, &fs, &target, &flags).unwrap_err();
         assert_eq!(e.kind, ErrorKind::Failed, "{kind}: {e}");
         for part in [format!("mount-options=noatime,{option}").as_str(), "EINVAL", "(kernel: "] {
             assert!(e.to_string().contains(part), "{kind}: no {part:?} in {e}");
@@ -250,22 +250,22 @@ fn a_refused_option_is_named(rig: &Rig) {
 }
 
 fn a_journal_on_a_read_only_device(rig: &Rig) {
-    let host = rig.host();
+    let (disks, host) = (rig.disks(), rig.host());
     for (kind, mib, skip) in [(FsKind::Ext4, 16, "ro,noload"), (FsKind::Xfs, 300, "ro,norecovery")] {
         let target = rig.folder("m");
         let (_, fs, copy) = crashed(rig, kind, mib, &target);
         host.unmount(&target).unwrap();
         drop(copy);
         let copy = rig.attach(&rig.path("copy"), true);
-        let e = host.mount(&copy, &fs, &target, &MountFlags::default()).unwrap_err();
+        let e = disks.mount(&copy, &fs, &target, &MountFlags::default()).unwrap_err();
         assert!(e.message.contains("the device is read-only"), "{kind}: {e}");
         let flags = MountFlags { read_only: true, ..Default::default() };
-        let e = host.mount(&copy, &fs, &target, &flags).unwrap_err();
+        let e = disks.mount(&copy, &fs, &target, &flags).unwrap_err();
         assert!(e.message.contains("journal to be replayed"), "{kind}: {e}");
         assert!(e.to_string().contains(skip), "{kind}: {e}");
         harmless(&e);
         let flags = MountFlags { options: skip.to_owned(), read_only: false };
-        host.mount(&copy, &fs, &target, &flags).unwrap();
+        disks.mount(&copy, &fs, &target, &flags).unwrap();
         host.unmount(&target).unwrap();
     }
 }
@@ -290,7 +290,7 @@ fn a_log_that_is_not_replayed_is_no_damage(rig: &Rig) {
 }
 
 fn an_image_that_was_cut_short(rig: &Rig) {
-    let host = rig.host();
+    let disks = rig.disks();
     let target = rig.folder("m");
     for (kind, mib) in [(FsKind::Ext4, 64), (FsKind::Xfs, 320), (FsKind::Btrfs, 128)] {
         let (device, fs) = make(rig, kind.name(), kind, mib);
@@ -303,8 +303,8 @@ fn an_image_that_was_cut_short(rig: &Rig) {
         File::options().write(true).open(&image).unwrap().set_len((mib - 10) << 20).unwrap();
         let before = fs::read(&image).unwrap();
         let device = rig.attach(&image, false);
-        let checked = host.check(&device, &fs, later()).unwrap_err();
-        let mounted = host.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
+        let checked = disks.check(&device, &fs, later()).unwrap_err();
+        let mounted = disks.mount(&device, &fs, &target, &MountFlags::default()).unwrap_err();
         for e in [checked, mounted] {
             assert_eq!(e.kind, ErrorKind::Failed, "{e}");
             let sizes = format!("has {mib}M, the image {}M", mib - 10);
@@ -318,7 +318,7 @@ fn an_image_that_was_cut_short(rig: &Rig) {
 }
 
 fn a_filesystem_with_another_device(rig: &Rig) {
-    let host = rig.host();
+    let disks = rig.disks();
     let target = rig.folder("m");
     let run = |line: &[&str]| {
         let output = std::process::Command::new(line[0]).args(&line[1..]).output().unwrap();
@@ -326,7 +326,7 @@ fn a_filesystem_with_another_device(rig: &Rig) {
     };
     let said = |device: &Device, kind: FsKind| {
         let fs = Filesystem { kind, type_name: kind.name().to_owned(), uuid: None };
-        host.mount(device, &fs, &target, &MountFlags::default()).unwrap_err()
+        disks.mount(device, &fs, &target, &MountFlags::default()).unwrap_err()
     };
     let cases = [
         (FsKind::Ext4, 64, "its journal"),
@@ -357,7 +357,7 @@ fn a_filesystem_with_another_device(rig: &Rig) {
         if kind == FsKind::Ext4 {
             debugfs(&device, "set_super_value state 2");
             let fs = Filesystem { kind, type_name: "ext4".to_owned(), uuid: None };
-            let e = host.check(&device, &fs, later()).unwrap_err();
+            let e = disks.check(&device, &fs, later()).unwrap_err();
             assert!(e.message.contains("its journal on another device"), "{e}");
             harmless(&e);
         }

@@ -13,6 +13,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use rbd_docker_plugin::backend::Device;
+use rbd_docker_plugin::block::kernel::KernelDisks;
 use rbd_docker_plugin::host::kernel::KernelHost;
 use rbd_docker_plugin::linux::exec::Programs;
 use rbd_docker_plugin::linux::{loopdev, mountinfo};
@@ -79,10 +80,16 @@ impl Rig {
         self.dir.path().canonicalize().unwrap().join(name)
     }
 
-    /// A host with the programs of this machine.
+    /// This machine.
     #[allow(clippy::unused_self)]
     pub(crate) fn host(&self) -> KernelHost {
-        KernelHost::new(Programs::find())
+        KernelHost
+    }
+
+    /// Its block devices.
+    #[allow(clippy::unused_self)]
+    pub(crate) fn disks(&self) -> KernelDisks {
+        KernelDisks::new(Programs::find())
     }
 
     /// A sparse file.

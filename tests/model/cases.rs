@@ -7,6 +7,7 @@ use rbd_docker_plugin::driver::Driver;
 use rbd_docker_plugin::driver::api::VolumeDriver;
 use rbd_docker_plugin::model::error::{ErrorKind, Result};
 use rbd_docker_plugin::model::filesystem::{Filesystem, FsKind};
+use rbd_docker_plugin::model::mount::Place;
 use rbd_docker_plugin::model::options::ImageOptions;
 use rbd_docker_plugin::model::record::{Record, Stage};
 use rbd_docker_plugin::model::settings::Removal;
@@ -293,9 +294,9 @@ fn ownership_stays_while_the_device_is_held_whatever_fails() {
     rig.world.look().held.insert(device);
     rig.world.look().mounts.clear();
     rig.world.look().folders.insert("/other".into());
-    let other = rbd_docker_plugin::host::Mounted {
+    let other = rbd_docker_plugin::model::mount::Mounted {
         target: mountpoint,
-        number: (8, 1),
+        place: Place::whole((8, 1)),
         source: "/dev/sda1".to_owned(),
         fstype: "ext4".to_owned(),
         read_only: false,
@@ -428,11 +429,15 @@ fn what_somebody_mounted_in_our_place_is_left_alone() {
     create(&rig.driver, "foo", &[]).unwrap();
     create(&rig.driver, "bar", &[]).unwrap();
     let mountpoint = rig.driver.mount("bar", "x", None, &|| true).unwrap();
-    let other = rbd_docker_plugin::host::Mounted {
+    let other = rbd_docker_plugin::model::mount::Mounted {
         target: mountpoint.with_file_name("foo"),
         ..rig.world.look().mounts[0].clone()
     };
-    let other = rbd_docker_plugin::host::Mounted { number: (8, 1), source: "/dev/sda1".to_owned(), ..other };
+    let other = rbd_docker_plugin::model::mount::Mounted {
+        place: Place::whole((8, 1)),
+        source: "/dev/sda1".to_owned(),
+        ..other
+    };
     rig.world.look().mounts.push(other.clone());
     let e = rig.driver.mount("foo", "x", None, &|| true).unwrap_err();
     assert!(e.to_string().contains("/dev/sda1 is mounted at /m/p1/rbd/foo"), "{e}");

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbd_docker_plugin::backend::Backend;
 use rbd_docker_plugin::backend::fault::{Faults, Faulty, Plan};
 use rbd_docker_plugin::backend::sim::{Data, World};
+use rbd_docker_plugin::backend::{Backend, Disks};
 use rbd_docker_plugin::driver::api::VolumeDriver;
 use rbd_docker_plugin::driver::{Driver, Released, Settings};
 use rbd_docker_plugin::host::Host;
@@ -53,7 +53,7 @@ fn identity(plugin: &str) -> Owner {
 }
 
 /// How a driver is made.
-type Make = fn(Settings, Arc<dyn Backend>, Arc<dyn Host>) -> Result<Arc<Driver>>;
+type Make = fn(Settings, Arc<dyn Backend>, Arc<dyn Disks>, Arc<dyn Host>) -> Result<Arc<Driver>>;
 
 fn open(world: &World, faults: &Arc<Faults>, removal: Removal, plugin: &str) -> Arc<Driver> {
     make(world, faults, settings(removal, plugin), plugin, Driver::open).unwrap()
@@ -89,8 +89,14 @@ fn make(
 ) -> Result<Arc<Driver>> {
     let sim = world.plugin(identity(plugin));
     let backend: Arc<dyn Backend> = sim.clone();
+    let disks: Arc<dyn Disks> = sim.clone();
     let host: Arc<dyn Host> = sim;
-    driver(settings, Arc::new(Faulty::new(faults, backend)), Arc::new(Faulty::new(faults, host)))
+    driver(
+        settings,
+        Arc::new(Faulty::new(faults, backend)),
+        Arc::new(Faulty::new(faults, disks)),
+        Arc::new(Faulty::new(faults, host)),
+    )
 }
 
 impl Rig {
@@ -159,7 +165,7 @@ impl Rig {
         assert!(state.destroyed.is_empty(), "formatted over data: {:?}", state.destroyed);
         let mounted: Vec<ImageSpec> = {
             let root = PathBuf::from("/m/p1");
-            let of = |m: &rbd_docker_plugin::host::Mounted| {
+            let of = |m: &rbd_docker_plugin::model::mount::Mounted| {
                 ImageSpec::from_place(m.target.strip_prefix(&root).ok()?)
             };
             state.mounts.iter().map(|m| of(m).unwrap_or_else(|| panic!("stray mount {m:?}"))).collect()

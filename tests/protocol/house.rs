@@ -5,14 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a room may use beside [`FOR_ALL`], as the house is drawn. Commands ask the running plugin as its admin pages answer.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["cli", "cmd", "daemon"]),
     ("cmd", &["cli", "config", "frontend"]),
     // Its assemble.rs names the concrete parts.
-    ("daemon", &["backend", "config", "driver", "frontend", "host", "linux"]),
+    ("daemon", &["backend", "block", "config", "driver", "frontend", "host", "linux"]),
     ("frontend", &["driver"]),
     ("driver", &["backend", "host"]),
     ("host", &["linux"]),
+    // Its kernel.rs is what it asks of this host, for real.
+    ("block", &["backend", "linux"]),
     ("backend", &["ceph", "linux"]),
     ("cli", &["config"]),
     ("config", &[]),
@@ -28,7 +30,7 @@ const FOR_ALL: [&str; 3] = ["model", "telemetry", "lock"];
 
 /// Arrows that the house does not draw and that are still there: DESIGN.md, "Open". The test fails, too, when one of them is gone and
 /// stands here.
-const TO_BE_TURNED: [(&str, &str); 12] = [
+const TO_BE_TURNED: &[(&str, &str)] = &[
     ("backend", "config"),
     ("backend", "host"),
     ("cmd", "backend"),
@@ -40,12 +42,11 @@ const TO_BE_TURNED: [(&str, &str); 12] = [
     ("driver", "linux"),
     ("frontend", "config"),
     ("frontend", "linux"),
-    ("host", "backend"),
 ];
 
 #[test]
 fn every_arrow_between_rooms_is_in_the_table() {
-    let rooms: BTreeMap<&str, &[&str]> = ROOMS.into_iter().collect();
+    let rooms: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
     let mut wrong = BTreeSet::new();
     let mut used = BTreeSet::new();
     let arrows = arrows();

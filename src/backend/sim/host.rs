@@ -2,24 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Data, Image, Sim, State};
-use crate::backend::Device;
-use crate::host::{Host, Mounted};
-use crate::model::deadline::Deadline;
+use super::{Sim, State};
+use crate::host::Host;
 use crate::model::error::{DriverError, ErrorKind, Result};
-use crate::model::filesystem::{Checked, Content, Filesystem, Format, FsKind, MountFlags, Settle, Usage};
-use crate::model::name::ImageSpec;
+use crate::model::filesystem::Usage;
+use crate::model::mount::Mounted;
 use crate::model::process::Process;
 
 impl State {
-    fn image_on(&mut self, device: &Device) -> Result<(ImageSpec, &mut Image)> {
-        let gone =
-            || DriverError::new(ErrorKind::Failed, format!("{}: no such device", device.path.display()));
-        let spec = self.devices.get(&device.number.1).cloned().ok_or_else(gone)?;
-        let image = self.images.get_mut(&spec).ok_or_else(gone)?;
-        Ok((spec, image))
-    }
-
     fn unmount(&mut self, target: &Path) {
         if let Some(at) = self.mounts.iter().rposition(|mount| mount.target == target) {
             self.mounts.remove(at);
@@ -28,79 +18,6 @@ impl State {
 }
 
 impl Host for Sim {
-    fn probe(&self, device: &Device, _expected: Option<FsKind>) -> Result<Content> {
-        let mut state = self.world.look();
-        Ok(state.image_on(device)?.1.data.content())
-    }
-
-    fn ends_are_zero(&self, device: &Device) -> Result<bool> {
-        Ok(self.world.look().image_on(device)?.1.data == Data::Untouched)
-    }
-
-    fn format(&self, device: &Device, plan: &Format, _deadline: Deadline) -> Result<()> {
-        let mut state = self.world.look();
-        let (spec, image) = state.image_on(device)?;
-        let made = Filesystem {
-            kind: plan.kind,
-            type_name: plan.kind.name().to_owned(),
-            uuid: Some(plan.uuid.clone()),
-        };
-        let before = std::mem::replace(&mut image.data, Data::Filesystem(made, String::new()));
-        if !matches!(before, Data::Untouched) {
-            state.destroyed.push(spec);
-        }
-        Ok(())
-    }
-
-    fn needs_check(&self, _device: &Device, _fs: &Filesystem) -> Result<Option<u32>> {
-        Ok(None)
-    }
-
-    fn check(&self, _device: &Device, _fs: &Filesystem, _deadline: Deadline) -> Result<Checked> {
-        Ok(Checked::NotNeeded)
-    }
-
-    fn mount(&self, device: &Device, fs: &Filesystem, target: &Path, flags: &MountFlags) -> Result<()> {
-        let mut state = self.world.look();
-        state.image_on(device)?;
-        if let Some(refusal) = state.failing.remove("mount") {
-            return Err(refusal);
-        }
-        if !state.folders.contains(target) {
-            return Err(DriverError::new(ErrorKind::Failed, format!("{}: no such folder", target.display())));
-        }
-        state.mounts.push(Mounted {
-            target: target.to_owned(),
-            number: device.number,
-            source: device.path.display().to_string(),
-            fstype: fs.type_name.clone(),
-            read_only: flags.read_only,
-            failed: false,
-        });
-        Ok(())
-    }
-
-    fn twin(&self, _device: &Device, _fs: &Filesystem) -> Result<Option<Mounted>> {
-        Ok(None)
-    }
-
-    fn settle(&self, _root: &Path, _settle: &Settle) -> Result<()> {
-        Ok(())
-    }
-
-    fn tidy(&self, _root: &Path, _begun: u64) -> Result<()> {
-        Ok(())
-    }
-
-    fn is_empty(&self, root: &Path) -> Result<bool> {
-        let state = self.world.look();
-        let mount = state.mounts.iter().rfind(|mount| mount.target == root);
-        let image = mount
-            .and_then(|mount| state.devices.get(&mount.number.1))
-            .and_then(|spec| state.images.get(spec));
-        Ok(image.is_none_or(|image| !matches!(&image.data, Data::Filesystem(_, files) if !files.is_empty())))
-    }
-
     fn unmount(&self, target: &Path) -> Result<()> {
         let mut state = self.world.look();
         if state.busy.contains(target) {
@@ -150,19 +67,6 @@ impl Host for Sim {
         })
     }
 
-    fn which_held(&self, devices: &[Device]) -> Result<Vec<bool>> {
-        let state = self.world.look();
-        Ok(devices.iter().map(|device| state.held.contains(&device.number.1)).collect())
-    }
-
-    fn refuse_held(&self, target: &Path, device: &Device) -> Result<()> {
-        if self.held_elsewhere(device)? {
-            let message = format!("{} is still in use by a container", target.display());
-            return Err(DriverError::new(ErrorKind::InUse, message));
-        }
-        Ok(())
-    }
-
     fn save(&self, path: &Path, content: &[u8]) -> Result<()> {
         self.world.look().files.insert(path.to_owned(), content.to_vec());
         Ok(())
@@ -187,4 +91,8 @@ impl Host for Sim {
         self.world.look().files.remove(path);
         Ok(())
     }
+
+    fn trim_soon(&self) {}
+
+    fn trim_if_wanted(&self) {}
 }

@@ -5,6 +5,7 @@
 //! "crash" finds what a restarted plugin would find. `--backend sim` serves it, for developing clients of the protocol without
 //! root; the failure and crash tests wrap it in [`fault`](crate::backend::fault).
 
+mod disks;
 mod host;
 mod store;
 
@@ -13,9 +14,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::Device;
-use crate::host::Mounted;
 use crate::model::error::{DriverError, Result};
 use crate::model::filesystem::{Content, Filesystem};
+use crate::model::mount::Mounted;
 use crate::model::name::ImageSpec;
 use crate::model::owner::Owner;
 use crate::model::process::Process;
@@ -28,7 +29,7 @@ pub struct World {
     state: Arc<Mutex<State>>,
 }
 
-/// A plugin instance's view of a [`World`]: implements `Backend` and `Host`.
+/// A plugin instance's view of a [`World`]: implements `Backend`, `Disks` and `Host`.
 #[derive(Debug, Clone)]
 pub struct Sim {
     world: World,

@@ -10,6 +10,7 @@ use crate::model::bindings::{Bindings, Bound};
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::Content;
 use crate::model::image::{ImageInfo, Listing};
+use crate::model::mount::Place;
 use crate::model::name::ImageSpec;
 use crate::model::options::ImageOptions;
 use crate::model::owner::Owner;
@@ -218,7 +219,8 @@ impl Mapper for Sim {
 
     fn unmap(&self, spec: &ImageSpec, device: Device) -> Result<()> {
         let mut state = self.world.look();
-        if state.mounts.iter().any(|mount| mount.is_of(&device)) || state.held.contains(&device.number.1) {
+        let place = Place::whole(device.number);
+        if state.mounts.iter().any(|mount| mount.place == place) || state.held.contains(&device.number.1) {
             let path = device.path.display();
             return Err(DriverError::new(ErrorKind::InUse, format!("{spec}: {path} is still open")));
         }
