@@ -1,6 +1,8 @@
 //! Parses the command line, and does what was asked for. Exit status: 0 done, or stopped as told; 1 failed; 2 wrong usage.
 
-use rbd_docker_plugin::{cli, cmd};
+use rbd_docker_plugin::cli::{self, Action};
+use rbd_docker_plugin::cmd::{self, Parts};
+use rbd_docker_plugin::daemon::{self, assemble, release, serve};
 
 fn main() {
     let invocation = match cli::parse(std::env::args_os()) {
@@ -8,8 +10,13 @@ fn main() {
         Err(told) => {
             // Help and version go to stdout with status 0, wrong usage to stderr with 2. With nobody to read, the status remains.
             let _ = told.print();
-            cmd::end(u8::try_from(told.exit_code()).unwrap_or(2));
+            daemon::end(u8::try_from(told.exit_code()).unwrap_or(2));
         }
     };
-    cmd::end(cmd::run(&invocation).unwrap_or_else(|e| cmd::failed(&e)))
+    let parts = Parts { check: assemble::check, release_all: release::all };
+    let done = match invocation.action {
+        Action::Serve => serve::run(&invocation.flags).map(|()| 0),
+        _ => cmd::run(&invocation, &parts),
+    };
+    daemon::end(done.unwrap_or_else(|e| cmd::failed(&e)))
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::Parts;
 use super::output::{self, table};
 use crate::cli::values::Format;
 use crate::config::{self, examine};
-use crate::daemon::assemble;
 use crate::model::error::Result;
 use crate::model::text::count;
 
@@ -26,10 +26,10 @@ struct Setting {
 }
 
 /// Looks, tells, and says by its exit status whether the daemon would start with them.
-pub(super) fn run(flags: &BTreeMap<&'static str, String>, format: Format) -> Result<u8> {
+pub(super) fn run(parts: &Parts, flags: &BTreeMap<&'static str, String>, format: Format) -> Result<u8> {
     let all = examine::examine(flags, &config::environment()?);
     let mut errors: Vec<String> = all.errors.iter().map(ToString::to_string).collect();
-    if let Some(Err(e)) = all.config.as_ref().map(assemble::check) {
+    if let Some(Err(e)) = all.config.as_ref().map(parts.check) {
         errors.push(e.to_string());
     }
     let setting = |value: config::layers::Value| Setting {

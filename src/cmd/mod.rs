@@ -20,13 +20,12 @@ pub mod plugin_config;
 pub mod top;
 mod unmount;
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use crate::cli::{Action, Invocation};
 use crate::config::{self, Config};
-use crate::linux::fork;
 use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::released::Released;
 use crate::telemetry::log::{self, Target};
 
 /// Says on stderr why something failed; the exit status for it.
@@ -36,15 +35,20 @@ pub fn failed(why: &DriverError) -> u8 {
     if why.kind == ErrorKind::Config { 2 } else { 1 }
 }
 
-/// Ends the program: the one way out of every command. Threads may still ask the cluster something that nobody waits for.
-pub fn end(status: u8) -> ! {
-    // What is printed is flushed already; this is for what a library has printed.
-    let _ = io::stdout().flush();
-    fork::end(status)
+/// Tells what became of the volumes; the exit status.
+pub type Tell<'a> = &'a dyn Fn(Released) -> Result<u8>;
+
+/// What commands need of the parts of the plugin. Which parts those are is known to the daemon alone, so `main` hands it over.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts {
+    /// What can be said of the backend before anything is touched.
+    pub check: fn(&Config) -> Result<()>,
+    /// Gives the volumes of a stopped plugin back, and has it told what became of them; the exit status.
+    pub release_all: fn(&Config, Duration, Tell<'_>) -> Result<u8>,
 }
 
-/// Does what was asked for; the exit status.
-pub fn run(invocation: &Invocation) -> Result<u8> {
+/// Does what was asked for; the exit status. To serve is the daemon's.
+pub fn run(invocation: &Invocation, parts: &Parts) -> Result<u8> {
     let flags = &invocation.flags;
     if let Action::Doctor(format) = invocation.action {
         return doctor::run(flags, format);
@@ -59,20 +63,16 @@ pub fn run(invocation: &Invocation) -> Result<u8> {
         _ => {}
     }
     if let Action::CheckConfig(format) = invocation.action {
-        return config_check::run(flags, format);
+        return config_check::run(parts, flags, format);
     }
     #[cfg(feature = "ceph")]
     if invocation.action == Action::Check {
         return check::run(flags);
     }
     let config = Config::load(flags, &config::environment()?)?;
-    if invocation.action == Action::Serve {
-        crate::daemon::serve::run(&config)?;
-        return Ok(0);
-    }
     explain(&config)?;
     if let Action::UnmountAll { timeout, format } = invocation.action {
-        return unmount::all(&config, timeout, format);
+        return unmount::all(parts, &config, timeout, format);
     }
     match &invocation.action {
         Action::Volumes(format) => ls::run(&config, *format)?,
@@ -108,7 +108,6 @@ fn administer(action: &Action, config: &Config) -> Result<()> {
 
 #[cfg(not(feature = "ceph"))]
 fn administer(_: &Action, _: &Config) -> Result<()> {
-    use crate::model::error::{DriverError, ErrorKind};
     Err(DriverError::new(
         ErrorKind::Config,
         "check, lock and fence are for images in a Ceph cluster: this build has no Ceph support",

@@ -1,32 +1,17 @@
 //! `unmount --all`: the volumes of a plugin that has stopped are given back, for a host that goes down.
-//!
-//! The work is done by a second process, a copy of this one. A thread that hangs in the kernel, as an unmount does while its storage is
-//! away, keeps its process from ending: so that one ends later, and the command on time. Until then the second process holds the plugin's
-//! name: nothing else begins to work on what it may still be changing.
 
-use std::io;
-use std::sync::mpsc::sync_channel;
-use std::thread;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::Parts;
 use super::output::{self, table};
 use crate::cli::values::Format;
 use crate::config::Config;
-use crate::daemon::assemble;
-use crate::driver::Released;
-use crate::frontend::http::socket::Claim;
-use crate::linux::fork::{self, Fork, Second};
-use crate::model::deadline::Deadline;
-use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
+use crate::model::error::{ErrorKind, Result};
+use crate::model::name::ImageSpec;
+use crate::model::released::Released;
 use crate::model::text::count;
-
-/// What the storage may hang up besides the volumes is waited for a little longer than for them.
-const GRACE: Duration = Duration::from_secs(2);
-
-/// How often to see whether the work is done.
-const POLL: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Serialize)]
 struct Answer {
@@ -44,66 +29,19 @@ struct Volume {
     error: Option<String>,
 }
 
-/// Has it done by a second process, within the time.
-pub(super) fn all(config: &Config, timeout: Duration, format: Format) -> Result<u8> {
-    let second = match fork::fork()? {
-        Fork::Second => return work(config, timeout, format),
-        Fork::First(second) => second,
-    };
-    let Second { child, stdout, stderr } = second;
-    let told =
-        [thread::spawn(|| pass_on(stdout, io::stdout())), thread::spawn(|| pass_on(stderr, io::stderr()))];
-    let deadline = Deadline::after(timeout + GRACE * 2);
-    while !deadline.left().is_zero() {
-        if let Some(status) = child.ended()? {
-            told.into_iter().for_each(|thread| drop(thread.join()));
-            return Ok(status);
-        }
-        thread::sleep(POLL);
-    }
-    // It has said already what is left.
-    let message = format!("process {child} hangs in the kernel, and goes on when the storage is back");
-    Err(DriverError::new(ErrorKind::Timeout, message).hint("until then no plugin of this name starts"))
-}
-
-/// A reader who has left is no failure.
-fn pass_on(mut from: impl io::Read, mut to: impl io::Write) {
-    let _ = io::copy(&mut from, &mut to).and_then(|_| to.flush());
-}
-
-/// Does it.
-fn work(config: &Config, timeout: Duration, format: Format) -> Result<u8> {
-    assemble::check(config)?;
-    let _claim = Claim::hold(&config.plugins, &config.name).map_err(|e| match e.kind {
-        ErrorKind::InUse => {
-            e.hint("unmount --all is for one that has stopped: systemctl stop rbd-docker-plugin")
-        }
-        _ => e,
-    })?;
-    let answer = Answer::of(within(timeout, config.clone())?);
-    output::print(format, &answer, || answer.text())?;
-    Ok(if answer.is_whole() { 0 } else { 1 })
-}
-
-/// Opening the store may hang as well.
-fn within(timeout: Duration, config: Config) -> Result<Released> {
-    let deadline = Deadline::after(timeout);
-    let (done, wait) = sync_channel(1);
-    let work = move || drop(done.send(assemble::release_all(&config, deadline)));
-    thread::Builder::new()
-        .name("release".to_owned())
-        .spawn(work)
-        .or_call("clone", "the thread that unmounts")?;
-    wait.recv_timeout(deadline.left() + GRACE).unwrap_or_else(|_| {
-        let message = format!("the storage did not answer within {} s: nothing is known", timeout.as_secs());
-        Err(DriverError::new(ErrorKind::Timeout, message).hint("rbd-docker-plugin doctor says what hangs"))
+/// Has it done, tells, and says by its exit status whether all is given back.
+pub(super) fn all(parts: &Parts, config: &Config, timeout: Duration, format: Format) -> Result<u8> {
+    (parts.release_all)(config, timeout, &|released| {
+        let answer = Answer::of(released);
+        output::print(format, &answer, || answer.text())?;
+        Ok(if answer.is_whole() { 0 } else { 1 })
     })
 }
 
 impl Answer {
     fn of(released: Released) -> Self {
-        let volume = |(image, result): (_, Result<()>)| Volume {
-            image: crate::model::name::ImageSpec::to_string(&image),
+        let volume = |(image, result): (ImageSpec, Result<()>)| Volume {
+            image: image.to_string(),
             released: result.is_ok(),
             held: result.as_ref().is_err_and(|e| e.kind == ErrorKind::InUse),
             error: result.err().map(|e| e.to_string()),
@@ -150,7 +88,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::model::name::ImageSpec;
+    use crate::model::error::DriverError;
 
     fn answer(volumes: Vec<(&str, Result<()>)>, unknown: Option<&str>) -> Answer {
         let spec = |image| ImageSpec::new("rbd", None, image).unwrap();

@@ -1,4 +1,5 @@
-//! From the plugin's settings to a driver that is ready to serve.
+//! From the plugin's settings to a driver that is ready to serve, and to what serves it. No other file names a concrete backend, host or
+//! front end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,14 +13,20 @@ use crate::backend::sim::World;
 use crate::backend::{Backend, Disks};
 use crate::block::kernel::KernelDisks;
 use crate::config::{self, Config};
-use crate::driver::{Driver, Released, Settings};
+use crate::driver::api::DriverStatus;
+use crate::driver::{Driver, Settings};
+use crate::frontend::admin::{self, Admin};
+use crate::frontend::docker::Docker;
+use crate::frontend::http::operations::Operations;
+use crate::frontend::http::server::Limits;
 use crate::host::Host;
 use crate::host::kernel::KernelHost;
 use crate::linux::exec::Programs;
-use crate::linux::{boot, files, mountinfo};
+use crate::linux::{boot, files, mountinfo, process};
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::model::owner::Owner;
+use crate::model::released::Released;
 use crate::model::stored::{self, Unknown};
 
 /// What can be said of the backend before anything is touched.
@@ -34,11 +41,25 @@ pub fn check(config: &Config) -> Result<()> {
 }
 
 /// Opens the backend, recovers what an earlier life left, and begins to look after the volumes.
-pub fn open(config: &Config) -> Result<Arc<Driver>> {
+pub fn open(config: &Config) -> Result<Arc<dyn DriverStatus>> {
     let (settings, backend, disks, host) = assemble(config)?;
     let driver = open_at_fault_points(settings, backend, disks, host)?;
     driver.look_after().or_call("clone", "the look-after thread")?;
     Ok(driver)
+}
+
+/// The admin front end, with its socket taken: before anything else is touched.
+pub fn admin(config: &Config) -> Result<Admin> {
+    Admin::claim(admin::Settings {
+        name: config.name.clone(),
+        folder: config.admin.clone(),
+        metrics_address: config.metrics_address,
+    })
+}
+
+/// Docker's front end.
+pub fn docker(driver: Arc<dyn DriverStatus>, operations: Arc<Operations>) -> Docker {
+    Docker { driver, operations, limits: Limits::default(), stat: process::stat }
 }
 
 /// Opens the backend, and unmounts and gives back what an earlier life has mounted. The caller made sure that none is at work.

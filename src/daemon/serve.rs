@@ -1,5 +1,6 @@
 //! The daemon: claim the name, open the driver, serve, stop as told.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,21 +9,16 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::daemon::{assemble, systemd};
-use crate::driver::Driver;
-use crate::driver::api::VolumeDriver;
-use crate::frontend::admin::{Admin, Serving};
-use crate::frontend::docker;
+use crate::driver::api::{DriverStatus, VolumeDriver};
 use crate::frontend::http::operations::Operations;
-use crate::frontend::http::server::Limits;
-use crate::frontend::http::socket::{self, Claim, Socket};
-use crate::linux::{fork, memory, process, socket_activation};
+use crate::frontend::http::socket::{Claim, Socket};
+use crate::linux::{memory, process, socket_activation};
 use crate::model::error::{CallError, DriverError, ErrorKind, OrCall, Result};
+use crate::model::text::count;
 use crate::model::version::version;
 use crate::telemetry::log::{self, Log, Target};
-
-use crate::model::text::count;
 
 /// Threads that take connections.
 const WORKERS: usize = 2;
@@ -34,8 +30,9 @@ const IDLE: Duration = Duration::from_secs(2);
 /// Operations that change something, at a time; the other threads are left to reads and Unmounts.
 const CHANGES: usize = 1536;
 
-/// Runs until a signal ends it, and with it this process. What went wrong is in the log when there is one, and always on stderr.
-pub fn run(config: &Config) -> Result<()> {
+/// Runs until a signal ends it. What goes wrong is in the log when there is one; the caller says it on stderr and ends this process.
+pub fn run(flags: &BTreeMap<&'static str, String>) -> Result<()> {
+    let config = &Config::load(flags, &config::environment()?)?;
     // Before any thread is made.
     memory::use_few_arenas();
     // Before anything is opened, the log too.
@@ -49,8 +46,7 @@ pub fn run(config: &Config) -> Result<()> {
     {
         tracing::error!("{e}");
     }
-    // Threads may still ask the cluster something that nobody waits for.
-    fork::end(done.map_or_else(|e| crate::cmd::failed(&e), |()| 0))
+    done
 }
 
 fn serve(config: &Config, log: &Log, passed: Passed) -> Result<()> {
@@ -59,10 +55,12 @@ fn serve(config: &Config, log: &Log, passed: Passed) -> Result<()> {
         tracing::warn!("{warning}");
     }
     tracing::debug!("{config:?}");
-    socket::raise_file_limit();
+    if let Err(e) = process::raise_file_limit() {
+        tracing::warn!("cannot raise the limit of open files: {}", e.errno.desc());
+    }
     // Before the driver: its recovery must not meet another plugin of this name at work.
     let claim = claim(config, passed)?;
-    let admin = Admin::claim(config)?;
+    let admin = assemble::admin(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(THREADS)
@@ -88,14 +86,19 @@ fn serve(config: &Config, log: &Log, passed: Passed) -> Result<()> {
     let socket = claim.bind(config.socket_group.gid)?;
     tracing::info!("listening on {}", socket.path().display());
     systemd::starting("starting: bringing the volumes of an earlier life to rest");
-    let (driver, operations, admin) = match open(config, admin) {
+    let operations = Arc::new(Operations::new(CHANGES));
+    let opened = assemble::open(config).and_then(|driver| {
+        let admin = admin.serve(Arc::clone(&driver), Arc::clone(&operations))?;
+        Ok((driver, admin))
+    });
+    let (driver, admin) = match opened {
         Ok(opened) => opened,
         Err(e) => {
             socket.remove();
             return Err(e);
         }
     };
-    let left = listen(&runtime, socket, Arc::clone(&driver) as _, operations, signals, log.clone());
+    let left = listen(&runtime, socket, Arc::clone(&driver), operations, signals, log.clone());
     driver.stopped();
     admin.end();
     // Not dropped: that would wait for operations that are stuck in the kernel.
@@ -112,18 +115,10 @@ fn serve(config: &Config, log: &Log, passed: Passed) -> Result<()> {
     }
 }
 
-/// The driver, what runs on it, and the admin socket that tells of both.
-fn open(config: &Config, admin: Admin) -> Result<(Arc<Driver>, Arc<Operations>, Serving)> {
-    let driver = assemble::open(config)?;
-    let operations = Arc::new(Operations::new(CHANGES));
-    let admin = admin.serve(config, &driver, &operations)?;
-    Ok((driver, operations, admin))
-}
-
 fn listen(
     runtime: &Runtime,
     mut socket: Socket,
-    driver: Arc<dyn VolumeDriver>,
+    driver: Arc<dyn DriverStatus>,
     operations: Arc<Operations>,
     mut signals: Signals,
     log: Log,
@@ -142,7 +137,7 @@ fn listen(
             drop(stop.await);
             teller.stopping().await;
         };
-        docker::serve(listener, driver, operations, Limits::default(), stop).await
+        assemble::docker(driver, operations).serve(listener, stop).await
     });
     socket.remove();
     Ok(left.or_call("listen", path)?)
@@ -228,5 +223,5 @@ impl Signals {
 /// Whoever signals twice does not want to wait.
 fn at_once(name: &str) -> ! {
     tracing::warn!("{name} again: stopping at once");
-    fork::end(1)
+    super::end(1)
 }

@@ -1,7 +1,7 @@
-//! The operations of a volume driver, as the plugin calls them: synchronous, idempotent, each undoing itself when it fails.
+//! What front ends and the daemon ask of a driver: the operations ([`VolumeDriver`]), and what it tells of itself ([`DriverStatus`]).
 //!
-//! The plugin runs every call on a blocking thread, in ONE closure that outlives a client that hangs up. Reads (`path`, `get`,
-//! `list`) take no volume's guard and never wait for a slow operation.
+//! Every call is synchronous. An operation is idempotent and undoes itself when it fails; a front end runs it on a blocking thread, in ONE
+//! closure that outlives a client that hangs up. Reads (`path`, `get`, `list`) take no volume's guard and never wait for a slow operation.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,12 +10,15 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 
 use crate::model::error::Result;
-/// A Docker engine that mounted a volume: the process behind the socket. A mount ID whose engine is gone may never be
-/// unmounted by anybody.
+use crate::model::image::NoVolume;
+use crate::model::name::ImageSpec;
+use crate::model::overview::Overview;
+/// The process for which a volume was mounted, and which will ask for its unmount: a Docker engine. A mount ID whose process is gone may
+/// never be unmounted by anybody.
 pub use crate::model::process::Process as Client;
 use crate::model::settings::Scope;
 
-/// What a Docker engine asks of its volume driver.
+/// The operations on volumes.
 pub trait VolumeDriver: fmt::Debug + Send + Sync + 'static {
     /// Makes the volume, or finds that it is there already.
     fn create(&self, name: &str, options: &BTreeMap<String, String>) -> Result<()>;
@@ -50,6 +53,30 @@ pub trait VolumeDriver: fmt::Debug + Send + Sync + 'static {
 
     /// What it is at, as it knows without asking anybody.
     fn glance(&self) -> Glance;
+
+    /// No operation will be asked for any more: what would have been written in the background is written now.
+    fn stopped(&self) {}
+}
+
+/// What a driver tells of itself and of its volumes. Nothing here asks the store, so nothing waits for it.
+pub trait DriverStatus: VolumeDriver {
+    /// All at one moment.
+    fn overview(&self) -> Overview;
+
+    /// The image that a volume's name means, by the names that the store told last.
+    fn image_of(&self, name: &str) -> Option<ImageSpec>;
+
+    /// The volumes as they were seen last; `why` the store is not asked is part of the answer.
+    fn known_volumes(&self, why: &str) -> Vec<Volume>;
+
+    /// One volume as it was seen last.
+    fn known_volume(&self, name: &str, why: &str) -> Option<Volume>;
+
+    /// The size of a volume, if a Get has ever told it.
+    fn known_size(&self, name: &str) -> Option<String>;
+
+    /// The images that the last List has left out, and why.
+    fn no_volumes(&self) -> Vec<NoVolume>;
 }
 
 /// A driver at a glance.
@@ -61,7 +88,7 @@ pub struct Glance {
     pub away: Option<String>,
 }
 
-/// A volume, as Docker wants to see it.
+/// A volume, as front ends show it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Volume {
     /// Its name.
@@ -70,6 +97,6 @@ pub struct Volume {
     pub mountpoint: Option<PathBuf>,
     /// When it was made, RFC 3339.
     pub created_at: Option<String>,
-    /// What `docker volume inspect` shows as its status.
+    /// What else is known of it: its `Status` for Docker.
     pub status: Map<String, Value>,
 }

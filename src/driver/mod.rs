@@ -17,7 +17,7 @@ mod fenced;
 mod mount;
 mod naming;
 mod orphans;
-pub mod overview;
+mod overview;
 mod provision;
 mod read;
 mod recovery;
@@ -29,8 +29,6 @@ mod unmount;
 mod usage;
 mod uses;
 mod verdicts;
-
-pub use release::Released;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -195,11 +193,6 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Nothing more will be asked of it: what would have been written in the background is written now.
-    pub fn stopped(&self) {
-        self.cache.flush();
-    }
-
     /// The deadlines of an operation: until when it may wait for its guard, and when it has to be over.
     fn deadlines(&self, budget: Duration) -> (Deadline, Deadline) {
         (Deadline::after(budget.min(self.settings.wait)), Deadline::after(budget))
@@ -279,5 +272,9 @@ impl VolumeDriver for Driver {
     fn glance(&self) -> Glance {
         let away = self.backend.reachable().err().map(|why| why.message);
         Glance { mounted: self.table.all().len(), away }
+    }
+
+    fn stopped(&self) {
+        self.cache.flush();
     }
 }

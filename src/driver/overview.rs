@@ -3,90 +3,26 @@
 //! What only the store knows is asked in the background ([`Pulse`]), one question at a time; a store that hangs shows by the age of its
 //! last answer.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::Driver;
-use super::api::Volume;
+use super::api::{DriverStatus, Volume};
 use super::table::MountedVolume;
 use crate::backend::Pulse;
 use crate::lock;
 use crate::model::bindings::{Bindings, Bound};
-use crate::model::block_io::BlockIo;
 use crate::model::error::{DriverError, ErrorKind, Result};
-use crate::model::filesystem::Usage;
 use crate::model::image::NoVolume;
 use crate::model::name::{ImageSpec, VolumeName};
+use crate::model::overview::{MountView, Overview};
 
 /// How often the store is asked.
 const EVERY: Duration = Duration::from_secs(2);
 /// A store whose last answer is older counts as away.
 const SILENT: Duration = Duration::from_secs(30);
-
-/// All at one moment.
-#[derive(Debug, Clone)]
-pub struct Overview {
-    /// `rbd`, `local` or `sim`.
-    pub backend: &'static str,
-    /// Why the store is away, if it is.
-    pub away: Option<String>,
-    /// Why operations cannot succeed yet, if so.
-    pub not_ready: Vec<String>,
-    /// Devices of this host with images behind them.
-    pub devices: usize,
-    /// Volumes with something left to undo.
-    pub unsettled: usize,
-    /// Volumes that were taken away from this host and have not been mounted again.
-    pub fenced: usize,
-    /// Pools whose volumes cannot be listed, and why.
-    pub left_out: Vec<String>,
-    /// What the background work cannot see, and why.
-    pub not_known: Vec<String>,
-    /// The pools that are served, and why one of them does not answer.
-    pub pools: Vec<(String, Option<String>)>,
-    /// How long ago the store last answered List or Get; since the start, if it never did.
-    pub cache_age: Duration,
-    /// How long ago this plugin last showed that it lives, in each pool where it owns images.
-    pub heartbeats: Vec<(String, Duration)>,
-    /// What is mounted, by name.
-    pub mounts: Vec<MountView>,
-}
-
-/// A mounted volume.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct MountView {
-    /// Its name for Docker.
-    pub volume: String,
-    /// Its image.
-    pub image: String,
-    /// Where it is mounted.
-    pub mountpoint: PathBuf,
-    /// Its device.
-    pub device: PathBuf,
-    /// Size of the device in bytes.
-    pub device_bytes: Option<u64>,
-    /// Type of its filesystem.
-    pub fstype: String,
-    /// Whether it was mounted read-only.
-    pub read_only: bool,
-    /// Since when, seconds since the epoch.
-    pub since: u64,
-    /// How many times each mount ID uses it.
-    pub mount_ids: BTreeMap<String, u64>,
-    /// All uses.
-    pub mounts: u64,
-    /// How full it is, as it was told last.
-    pub usage: Option<Usage>,
-    /// How long ago that was; how long there has been no answer, if there was none.
-    pub usage_age_seconds: f64,
-    /// What its device has done.
-    pub io: Option<BlockIo>,
-}
 
 /// What the store said last, and when.
 #[derive(Debug)]
@@ -136,8 +72,55 @@ impl Driver {
         heard.last = Some((answer, Instant::now()));
     }
 
-    /// See the module.
-    pub fn overview(&self) -> Overview {
+    fn view(&self, mounted: &MountedVolume, volume: String) -> MountView {
+        let MountedVolume { refs, attached } = mounted;
+        let (device_bytes, io) = self.disks.counters(Path::new(&attached.source));
+        let (usage, age) = self.usage_of(mounted).last();
+        MountView {
+            volume,
+            image: refs.spec.to_string(),
+            mountpoint: refs.mountpoint.clone(),
+            device: PathBuf::from(&attached.source),
+            device_bytes,
+            fstype: attached.fstype.clone(),
+            read_only: attached.read_only,
+            since: refs.since,
+            mount_ids: refs.counts().into_iter().map(|(id, count)| (id.to_owned(), count)).collect(),
+            mounts: refs.total(),
+            usage,
+            usage_age_seconds: age.as_secs_f64(),
+            io,
+        }
+    }
+
+    /// The store has answered Get, with what a bare name is bound to.
+    pub(super) fn was_looked_up(&self, bare: &str, bound: Option<&ImageSpec>) {
+        *lock(&self.answered) = Instant::now();
+        let mut heard = lock(&self.heard);
+        let bound = bound.cloned().map(Bound::To);
+        if heard.pulse.bindings.get(bare) != bound.as_ref() {
+            let bindings = Arc::make_mut(&mut heard.pulse.bindings);
+            match bound {
+                Some(bound) => bindings.insert(bare.to_owned(), bound),
+                None => bindings.remove(bare),
+            };
+        }
+    }
+
+    /// The store has answered List, with these names.
+    pub(super) fn was_answered(&self, bindings: &Arc<Bindings>) {
+        *lock(&self.answered) = Instant::now();
+        lock(&self.heard).pulse.bindings = Arc::clone(bindings);
+    }
+
+    /// A bare name was bound to an image just now.
+    pub(super) fn was_bound(&self, bare: &str, spec: &ImageSpec) {
+        Arc::make_mut(&mut lock(&self.heard).pulse.bindings).insert(bare.to_owned(), Bound::To(spec.clone()));
+    }
+}
+
+impl DriverStatus for Driver {
+    fn overview(&self) -> Overview {
         let (away, pulse) = {
             let heard = lock(&self.heard);
             (heard.away(), heard.pulse.clone())
@@ -178,77 +161,26 @@ impl Driver {
         }
     }
 
-    fn view(&self, mounted: &MountedVolume, volume: String) -> MountView {
-        let MountedVolume { refs, attached } = mounted;
-        let (device_bytes, io) = self.disks.counters(Path::new(&attached.source));
-        let (usage, age) = self.usage_of(mounted).last();
-        MountView {
-            volume,
-            image: refs.spec.to_string(),
-            mountpoint: refs.mountpoint.clone(),
-            device: PathBuf::from(&attached.source),
-            device_bytes,
-            fstype: attached.fstype.clone(),
-            read_only: attached.read_only,
-            since: refs.since,
-            mount_ids: refs.counts().into_iter().map(|(id, count)| (id.to_owned(), count)).collect(),
-            mounts: refs.total(),
-            usage,
-            usage_age_seconds: age.as_secs_f64(),
-            io,
-        }
-    }
-
-    /// The image that a name means, by the names that the store told last.
-    pub fn image_of(&self, name: &str) -> Option<ImageSpec> {
+    fn image_of(&self, name: &str) -> Option<ImageSpec> {
         let bindings = Arc::clone(&lock(&self.heard).pulse.bindings);
         let name: VolumeName = name.parse().ok()?;
         self.resolve_by(&bindings, &name).ok()
     }
 
-    /// The volumes that are known, for when the store does not answer.
-    pub fn known_volumes(&self, why: &str) -> Vec<Volume> {
+    fn known_volumes(&self, why: &str) -> Vec<Volume> {
         self.cache.all(&DriverError::new(ErrorKind::Unreachable, why))
     }
 
-    /// What is known of a volume, for when the store does not answer.
-    pub fn known_volume(&self, name: &str, why: &str) -> Option<Volume> {
+    fn known_volume(&self, name: &str, why: &str) -> Option<Volume> {
         self.cache.get(name, &DriverError::new(ErrorKind::Unreachable, why))
     }
 
-    /// The images that the last List has left out, and why.
-    pub fn no_volumes(&self) -> Vec<NoVolume> {
+    fn no_volumes(&self) -> Vec<NoVolume> {
         self.backend.no_volumes()
     }
 
-    /// The size of a volume, if a Get has ever told it.
-    pub fn known_size(&self, name: &str) -> Option<String> {
+    fn known_size(&self, name: &str) -> Option<String> {
         self.cache.size(name)
-    }
-
-    /// The store has answered Get, with what a bare name is bound to.
-    pub(super) fn was_looked_up(&self, bare: &str, bound: Option<&ImageSpec>) {
-        *lock(&self.answered) = Instant::now();
-        let mut heard = lock(&self.heard);
-        let bound = bound.cloned().map(Bound::To);
-        if heard.pulse.bindings.get(bare) != bound.as_ref() {
-            let bindings = Arc::make_mut(&mut heard.pulse.bindings);
-            match bound {
-                Some(bound) => bindings.insert(bare.to_owned(), bound),
-                None => bindings.remove(bare),
-            };
-        }
-    }
-
-    /// The store has answered List, with these names.
-    pub(super) fn was_answered(&self, bindings: &Arc<Bindings>) {
-        *lock(&self.answered) = Instant::now();
-        lock(&self.heard).pulse.bindings = Arc::clone(bindings);
-    }
-
-    /// A bare name was bound to an image just now.
-    pub(super) fn was_bound(&self, bare: &str, spec: &ImageSpec) {
-        Arc::make_mut(&mut lock(&self.heard).pulse.bindings).insert(bare.to_owned(), Bound::To(spec.clone()));
     }
 }
 

@@ -11,15 +11,7 @@ use super::Driver;
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::name::ImageSpec;
-
-/// What became of the volumes.
-#[derive(Debug)]
-pub struct Released {
-    /// Each that bore a trace of this plugin; in the way of one that is left is what the error says, `InUse` when somebody holds it.
-    pub volumes: BTreeMap<ImageSpec, Result<()>>,
-    /// Why the owner records could not be read: there may be further images that this plugin owns, not mounted.
-    pub unknown: Option<DriverError>,
-}
+use crate::model::released::Released;
 
 impl Driver {
     /// Releases every volume that bears a trace of us, all at once, and comes back at the deadline, whatever hangs.

@@ -6,3 +6,4 @@
 pub mod admin;
 pub mod docker;
 pub mod http;
+mod volume_json;

@@ -4,23 +4,22 @@ use std::fs;
 use std::time::Duration;
 
 use nix::sys::prctl::set_dumpable;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::model::error::{CallError, OrCall};
-
-/// What tells a process from another one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stat {
-    /// Its name, as the kernel cuts it.
-    pub name: String,
-    /// When it was started, in clock ticks since boot.
-    pub start: u64,
-}
+use crate::model::process::Stat;
 
 /// Leaves no core file of this process, and lets nobody but root read its memory: there are keys in it.
 pub fn keep_memory_private() -> Result<(), CallError> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).or_call("setrlimit", "RLIMIT_CORE")?;
     set_dumpable(false).or_call("prctl", "PR_SET_DUMPABLE")
+}
+
+/// Lets this process open as many files as it may: a connection is one, and so is a mounted device.
+pub fn raise_file_limit() -> Result<(), CallError> {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE);
+    let raised = limit.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    raised.or_call("setrlimit", "RLIMIT_NOFILE")
 }
 
 /// A process that is there, zombies included; `None` when it is not, or cannot be seen.

@@ -11,6 +11,15 @@ pub struct Process {
     pub start: u64,
 }
 
+/// What `/proc` tells of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Its name, as the kernel cuts it.
+    pub name: String,
+    /// When it was started, in clock ticks since boot.
+    pub start: u64,
+}
+
 impl Process {
     /// One that never runs.
     pub const NOBODY: Self = Self { pid: 0, start: 0 };

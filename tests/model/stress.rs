@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use rbd_docker_plugin::backend::fault::{Faults, Plan};
-use rbd_docker_plugin::driver::api::{Client, VolumeDriver};
+use rbd_docker_plugin::driver::api::{Client, DriverStatus, VolumeDriver};
 use rbd_docker_plugin::model::error::ErrorKind;
 use rbd_docker_plugin::model::name::ImageSpec;
 use rbd_docker_plugin::model::record::Stage;

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbd_docker_plugin::driver::api::VolumeDriver;
-use rbd_docker_plugin::frontend::docker;
+use rbd_docker_plugin::frontend::docker::Docker;
 use rbd_docker_plugin::frontend::http::operations::Operations;
 use rbd_docker_plugin::frontend::http::server::Limits;
 use rbd_docker_plugin::frontend::http::socket::{Claim, Socket};
+use rbd_docker_plugin::linux::process;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -50,7 +51,10 @@ impl Rig {
         let operations = Arc::new(Operations::new(changes));
         let (stop, told) = oneshot::channel();
         let server = runtime.spawn(async move {
-            docker::serve(listener, driver, operations, limits, async { drop(told.await) }).await.unwrap()
+            Docker { driver, operations, limits, stat: process::stat }
+                .serve(listener, async { drop(told.await) })
+                .await
+                .unwrap()
         });
         Self {
             fake,

@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rbd_docker_plugin::frontend::docker;
+use rbd_docker_plugin::frontend::docker::Docker;
 use rbd_docker_plugin::frontend::http::operations::Operations;
 use rbd_docker_plugin::frontend::http::server::Limits;
 use rbd_docker_plugin::frontend::http::socket::Claim;
+use rbd_docker_plugin::linux::process;
 use tempfile::TempDir;
 
 use crate::fake::{Fake, LONG};
@@ -195,7 +196,9 @@ fn who_waits_in_the_socket_at_a_stop_is_left_to_the_next_process() {
         let listener = socket.listener().unwrap();
         let driver = Arc::clone(&fake) as _;
         let served = runtime.spawn(async move {
-            docker::serve(listener, driver, operations, limits, async { drop(stop.await) }).await
+            Docker { driver, operations, limits, stat: process::stat }
+                .serve(listener, async { drop(stop.await) })
+                .await
         });
         (served, socket)
     };

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
-use crate::driver::overview::Overview;
+use crate::model::overview::Overview;
 use crate::telemetry::durations::Durations;
 
 /// What every name begins with.

@@ -1,8 +1,8 @@
 //! What the plugin tells of itself: health, metrics, and what is mounted, on a socket of its own beside Docker's.
 //!
 //! It has a thread of its own, so nothing that a client does here is felt by Docker. No page waits for storage: what is in memory is told
-//! at once ([`Driver::overview`]), and the two pages that ask the store ([`pages`]) fall back to what is known when it does not answer
-//! within a second. The commands `ls`, `inspect`, `df` and `top` are its clients .
+//! at once ([`DriverStatus::overview`]), and the two pages that ask the store ([`pages`]) fall back to what is known when it does not answer
+//! within a second. The commands `ls`, `inspect`, `df` and `top` are its clients.
 
 mod metrics;
 mod pages;
@@ -11,14 +11,14 @@ mod store_questions;
 pub mod view;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::config::Config;
-use crate::driver::Driver;
+use crate::driver::api::DriverStatus;
 use crate::frontend::http::operations::Operations;
 use crate::frontend::http::socket::{Claim, Socket};
 use crate::model::error::{OrCall, Result};
@@ -29,30 +29,38 @@ const HINT: &str = "--admin names another folder for the admin socket, --admin n
 /// How often an address is tried that is not to be had.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// Where to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The plugin's name, which is that of the socket.
+    pub name: String,
+    /// Folder of the socket, if there is to be one.
+    pub folder: Option<PathBuf>,
+    /// Where metrics and health are served, too.
+    pub metrics_address: Option<SocketAddr>,
+}
+
 /// The right to the places to serve at.
 #[derive(Debug)]
 pub struct Admin {
+    settings: Settings,
     claim: Option<Claim>,
 }
 
 impl Admin {
     /// Takes the socket that the settings name. Before anything else is touched: what cannot be served is told at the start.
-    pub fn claim(config: &Config) -> Result<Self> {
-        let claim = config.admin.as_ref().map(|folder| Claim::take(folder, &config.name));
-        Ok(Self { claim: claim.transpose().map_err(|e| e.hint(HINT))? })
+    pub fn claim(settings: Settings) -> Result<Self> {
+        let claim = settings.folder.as_ref().map(|folder| Claim::take(folder, &settings.name));
+        Ok(Self { claim: claim.transpose().map_err(|e| e.hint(HINT))?, settings })
     }
 
     /// Begins to serve.
-    pub fn serve(
-        self,
-        config: &Config,
-        driver: &Arc<Driver>,
-        operations: &Arc<Operations>,
-    ) -> Result<Serving> {
+    pub fn serve(self, driver: Arc<dyn DriverStatus>, operations: Arc<Operations>) -> Result<Serving> {
+        let Settings { name, metrics_address: address, .. } = self.settings;
         let mut socket = self.claim.map(Claim::bind_private).transpose().map_err(|e| e.hint(HINT))?;
         let listener = socket.as_mut().and_then(Socket::listener).map(|listener| listener.socket);
         let (stop, stopped) = oneshot::channel();
-        if listener.is_some() || config.metrics_address.is_some() {
+        if listener.is_some() || address.is_some() {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -60,8 +68,7 @@ impl Admin {
             if let Some(socket) = &socket {
                 tracing::info!("metrics, health and admin commands on {}", socket.path().display());
             }
-            let pages = Arc::new(Pages::new(config, Arc::clone(driver), Arc::clone(operations)));
-            let address = config.metrics_address;
+            let pages = Arc::new(Pages::new(name, driver, operations));
             let work = async move {
                 if let Some(listener) = listener {
                     let pages = Arc::clone(&pages);

@@ -20,13 +20,11 @@ use serde::Serialize;
 use super::metrics::{self, Form, Moment};
 use super::store_questions::StoreQuestions;
 use super::view::{Mounts, OperationView, Refusal, Running, Status, VolumeView, Volumes};
-use crate::config::Config;
-use crate::driver::Driver;
-use crate::driver::api::{Volume, VolumeDriver};
-use crate::driver::overview::{MountView, Overview};
-use crate::frontend::docker::reply;
-use crate::frontend::http::operations::Operations;
+use crate::driver::api::{DriverStatus, Volume};
+use crate::frontend::http::operations::{Operations, UnderWay};
+use crate::frontend::volume_json::OneVolume;
 use crate::model::error::{DriverError, ErrorKind};
+use crate::model::overview::{MountView, Overview};
 use crate::model::size::Size;
 use crate::model::time;
 use crate::model::version::version;
@@ -53,20 +51,14 @@ pub(super) enum Which {
 pub(super) struct Pages {
     name: String,
     started: SystemTime,
-    driver: Arc<Driver>,
+    driver: Arc<dyn DriverStatus>,
     operations: Arc<Operations>,
     questions: StoreQuestions,
 }
 
 impl Pages {
-    pub(super) fn new(config: &Config, driver: Arc<Driver>, operations: Arc<Operations>) -> Self {
-        Self {
-            name: config.name.clone(),
-            started: SystemTime::now(),
-            driver,
-            operations,
-            questions: StoreQuestions::default(),
-        }
+    pub(super) fn new(name: String, driver: Arc<dyn DriverStatus>, operations: Arc<Operations>) -> Self {
+        Self { name, started: SystemTime::now(), driver, operations, questions: StoreQuestions::default() }
     }
 
     pub(super) async fn answer(&self, request: &Request<Incoming>, which: Which) -> Page {
@@ -162,7 +154,7 @@ impl Pages {
     }
 
     fn running(&self) -> Running {
-        let view = |(number, under_way): (u64, crate::frontend::http::operations::UnderWay)| OperationView {
+        let view = |(number, under_way): (u64, UnderWay)| OperationView {
             number,
             operation: under_way.operation.to_owned(),
             volume: under_way.volume,
@@ -224,7 +216,7 @@ impl Pages {
             }
         };
         match found {
-            Ok(volume) => page(StatusCode::OK, JSON, reply::volume(&volume)),
+            Ok(volume) => json(StatusCode::OK, &OneVolume::from(&volume)),
             Err(e) => {
                 let status = match e.kind {
                     ErrorKind::NotFound => StatusCode::NOT_FOUND,

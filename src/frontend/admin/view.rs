@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::driver::overview::MountView;
 pub use crate::model::image::NoVolume;
+pub use crate::model::overview::MountView;
 
 /// `/v1/status`
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -6,8 +6,9 @@
 //!
 //! Paths are in `route`, requests in `request`, their bodies in [`protocol`], replies in `reply`.
 
+mod engine;
 pub mod protocol;
-pub(crate) mod reply;
+mod reply;
 mod request;
 mod route;
 
@@ -19,15 +20,25 @@ use crate::driver::api::VolumeDriver;
 use crate::frontend::http::operations::Operations;
 use crate::frontend::http::server::{self, Limits};
 use crate::frontend::http::socket::Listener;
+use crate::model::process::Stat;
 
-/// Serves a driver until `stop`, then lets running operations and their replies end. Answers how many operations did not end in time.
-pub async fn serve(
-    listener: Listener,
-    driver: Arc<dyn VolumeDriver>,
-    operations: Arc<Operations>,
-    limits: Limits,
-    stop: impl Future<Output = ()>,
-) -> io::Result<usize> {
-    let docker = route::Docker { driver, operations: Arc::clone(&operations), limits: limits.clone() };
-    server::serve(listener, Arc::new(docker), operations, limits, stop).await
+/// A driver as Docker's plugin.
+#[derive(Debug)]
+pub struct Docker {
+    /// What is served.
+    pub driver: Arc<dyn VolumeDriver>,
+    /// Where its operations run.
+    pub operations: Arc<Operations>,
+    /// What a client may use up.
+    pub limits: Limits,
+    /// What `/proc` tells of the process that has connected: only a Docker engine is kept as the one that mounted.
+    pub stat: fn(i32) -> Option<Stat>,
+}
+
+impl Docker {
+    /// Serves until `stop`, then lets running operations and their replies end. Answers how many operations did not end in time.
+    pub async fn serve(self, listener: Listener, stop: impl Future<Output = ()>) -> io::Result<usize> {
+        let (operations, limits) = (Arc::clone(&self.operations), self.limits.clone());
+        server::serve(listener, Arc::new(self), operations, limits, stop).await
+    }
 }

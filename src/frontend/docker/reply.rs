@@ -7,9 +7,9 @@ use hyper::body::Bytes;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use crate::driver::api::Volume;
+use crate::frontend::volume_json::{OneVolume, VolumeJson};
 use crate::model::settings::Scope;
 
 /// What Docker's own helper answers with.
@@ -17,37 +17,12 @@ const TYPE: HeaderValue = HeaderValue::from_static("application/vnd.docker.plugi
 
 pub(super) type Reply = Response<Full<Bytes>>;
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct VolumeView<'a> {
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mountpoint: Option<String>,
-    // Docker cannot decode an empty one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    created_at: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<&'a Map<String, Value>>,
-}
-
-impl<'a> From<&'a Volume> for VolumeView<'a> {
-    fn from(volume: &'a Volume) -> Self {
-        Self {
-            name: &volume.name,
-            mountpoint: volume.mountpoint.as_deref().map(text),
-            created_at: volume.created_at.as_deref(),
-            status: Some(&volume.status).filter(|status| !status.is_empty()),
-        }
-    }
-}
-
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 enum View<'a> {
     Implements([&'a str; 1]),
     Mountpoint(String),
-    Volume(VolumeView<'a>),
-    Volumes(Vec<VolumeView<'a>>),
+    Volumes(Vec<VolumeJson<'a>>),
     Capabilities(Capabilities),
     Err(&'a str),
 }
@@ -91,13 +66,13 @@ pub(super) fn mountpoint(path: Option<&Path>) -> Bytes {
 }
 
 /// The answer to Get.
-pub(crate) fn volume(volume: &Volume) -> Bytes {
-    json(&View::Volume(volume.into()))
+pub(super) fn volume(volume: &Volume) -> Bytes {
+    json(&OneVolume::from(volume))
 }
 
 /// The answer to List.
 pub(super) fn volumes(volumes: &[Volume]) -> Bytes {
-    json(&View::Volumes(volumes.iter().map(VolumeView::from).collect()))
+    json(&View::Volumes(volumes.iter().map(VolumeJson::from).collect()))
 }
 
 /// A 200.

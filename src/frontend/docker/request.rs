@@ -4,9 +4,8 @@ use hyper::body::Bytes;
 
 use super::protocol::{CreateRequest, MountRequest, NameRequest};
 use super::reply;
-use crate::driver::api::VolumeDriver;
+use crate::driver::api::{Client, VolumeDriver};
 use crate::frontend::http::operations::Operation;
-use crate::frontend::http::peer::Peer;
 use crate::model::error::{ErrorKind, Result};
 
 /// A request that was understood.
@@ -54,18 +53,18 @@ impl Request {
         }
     }
 
-    /// Does it, and answers with the body of the reply.
+    /// Does it, and answers with the body of the reply. `engine` is who asks, if it is a Docker engine.
     pub(super) fn perform(
         &self,
         driver: &dyn VolumeDriver,
-        peer: &Peer,
+        engine: impl FnOnce() -> Option<Client>,
         waits: &dyn Fn() -> bool,
     ) -> Result<Bytes> {
         match self {
             Self::Create(r) => driver.create(&r.name, &r.options).map(|()| reply::empty()),
             Self::Remove(r) => driver.remove(&r.name).map(|()| reply::empty()),
             Self::Mount(r) => {
-                driver.mount(&r.name, &r.id, peer.engine(), waits).map(|at| reply::mountpoint(Some(&at)))
+                driver.mount(&r.name, &r.id, engine(), waits).map(|at| reply::mountpoint(Some(&at)))
             }
             Self::Unmount(r) => driver.unmount(&r.name, &r.id).map(|()| reply::empty()),
             Self::Path(r) => driver.path(&r.name).map(|at| reply::mountpoint(at.as_deref())),

@@ -10,18 +10,19 @@ use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::ACCEPT;
 
+use super::Docker;
+use super::engine::engine;
 use super::protocol::{self, BadBody};
 use super::reply::{self, Reply};
 use super::request::Request;
 use crate::driver::api::VolumeDriver;
-use crate::frontend::http::operations::Operations;
 use crate::frontend::http::peer::Peer;
 use crate::frontend::http::server::{Limits, Service};
 
 /// A request that must not be answered: the connection breaks instead.
 #[derive(Debug, thiserror::Error)]
 #[error("the request must not be answered")]
-pub(super) struct Unanswered;
+pub struct Unanswered;
 
 #[derive(Debug, Clone, Copy)]
 enum Endpoint {
@@ -35,14 +36,6 @@ enum Endpoint {
     Get,
     List,
     Capabilities,
-}
-
-/// A driver as Docker's plugin.
-#[derive(Debug)]
-pub(super) struct Docker {
-    pub(super) driver: Arc<dyn VolumeDriver>,
-    pub(super) operations: Arc<Operations>,
-    pub(super) limits: Limits,
 }
 
 impl Service for Docker {
@@ -92,8 +85,9 @@ async fn answer(
         }
     };
     let driver = Arc::clone(&docker.driver);
-    let operation = request.operation();
-    match docker.operations.run(operation, move |waits| request.perform(&*driver, &peer, waits)).await {
+    let (operation, stat) = (request.operation(), docker.stat);
+    let work = move |waits: &dyn Fn() -> bool| request.perform(&*driver, || engine(&peer, stat), waits);
+    match docker.operations.run(operation, work).await {
         Some(Ok(body)) => Ok(reply::ok(body)),
         Some(Err(e)) => Ok(reply::error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string())),
         None => Err(Unanswered),

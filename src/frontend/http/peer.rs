@@ -2,32 +2,26 @@
 
 use std::sync::OnceLock;
 
-use crate::driver::api::Client;
-use crate::linux::process;
+use crate::model::process::Process;
 
-/// The other end of one connection, looked up when first asked for.
+/// The other end of one connection, looked at when first asked for.
 #[derive(Debug)]
 pub struct Peer {
     pid: Option<i32>,
-    engine: OnceLock<Option<Client>>,
+    process: OnceLock<Option<Process>>,
 }
 
 impl Peer {
     /// What SO_PEERCRED says: the process that connected.
     pub fn new(pid: Option<i32>) -> Self {
-        Self { pid, engine: OnceLock::new() }
+        Self { pid, process: OnceLock::new() }
     }
 
-    /// The Docker engine, if it is one. Reads `/proc`.
-    pub fn engine(&self) -> Option<Client> {
+    /// What `look` makes of the process id, asked once for each connection.
+    pub fn process(&self, look: impl FnOnce(i32) -> Option<Process>) -> Option<Process> {
         // The kernel says 0 for a process of another pid namespace.
-        *self.engine.get_or_init(|| self.pid.filter(|pid| *pid > 0).and_then(engine))
+        *self.process.get_or_init(|| self.pid.filter(|pid| *pid > 0).and_then(look))
     }
-}
-
-fn engine(pid: i32) -> Option<Client> {
-    let stat = process::stat(pid)?;
-    (stat.name == "dockerd").then_some(Client { pid, start: stat.start })
 }
 
 #[cfg(test)]
@@ -35,10 +29,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_test_is_no_docker_engine() {
-        let me = std::process::id();
-        assert_eq!(Peer::new(i32::try_from(me).ok()).engine(), None);
-        assert_eq!(Peer::new(None).engine(), None);
-        assert_eq!(Peer::new(Some(0)).engine(), None);
+    fn a_process_is_looked_at_once_and_one_that_is_not_told_never() {
+        let of = |pid, start| Some(Process { pid, start });
+        let peer = Peer::new(Some(7));
+        assert_eq!(peer.process(|pid| of(pid, 1)), of(7, 1));
+        assert_eq!(peer.process(|pid| of(pid, 2)), of(7, 1));
+        for unknown in [None, Some(0), Some(-1)] {
+            assert_eq!(Peer::new(unknown).process(|pid| of(pid, 1)), None);
+        }
     }
 }

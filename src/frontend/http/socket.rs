@@ -14,7 +14,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::model::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 
@@ -159,15 +158,6 @@ impl Socket {
         } else {
             tracing::warn!("{} is not our socket any more and stays", self.path().display());
         }
-    }
-}
-
-/// Lets this process open as many files as it may: a connection is one, and so is a mounted device.
-pub fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(errno) = raised {
-        tracing::warn!("cannot raise the limit of open files: {}", errno.desc());
     }
 }
 

@@ -9,9 +9,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::{Moment, epoch_seconds};
-use crate::driver::overview::MountView;
 use crate::model::block_io::BlockIo;
 use crate::model::filesystem::Usage;
+use crate::model::overview::MountView;
 use crate::model::version::version;
 use crate::telemetry::count::{Count, counted};
 
