@@ -59,7 +59,11 @@ fn plan(kind: FsKind) -> Format {
 
 fn found(disks: &KernelDisks, device: &Device) -> Filesystem {
     match disks.probe(device, None).unwrap() {
-        Content::Filesystem(fs) => fs,
+        Content::Filesystem(fs) => {
+            let at_a_glance = disks.probe(device, Some(fs.kind)).unwrap();
+            assert_eq!(at_a_glance, Content::Filesystem(fs.clone()), "as libblkid knows it");
+            fs
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -23,12 +23,17 @@ const STATE: usize = 0x3a;
 const COMPAT: usize = 0x5c;
 pub(super) const INCOMPAT: usize = 0x60;
 pub(super) const RO_COMPAT: usize = 0x64;
+const UUID: usize = 0x68;
+const FLAGS: usize = 0x160;
 const CHECKSUM: usize = 0x3fc;
 
 const STATE_VALID: u16 = 1;
 const STATE_ERROR: u16 = 2;
 pub(super) const COMPAT_HAS_JOURNAL: u32 = 4;
 const INCOMPAT_RECOVER: u32 = 4;
+const INCOMPAT_JOURNAL_DEV: u32 = 8;
+const INCOMPAT_EXTENTS: u32 = 0x40;
+const FLAGS_TEST_FILESYSTEM: u32 = 4;
 const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
 
 /// No reserved blocks (nobody's root daemon lives there), no discard of a blank image, inode tables zeroed by the kernel later.
@@ -64,6 +69,24 @@ pub(super) fn state(sb: &[u8]) -> State {
         return State::Suspect;
     }
     State::Fine { replay }
+}
+
+/// The UUID of a filesystem that is ext4 beyond doubt: its superblock has a right checksum, and features that ext3 lacks. Whatever is
+/// special about it (an external journal, a test filesystem, no UUID) is left to libblkid.
+pub(super) fn uuid_of_plain(sb: &[u8]) -> Option<String> {
+    let u32_at = |at| u32::from_le_bytes(bytes_at(sb, at));
+    let plain = u32::from(u16::from_le_bytes(bytes_at(sb, MAGIC))) == uapi::EXT4_SUPER_MAGIC
+        && u32_at(RO_COMPAT) & RO_COMPAT_METADATA_CSUM != 0
+        && u32_at(CHECKSUM) == crc32c(!0, sb.get(..CHECKSUM)?)
+        && u32_at(INCOMPAT) & (INCOMPAT_EXTENTS | INCOMPAT_JOURNAL_DEV) == INCOMPAT_EXTENTS
+        && u32_at(FLAGS) & FLAGS_TEST_FILESYSTEM == 0;
+    let uuid = u128::from_be_bytes(bytes_at(sb, UUID));
+    if !plain || uuid == 0 {
+        return None;
+    }
+    let digits = format!("{uuid:032x}");
+    let part = |from, to| digits.get(from..to);
+    Some(format!("{}-{}-{}-{}-{}", part(0, 8)?, part(8, 12)?, part(12, 16)?, part(16, 20)?, part(20, 32)?))
 }
 
 /// Repairs what e2fsck calls safe to repair without asking; on a read-only device it only looks.
@@ -140,6 +163,31 @@ mod tests {
         let sum = crc32c(!0, sb.get(..CHECKSUM).unwrap_or_default());
         sb[CHECKSUM..].copy_from_slice(&sum.to_le_bytes());
         assert_eq!(state(&sb), State::Fine { replay: false });
+    }
+
+    #[test]
+    fn only_a_superblock_that_vouches_for_itself_is_ext4_at_a_glance() {
+        let sealed = |incompat: u32, flags: u32, uuid: [u8; 16]| {
+            let mut sb = superblock(1, 4, incompat);
+            sb[RO_COMPAT..][..4].copy_from_slice(&RO_COMPAT_METADATA_CSUM.to_le_bytes());
+            sb[FLAGS..][..4].copy_from_slice(&flags.to_le_bytes());
+            sb[UUID..][..16].copy_from_slice(&uuid);
+            let sum = crc32c(!0, &sb[..CHECKSUM]);
+            sb[CHECKSUM..].copy_from_slice(&sum.to_le_bytes());
+            sb
+        };
+        let some: [u8; 16] = std::array::from_fn(|at| u8::try_from(at).unwrap());
+        let plain = sealed(INCOMPAT_EXTENTS, 1, some);
+        assert_eq!(uuid_of_plain(&plain).as_deref(), Some("00010203-0405-0607-0809-0a0b0c0d0e0f"));
+        let mut damaged = plain;
+        damaged[4] ^= 1;
+        let ext3 = sealed(0, 0, some);
+        let journal = sealed(INCOMPAT_EXTENTS | INCOMPAT_JOURNAL_DEV, 0, some);
+        let test = sealed(INCOMPAT_EXTENTS, FLAGS_TEST_FILESYSTEM, some);
+        let nameless = sealed(INCOMPAT_EXTENTS, 0, [0; 16]);
+        for other in [damaged, ext3, journal, test, nameless, superblock(1, 4, INCOMPAT_EXTENTS), [0; SIZE]] {
+            assert_eq!(uuid_of_plain(&other), None);
+        }
     }
 
     #[test]
