@@ -9,7 +9,7 @@
 #![allow(unsafe_code)]
 
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -27,6 +27,10 @@ use crate::telemetry::count::{Count, count};
 const CONTROL: &str = "/dev/loop-control";
 const SYSFS: &str = "/sys/block";
 const PARTITIONS: &str = "/proc/partitions";
+
+/// Room for the lines of some hundred devices. Of a file in `/proc` nobody knows the size, and for each read of it the kernel goes through
+/// all devices anew.
+const ROOM: usize = 16 << 10;
 
 /// How often a free number may be snatched away, or its node be late, before we give up: about three seconds in all.
 const ATTEMPTS: u64 = 120;
@@ -102,9 +106,12 @@ pub fn attach(backing: &File, name: &Path, read_only: bool) -> Result<Attached, 
 /// detaching of a device that somebody is just taking down. They bear the last part of its name; a file with several names, or one whose
 /// first name is gone, may be attached by any of them.
 pub fn find(backing: Backing, name: &Path) -> Result<Option<Loop>, CallError> {
-    let has_others = fs::metadata(name).is_ok_and(|file| file.nlink() > 1);
+    let named = fs::symlink_metadata(name).ok();
     // The kernel tells the file's own name, not that of a link to it.
-    let own = fs::canonicalize(name).unwrap_or_else(|_| name.to_owned());
+    let link = named.as_ref().filter(|file| file.is_symlink()).and_then(|_| fs::canonicalize(name).ok());
+    let file = if link.is_some() { fs::metadata(name).ok() } else { named };
+    let has_others = file.is_some_and(|file| file.nlink() > 1);
+    let own = link.unwrap_or_else(|| name.to_owned());
     let found = scan(|seen| {
         has_others
             || seen.removed
@@ -133,7 +140,10 @@ struct Seen<'a> {
 
 fn scan(wanted: impl Fn(&Seen<'_>) -> bool) -> Result<Vec<Loop>, CallError> {
     // One read names the devices that have a size; sysfs has a folder for every device that was ever used.
-    let partitions = fs::read_to_string(PARTITIONS).or_call("read", PARTITIONS)?;
+    let mut partitions = String::with_capacity(ROOM);
+    File::open(PARTITIONS)
+        .and_then(|mut file| file.read_to_string(&mut partitions))
+        .or_call("read", PARTITIONS)?;
     let names = partitions.lines().filter_map(|line| line.split_ascii_whitespace().nth(3));
     let mut found = Vec::new();
     for name in names.filter(|name| is_loop(name)) {
