@@ -154,6 +154,11 @@ impl Daemon {
         self.dir.join("images/rbd").join(format!("{image}.{kind}"))
     }
 
+    /// Whether an image of the default pool has an owner. The file stays when its record is given back, beginning with a zero byte.
+    pub(crate) fn is_owned(&self, image: &str) -> bool {
+        fs::read(self.file(image, "owner")).is_ok_and(|record| record.first().is_some_and(|&byte| byte != 0))
+    }
+
     /// Where a volume of the default pool is mounted.
     pub(crate) fn mountpoint(&self, image: &str) -> PathBuf {
         self.dir.join("mnt").join(&self.name).join("rbd").join(image)

@@ -139,7 +139,8 @@ impl World {
         }
         self.wait_mounted(&[]);
         let owners = || leaks::files_under(&self.plugin.images(), ".owner");
-        wait("the owner files to go", || owners().is_empty());
+        let is_free = |file: &PathBuf| fs::read(file).is_ok_and(|record| record.starts_with(b"\0"));
+        wait("the images to be given back", || owners().iter().all(is_free));
         let volumes = self.engine.ok(&["volume", "ls", "-q"]);
         for volume in volumes.split_whitespace() {
             self.engine.ok(&["volume", "rm", volume]);

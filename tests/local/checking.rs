@@ -95,7 +95,7 @@ fn goes_on_behind_the_refused_mount(rig: &Rig) {
         assert!(e.contains(told), "{e}");
     }
     assert_eq!(slow.begun().len(), 1, "{}", daemon.logs());
-    assert!(daemon.file("v", "owner").exists(), "the image stays ours while it is being checked");
+    assert!(daemon.is_owned("v"), "the image stays ours while it is being checked");
     slow.go();
     wait("the check to end", || slow.mount());
     daemon.unmount("v", "a");
@@ -109,7 +109,7 @@ fn what_it_found_is_kept_until_it_is_mended(rig: &Rig) {
     slow.volume(&["clri <2>"]);
     assert!(mount_error(&slow.daemon, "v").contains("is being checked"));
     slow.go();
-    wait("the volume to be at rest", || !slow.daemon.file("v", "owner").exists());
+    wait("the volume to be at rest", || !slow.daemon.is_owned("v"));
     let mut told = Vec::new();
     for _ in 0..2 {
         for _ in 0..2 {
@@ -142,7 +142,7 @@ fn it_leaves_the_root_as_its_containers_did(rig: &Rig) {
         |at: PathBuf| fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
     assert!(mount_error(&slow.daemon, "v").contains("is being checked"));
     slow.go();
-    wait("the volume to be at rest", || !slow.daemon.file("v", "owner").exists());
+    wait("the volume to be at rest", || !slow.daemon.is_owned("v"));
     slow.daemon.kill();
     slow.daemon.start_with(&slow.environment);
     wait("the check to end", || slow.mount());

@@ -84,7 +84,7 @@ fn accounted_for(daemon: &Daemon, point: u32) {
     let image = daemon.file("v", "img");
     let mapped = loopdev::all().unwrap().iter().filter(|l| l.backing_path == image).count();
     assert_eq!(mapped, usize::from(mounted), "{}", at("its loop devices"));
-    assert_eq!(daemon.file("v", "owner").exists(), mounted, "{}", at("its owner record"));
+    assert_eq!(daemon.is_owned("v"), mounted, "{}", at("its owner record"));
     assert_eq!(daemon.mountpoint("v").exists(), mounted, "{}", at("its mountpoint"));
     assert_eq!(daemon.refs().join("rbd@v.json").exists(), mounted, "{}", at("its mount IDs"));
     assert_eq!(image.exists(), daemon.file("v", "json").exists(), "{}", at("its image and its record"));

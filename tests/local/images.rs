@@ -258,7 +258,7 @@ fn mapped_by_hand(rig: &Rig) {
         assert!(e.contains(&format!("rbd/foo is mapped to {device}, not by this plugin")), "{e}");
         let e = remove_error(&daemon, "foo");
         assert!(e.contains(&format!("\"foo\" is in use: mapped to {device}, not by this plugin")), "{e}");
-        assert!(!daemon.file("foo", "owner").exists());
+        assert!(!daemon.is_owned("foo"));
         daemon.stop();
         daemon.start();
         assert_eq!(devices(&image).len(), 1, "not ours to unmap");

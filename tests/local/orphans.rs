@@ -65,7 +65,7 @@ fn outlived(rig: &Rig) {
         let volume = format!("v{n}");
         daemons[0].mount(&volume, "b");
         daemons[0].unmount(&volume, "b");
-        wait("the uses of the engine to be dropped", || !daemons[0].file(&volume, "owner").exists());
+        wait("the uses of the engine to be dropped", || !daemons[0].is_owned(&volume));
         daemons[1].unmount(&volume, "a");
         daemons.iter().for_each(|daemon| at_rest(daemon, &volume));
     }

@@ -108,7 +108,7 @@ fn what_is_held_is_named_and_left(rig: &Rig) {
     at_rest(&daemon, "free");
     for volume in ["here", "there"] {
         assert!(mounts().contains(&daemon.mountpoint(volume)), "{stdout}");
-        assert!(daemon.file(volume, "owner").exists());
+        assert!(daemon.is_owned(volume));
     }
     // A plugin that comes back knows who uses them.
     daemon.start();

@@ -1,6 +1,7 @@
 //! Who may use a volume: several mount IDs of one plugin, two plugins over one folder, other hosts, lives before a restart.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
         t("an_owner_on_another_host", an_owner_on_another_host),
         t("an_owner_record_that_is_not_understood", an_owner_record_that_is_not_understood),
         t("owners_that_are_provably_gone", owners_that_are_provably_gone),
+        t("the_owner_file_stays_with_its_image", the_owner_file_stays_with_its_image),
     ]
 }
 
@@ -209,7 +211,7 @@ fn a_race_of_two_plugins_has_one_winner(rig: &Rig) {
         );
         // An Unmount of somebody who does not have it changes nothing.
         loser.unmount(&name, "a");
-        assert!(one.file(&name, "owner").exists());
+        assert!(one.is_owned(&name));
         winner.unmount(&name, "a");
         loser.mount(&name, "a");
         loser.unmount(&name, "a");
@@ -371,10 +373,37 @@ fn owners_that_are_provably_gone(rig: &Rig) {
     // Of a writer that died before it mapped anything; of one that died before it cut off the end of an older record.
     let whole = owner(rig, &daemon, |owner| owner.plugin = "another".to_owned());
     let whole = serde_json::to_string(&whole).unwrap();
-    for broken in ["", "{\"host\":", "\0\0\0", &format!("{whole}7,\"mount_ids\":[]}}")] {
+    for broken in
+        ["", "{\"host\":", "\0\0\0", &format!("\0\0{}", &whole[2..]), &format!("{whole}7,\"mount_ids\":[]}}")]
+    {
         fs::write(daemon.file("v", "owner"), broken).unwrap();
         daemon.mount("v", "a");
         daemon.unmount("v", "a");
         at_rest(&daemon, "v");
     }
+}
+
+/// A mount creates no file beside the image that was mounted before, and a free file is no trace of a volume.
+fn the_owner_file_stays_with_its_image(rig: &Rig) {
+    let mut daemon = plugin(rig, "kept", &["--size", "16"]);
+    create(&daemon, "v", &json!({}));
+    let file = || {
+        let found = fs::metadata(daemon.file("v", "owner")).unwrap();
+        (found.ino(), found.len())
+    };
+    let made = file();
+    for _ in 0..3 {
+        daemon.mount("v", "a");
+        assert!(daemon.is_owned("v"));
+        daemon.unmount("v", "a");
+        at_rest(&daemon, "v");
+        assert_eq!(file(), made);
+    }
+    daemon.stop();
+    fs::write(daemon.log(), "").unwrap();
+    daemon.start();
+    assert!(!daemon.logs().contains("rbd/v"), "nothing is to be restored: {}", daemon.logs());
+    remove(&daemon, "v");
+    gone(&daemon, "v");
+    assert!(!daemon.file("v", "owner").exists());
 }

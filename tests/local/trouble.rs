@@ -61,7 +61,7 @@ fn health(daemon: &Daemon, volume: &str) -> String {
 }
 
 fn settled(daemon: &Daemon, volume: &str) {
-    wait("the volume to settle", || !daemon.file(volume, "owner").exists());
+    wait("the volume to settle", || !daemon.is_owned(volume));
     at_rest(daemon, volume);
     assert_eq!(health(daemon, volume), "ok");
 }

@@ -64,7 +64,7 @@ pub(crate) fn at_rest(daemon: &Daemon, image: &str) {
     assert_eq!(devices(&daemon.file(image, "img")), [], "{}", logs());
     assert!(!mounts().contains(&daemon.mountpoint(image)), "{}", logs());
     assert!(!daemon.mountpoint(image).exists(), "{}", logs());
-    assert!(!daemon.file(image, "owner").exists(), "{}", logs());
+    assert!(!daemon.is_owned(image), "{}", logs());
     assert!(!daemon.refs().join(format!("rbd@{image}.json")).exists(), "{}", logs());
     let staged = fs::read_dir(daemon.state().join("staging")).map_or(0, Iterator::count);
     assert_eq!(staged, 0, "{}", logs());

@@ -103,6 +103,10 @@ impl ImageStore for LocalBackend {
         }))
     }
 
+    fn may_exist(&self, spec: &ImageSpec) -> Result<bool> {
+        Ok(self.backing(spec)?.is_some())
+    }
+
     fn content(&self, spec: &ImageSpec) -> Result<Content> {
         let path = self.paths.image(spec);
         Ok(probe::content_of(&self.open_image(spec)?, &path.display().to_string())?)
@@ -215,7 +219,8 @@ impl ImageStore for LocalBackend {
                 }
                 owner => owner?,
             };
-            if owner.is_none_or(|owner| owner.same_plugin(&self.identity)) {
+            // Free files lie beside every image that was ever mounted.
+            if owner.is_some_and(|owner| owner.same_plugin(&self.identity)) {
                 owned.push(spec);
             }
         }
