@@ -24,6 +24,7 @@ use crate::model::settings::{Removal, Scope};
 use crate::model::size::Size;
 use crate::telemetry::log;
 use layers::{Layers, Refused, Value};
+pub use values::SocketGroup;
 
 /// Everything that the plugin was told.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,15 +86,6 @@ pub enum Backend {
     Local(PathBuf),
     /// In the memory of this process.
     Sim,
-}
-
-/// The group of the socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SocketGroup {
-    /// As it was written: a name or a number.
-    pub name: String,
-    /// Its number.
-    pub gid: u32,
 }
 
 /// The variables of this process that are ours, or those of a plugin that we replace.

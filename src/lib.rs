@@ -11,6 +11,7 @@ pub mod cli;
 pub mod cmd;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 pub mod driver;
 pub mod frontend;
 pub mod host;

@@ -6,21 +6,10 @@ use std::time::Duration;
 
 use librbd_sys as sys;
 use nix::errno::Errno;
-use serde::Serialize;
 
 use super::call::{Fit, c_string, check, fit, plain_address, string, strings};
 use super::{IoCtx, Result};
-
-/// One holder of a lock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Locker {
-    /// `client.4123`: [`Cluster::instance_id`](super::Cluster::instance_id) of the holder.
-    pub client: String,
-    /// What the holder calls this hold.
-    pub cookie: String,
-    /// Its address, as [`Cluster::addresses`](super::Cluster::addresses) of the holder.
-    pub address: String,
-}
+use crate::model::locker::Locker;
 
 /// A lock and its holders.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

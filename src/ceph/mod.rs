@@ -25,12 +25,13 @@ mod omap;
 mod ties;
 mod version;
 
+pub use crate::model::locker::Locker;
 pub use class::{Answers, ClassCall};
 pub use cluster::{Cluster, ClusterUsage, Conf, Connect};
 pub use image::{Image, Watcher};
 pub use images::{CreateOptions, ImageName};
 pub use ioctx::IoCtx;
-pub use lock::{Locker, Lockers};
+pub use lock::Lockers;
 pub use omap::Swap;
 pub use ties::{Mirrored, Snapshot, SnapshotOf, Trashed};
 pub use version::{Versions, versions};

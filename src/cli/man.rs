@@ -4,7 +4,10 @@
 //! [`keys`]: crate::config::keys
 
 mod conf;
+mod page;
 mod sections;
+
+pub use page::Page;
 
 use std::io;
 
@@ -14,21 +17,7 @@ use clap_mangen::roff::{Roff, roman};
 
 use super::command;
 use super::texts::AFTER_LONG_HELP;
-
-const NAME: &str = env!("CARGO_PKG_NAME");
-const SOURCE: &str = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
-const MANUAL: &str = "System administration";
-/// Pages have no date: they change with the version. An empty one would be left out, and what follows it taken for it.
-const DATE: &str = " ";
-
-/// One page.
-#[derive(Debug)]
-pub struct Page {
-    /// The name of its file.
-    pub file: String,
-    /// Its source, for man(7).
-    pub roff: String,
-}
+use page::{DATE, MANUAL, NAME, SOURCE};
 
 /// The page of the program.
 pub fn main_page() -> io::Result<Page> {

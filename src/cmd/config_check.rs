@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Parts;
 use super::output::{self, table};
+use super::parts::Parts;
 use crate::cli::values::Format;
 use crate::config::{self, examine};
 use crate::model::error::Result;

@@ -1,163 +1,137 @@
-//! `doctor`: looks at everything that volumes need, and says what is wrong and what mends it.
-//!
-//! It goes from what everything rests on to what rests on it: settings, cluster, pools, images, the kernel, leftovers, this host's
-//! folders, Docker. A step runs on a thread of its own and is given up when it takes too long, so nothing hangs it; what cannot be known
-//! because something before it failed is left out.
-
-#[cfg(feature = "ceph")]
-mod cluster;
-mod docker;
-mod engines;
-mod host;
-#[cfg(feature = "ceph")]
-mod kernel;
-#[cfg(feature = "ceph")]
-mod leftovers;
-#[cfg(feature = "ceph")]
-mod pools;
-mod report;
+//! `doctor`: what the examination finds, line by line or as one document.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
+use serde::Serialize;
+
+use super::output;
 use crate::cli::values::Format;
-use crate::config::{self, Backend, Config};
-use crate::model::deadline;
+use crate::config::{self, Config};
+use crate::doctor::finding::{Finding, Report, Status};
+use crate::doctor::{examine, wrong_settings};
 use crate::model::error::Result;
-use report::{Finding, Report};
-
-/// How long a step on this host may take.
-const HERE: Duration = Duration::from_secs(10);
 
 /// Looks, tells, and says by its exit status whether something failed.
-pub fn run(flags: &BTreeMap<&'static str, String>, format: Format) -> Result<u8> {
-    let mut report = Report::new(format);
+pub(super) fn run(flags: &BTreeMap<&'static str, String>, format: Format) -> Result<u8> {
+    let mut findings = Findings::new(format);
     match config::environment().and_then(|environment| Config::load(flags, &environment)) {
         Ok(config) => {
-            super::explain(&config)?;
-            report.add(settings(&config))?;
-            examine(&Arc::new(config), &mut report)?;
+            output::log_if_told(&config)?;
+            examine(&Arc::new(config), &mut Report::new(&mut |finding| findings.add(finding)))?;
         }
-        Err(e) => {
-            let fix = e
-                .hint
-                .clone()
-                .unwrap_or_else(|| "rbd-docker-plugin --help lists what is accepted".to_owned());
-            report.add([Finding::fail("settings", report::said(&e), fix)])?;
-        }
+        Err(e) => findings.add(wrong_settings(&e))?,
     }
-    report.end()
+    findings.end()
 }
 
-fn examine(config: &Arc<Config>, report: &mut Report) -> Result<()> {
-    // The settings alone say so.
-    if geteuid() != 0 {
-        let fix = "sudo rbd-docker-plugin doctor";
-        report.add([Finding::warn("user", "not root: what only root may see is not known", fix)])?;
-    }
-    match &config.backend {
-        #[cfg(feature = "ceph")]
-        Backend::Rbd => {
-            let admin = cluster::examine(config, report)?;
-            step(config, report, "kernel", kernel::examine)?;
-            if let Some(admin) = admin {
-                leftovers::examine(config, &admin, report)?;
-                // Closing a connection may wait, too; this process ends in any case.
-                within(HERE, move || drop(admin));
-            }
-        }
-        #[cfg(not(feature = "ceph"))]
-        Backend::Rbd => {
-            let fix = "build it with the feature ceph, or use --backend local";
-            report.add([Finding::fail("backend", "this build has no Ceph support", fix)])?;
-        }
-        Backend::Local(_) | Backend::Sim => {}
-    }
-    step(config, report, "host", host::examine)?;
-    step(config, report, "docker", docker::examine)?;
-    step(config, report, "engines", engines::examine)
+/// All findings; as text they are printed as they come.
+#[derive(Debug)]
+struct Findings {
+    format: Format,
+    findings: Vec<Finding>,
 }
 
-fn settings(config: &Config) -> Vec<Finding> {
-    let found = match &config.backend {
-        Backend::Rbd => {
-            format!("backend rbd, user client.{}, pools {}", config.ceph.user, config.ceph.pools.join(", "))
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    status: Status,
+    checks: &'a [Finding],
+}
+
+impl Findings {
+    fn new(format: Format) -> Self {
+        Self { format, findings: Vec::new() }
+    }
+
+    fn add(&mut self, finding: Finding) -> Result<()> {
+        if self.format == Format::Text {
+            output::write(&line(&finding))?;
         }
-        Backend::Local(dir) => format!("backend local, images in {}", dir.display()),
-        Backend::Sim => "backend sim, images in memory: for developing clients, nothing is kept".to_owned(),
+        self.findings.push(finding);
+        Ok(())
+    }
+
+    /// The last word, and the exit status: 1 when something failed.
+    fn end(self) -> Result<u8> {
+        let worst = self.worst();
+        output::print(self.format, &Document { status: worst, checks: &self.findings }, || self.summary())?;
+        Ok(if worst == Status::Fail { 1 } else { 0 })
+    }
+
+    fn count(&self, status: Status) -> usize {
+        self.findings.iter().filter(|finding| finding.status == status).count()
+    }
+
+    fn worst(&self) -> Status {
+        let any = |status| self.count(status) > 0;
+        if any(Status::Fail) {
+            Status::Fail
+        } else if any(Status::Warn) {
+            Status::Warn
+        } else {
+            Status::Ok
+        }
+    }
+
+    fn summary(&self) -> String {
+        let [ok, warn, fail] = [Status::Ok, Status::Warn, Status::Fail].map(|status| self.count(status));
+        format!("\n{ok} ok, {warn} warn, {fail} fail\n")
+    }
+}
+
+fn line(finding: &Finding) -> String {
+    let Finding { check, status, found, fix } = finding;
+    let status = match status {
+        Status::Ok => "ok",
+        Status::Warn => "warn",
+        Status::Fail => "FAIL",
     };
-    let mut findings = vec![Finding::ok("settings", found)];
-    #[cfg(feature = "ceph")]
-    if config.backend == Backend::Rbd
-        && let Err(e) = crate::backend::rbd::RbdBackend::check_words(&config.ceph)
-    {
-        let fix = e.hint.clone().unwrap_or_else(|| "see --features and --map-options".to_owned());
-        findings = vec![Finding::fail("settings", report::said(&e), fix)];
+    let mut text = format!("{status:<4}  {check:<13}  {found}\n");
+    if let Some(fix) = fix {
+        text.push_str(&format!("{:21}-> {fix}\n", ""));
     }
-    let deprecated = |warning: &String| {
-        Finding::warn(
-            "settings",
-            warning.clone(),
-            "change it where it is set; rbd-docker-plugin --help lists what there is",
-        )
-    };
-    findings.extend(config.warnings.iter().map(deprecated));
-    findings
-}
-
-/// One step on this host.
-fn step(
-    config: &Arc<Config>,
-    report: &mut Report,
-    check: &'static str,
-    look: fn(&Config) -> Vec<Finding>,
-) -> Result<()> {
-    let config = Arc::clone(config);
-    report.add(within(HERE, move || look(&config)).unwrap_or_else(|| vec![late(check, HERE)]))
-}
-
-/// Does `work` on a thread of its own; nothing when that takes too long. It is left to itself then, until this process ends.
-pub(super) fn within<T: Send + 'static>(
-    limit: Duration,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    deadline::within(limit, "doctor", work).ok().flatten()
-}
-
-fn late(check: &'static str, limit: Duration) -> Finding {
-    let found = format!("no answer within {} s", limit.as_secs());
-    Finding::fail(check, found, "dmesg may say what hangs; see ps -eo pid,stat,wchan,args")
-}
-
-fn geteuid() -> u32 {
-    nix::unistd::geteuid().as_raw()
+    text
 }
 
 #[cfg(test)]
 mod tests {
-    use super::report::Status;
     use super::*;
 
-    #[test]
-    fn what_is_late_has_failed() {
-        assert_eq!(late("x", HERE).status, Status::Fail);
+    fn report() -> Findings {
+        let findings =
+            vec![Finding::ok("settings", "fine"), Finding::fail("module", "not loaded", "modprobe rbd")];
+        Findings { format: Format::Json, findings }
     }
 
     #[test]
-    fn the_settings_are_told_with_what_is_odd_about_them() {
-        let load = |flags: &[(&'static str, &str)]| {
-            let flags = flags.iter().map(|&(key, value)| (key, value.to_owned()));
-            let flags = flags.chain([("conf-file", "none".to_owned())]).collect();
-            settings(&Config::load(&flags, &BTreeMap::new()).unwrap())
-        };
+    fn a_line_names_what_was_found_and_what_mends_it() {
+        let lines: String = report().findings.iter().map(line).collect();
         assert_eq!(
-            load(&[("pools", "ssd"), ("user", "u")])[0].found,
-            "backend rbd, user client.u, pools rbd, ssd"
+            lines,
+            "ok    settings       fine\nFAIL  module         not loaded\n                     -> modprobe rbd\n"
         );
-        let odd = load(&[("remove", "true"), ("backend", "sim")]);
-        assert_eq!(odd.iter().map(|f| f.status).collect::<Vec<_>>(), [Status::Ok, Status::Warn]);
-        #[cfg(feature = "ceph")]
-        assert_eq!(load(&[("features", "nonsense")])[0].status, Status::Fail);
+        assert_eq!(report().summary(), "\n1 ok, 0 warn, 1 fail\n");
+    }
+
+    #[test]
+    fn json_is_one_document_with_stable_keys() {
+        let report = report();
+        let json =
+            serde_json::to_value(Document { status: report.worst(), checks: &report.findings }).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"status": "fail", "checks": [
+                {"check": "settings", "status": "ok", "found": "fine", "fix": null},
+                {"check": "module", "status": "fail", "found": "not loaded", "fix": "modprobe rbd"},
+            ]})
+        );
+    }
+
+    #[test]
+    fn the_worst_line_counts() {
+        let of = |findings: Vec<Finding>| Findings { format: Format::Json, findings }.worst();
+        assert_eq!(of(vec![]), Status::Ok);
+        assert_eq!(of(vec![Finding::ok("a", "b"), Finding::warn("a", "b", "c")]), Status::Warn);
+        assert_eq!(report().worst(), Status::Fail);
     }
 }

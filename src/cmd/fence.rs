@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::cluster::{connect, consequences};
-use super::lock::{Freed, listed, not_known};
+use super::cluster::connect;
+use super::lock::{Freed, consequences, listed, not_known};
 use super::output::{self, table};
 use crate::backend::rbd::admin::{Fence, Reach};
 use crate::cli::values::Format;

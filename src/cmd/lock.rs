@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::cluster::{connect, consequences};
+use super::cluster::connect;
 use super::output::{self, table};
 use crate::backend::rbd::admin::{Lock, Locks, Unlocked, Watched};
-use crate::ceph::Locker;
 use crate::cli::values::Format;
 use crate::config::Config;
 use crate::model::error::{DriverError, ErrorKind, Result};
+use crate::model::locker::Locker;
 use crate::model::name::{ImageSpec, VolumeName};
 
 /// What `lock ls` answers.
@@ -100,6 +100,31 @@ fn unlocked(spec: &ImageSpec, answer: &Freed<'_>) -> String {
     format!("{spec} is not locked any more.\n\n{locks}\n{fenced}")
 }
 
+/// What became of an owner, for its containers.
+pub(super) fn consequences(answer: &Freed<'_>) -> String {
+    let hosts: BTreeSet<&str> = answer.freed.iter().map(|lock| lock.host.as_str()).collect();
+    let hosts = Vec::from_iter(hosts).join(", ");
+    let days = answer.fence_days;
+    let mut text = String::new();
+    if answer.fenced.is_empty() {
+        text += &format!(
+            "Nothing was mapped. What the plugin on {hosts} is doing to these images, if it runs, fails.\n"
+        );
+    } else {
+        text += &format!(
+            "The kernel clients above are shut out of the cluster for {days} days.\n\
+             Containers on {hosts} that still use these images get I/O errors from now on, and what they had not yet written is lost:\n\
+             stop them there. The plugin there, if it runs, takes the dead mounts down by itself.\n\
+             The host itself is not banned: what it maps from now on works.\n"
+        );
+    }
+    if !answer.plugins_fenced.is_empty() {
+        let addresses = answer.plugins_fenced.join(", ");
+        text += &format!("Shut out too is the plugin there ({addresses}); if it runs, it connects anew.\n");
+    }
+    text + "Any host can mount these images now.\n"
+}
+
 /// Records as a table.
 pub(super) fn listed(locks: &[Lock]) -> String {
     if locks.is_empty() {
@@ -141,11 +166,11 @@ fn short(id: &str) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
     /// An owner record of a host that has, or has not, an image mapped.
-    pub(crate) fn lock(image: &str, host: &str, address: Option<&str>) -> Lock {
+    fn lock(image: &str, host: &str, address: Option<&str>) -> Lock {
         let raw = serde_json::json!({
             "host": host, "boot_id": "b", "plugin": "rbd", "root": "/m/rbd", "since": 1_795_180_063_u64,
             "client_addr": address, "mount_ids": ["0123456789abcdef"], "image": image, "plugin_addr": "10.0.0.7:0/30",

@@ -7,7 +7,7 @@ mod check;
 mod cluster;
 mod config_check;
 mod df;
-pub mod doctor;
+mod doctor;
 #[cfg(feature = "ceph")]
 mod fence;
 mod inspect;
@@ -16,35 +16,24 @@ mod lock;
 mod ls;
 pub mod output;
 mod papers;
+mod parts;
 pub mod plugin_config;
 pub mod top;
 mod unmount;
+
+pub use parts::{Parts, Tell};
 
 use std::time::Duration;
 
 use crate::cli::{Action, Invocation};
 use crate::config::{self, Config};
 use crate::model::error::{DriverError, ErrorKind, Result};
-use crate::model::released::Released;
-use crate::telemetry::log::{self, Target};
 
 /// Says on stderr why something failed; the exit status for it.
 #[must_use]
 pub fn failed(why: &DriverError) -> u8 {
     eprintln!("rbd-docker-plugin: {why}");
     if why.kind == ErrorKind::Config { 2 } else { 1 }
-}
-
-/// Tells what became of the volumes; the exit status.
-pub type Tell<'a> = &'a dyn Fn(Released) -> Result<u8>;
-
-/// What commands need of the parts of the plugin. Which parts those are is known to the daemon alone, so `main` hands it over.
-#[derive(Debug, Clone, Copy)]
-pub struct Parts {
-    /// What can be said of the backend before anything is touched.
-    pub check: fn(&Config) -> Result<()>,
-    /// Gives the volumes of a stopped plugin back, and has it told what became of them; the exit status.
-    pub release_all: fn(&Config, Duration, Tell<'_>) -> Result<u8>,
 }
 
 /// Does what was asked for; the exit status. To serve is the daemon's.
@@ -70,7 +59,7 @@ pub fn run(invocation: &Invocation, parts: &Parts) -> Result<u8> {
         return check::run(flags);
     }
     let config = Config::load(flags, &config::environment()?)?;
-    explain(&config)?;
+    output::log_if_told(&config)?;
     if let Action::UnmountAll { timeout, format } = invocation.action {
         return unmount::all(parts, &config, timeout, format);
     }
@@ -84,14 +73,6 @@ pub fn run(invocation: &Invocation, parts: &Parts) -> Result<u8> {
         other => administer(other, &config)?,
     }
     Ok(0)
-}
-
-/// A command logs nothing, unless it was told to log to stderr.
-fn explain(config: &Config) -> Result<()> {
-    if config.log.target == Target::Stderr {
-        log::start(&config.log)?;
-    }
-    Ok(())
 }
 
 #[cfg(feature = "ceph")]

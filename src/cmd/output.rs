@@ -5,7 +5,17 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::cli::values::Format;
+use crate::config::Config;
 use crate::model::error::{OrCall, Result};
+use crate::telemetry::log::{self, Target};
+
+/// A command logs nothing, unless it was told to log to stderr.
+pub(super) fn log_if_told(config: &Config) -> Result<()> {
+    if config.log.target == Target::Stderr {
+        log::start(&config.log)?;
+    }
+    Ok(())
+}
 
 /// Prints an answer to stdout, in the form that was asked for. A reader who has left is no failure.
 pub fn print(format: Format, document: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Parts;
 use super::output::{self, table};
+use super::parts::Parts;
 use crate::cli::values::Format;
 use crate::config::Config;
 use crate::model::error::{ErrorKind, Result};

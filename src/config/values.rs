@@ -4,11 +4,19 @@ use std::path::PathBuf;
 
 use nix::unistd::Group;
 
-use super::SocketGroup;
 use crate::model::filesystem::FsKind;
 use crate::model::settings::{Removal, Scope};
 use crate::model::size::Size;
 use crate::telemetry::log::Format;
+
+/// The group of the socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketGroup {
+    /// As it was written: a name or a number.
+    pub name: String,
+    /// Its number.
+    pub gid: u32,
+}
 
 type Parsed<T> = Result<T, String>;
 

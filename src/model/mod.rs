@@ -7,6 +7,7 @@ pub mod deadline;
 pub mod error;
 pub mod filesystem;
 pub mod image;
+pub mod locker;
 pub mod mkfs_options;
 pub mod mount;
 pub mod mount_options;

@@ -11,7 +11,9 @@ use source::{all, cycles, paths, uses};
 /// What a room may use beside [`FOR_ALL`], as the house is drawn. Commands ask the running plugin as its admin pages answer.
 const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["cli", "cmd", "daemon"]),
-    ("cmd", &["cli", "config", "frontend"]),
+    ("cmd", &["cli", "config", "doctor", "frontend"]),
+    // It looks at everything that volumes rest on, and changes nothing.
+    ("doctor", &["backend", "ceph", "config", "linux"]),
     // Its assemble.rs names the concrete parts.
     ("daemon", &["backend", "block", "config", "driver", "frontend", "host", "linux"]),
     ("frontend", &["driver"]),
@@ -34,14 +36,8 @@ const FOR_ALL: [&str; 3] = ["model", "telemetry", "lock"];
 
 /// Arrows that the house does not draw and that are still there: DESIGN.md, "Open". The test fails, too, when one of them is gone and
 /// stands here.
-const TO_BE_TURNED: &[(&str, &str)] = &[
-    ("backend", "config"),
-    ("backend", "host"),
-    ("cmd", "backend"),
-    ("cmd", "ceph"),
-    ("cmd", "linux"),
-    ("driver", "linux"),
-];
+const TO_BE_TURNED: &[(&str, &str)] =
+    &[("backend", "config"), ("backend", "host"), ("cmd", "backend"), ("driver", "linux")];
 
 #[test]
 fn every_arrow_between_rooms_is_in_the_table() {
@@ -83,7 +79,7 @@ const DRIVER: &str = "driver::Driver";
 const ANSWERS: &str = "frontend::admin::view";
 
 /// Who still names a part: a list that only shrinks, as that of the arrows.
-const NAMES_PARTS: &[(&str, &str)] = &[("cmd", "backend::rbd")];
+const NAMES_PARTS: &[(&str, &str)] = &[("cmd", "backend::rbd"), ("doctor", "backend::rbd")];
 
 /// Everybody else knows them by their traits.
 #[test]
@@ -145,23 +141,6 @@ const IN_CIRCLES: &[&str] = &[
     "ceph/bounded.rs",
     "ceph/cluster.rs",
     "ceph/ioctx.rs",
-    "cli/man.rs",
-    "cli/man/conf.rs",
-    "cmd/check.rs",
-    "cmd/cluster.rs",
-    "cmd/config_check.rs",
-    "cmd/doctor.rs",
-    "cmd/doctor/cluster.rs",
-    "cmd/doctor/docker.rs",
-    "cmd/doctor/host.rs",
-    "cmd/doctor/kernel.rs",
-    "cmd/doctor/leftovers.rs",
-    "cmd/doctor/pools.rs",
-    "cmd/lock.rs",
-    "cmd/mod.rs",
-    "cmd/unmount.rs",
-    "config.rs",
-    "config/values.rs",
     "driver/cache.rs",
     "driver/mod.rs",
     "driver/orphans.rs",

@@ -2,8 +2,8 @@
 
 use clap_mangen::roff::{Roff, bold, italic, roman};
 
+use super::page::{DATE, MANUAL, NAME, Page, SOURCE};
 use super::sections;
-use super::{DATE, MANUAL, NAME, Page, SOURCE};
 use crate::cli::texts::{AFTER_LONG_HELP, CONF_ABOUT};
 use crate::config::keys::{self, CONF_FILE, KEYS, Key};
 

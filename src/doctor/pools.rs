@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::report::{Finding, Report, Status, said};
-use super::{late, within};
+use super::finding::{Finding, Report, Status, said};
+use super::step::{late, within};
 use crate::backend::rbd::admin::{Admin, Watched};
 use crate::backend::rbd::caps;
 use crate::backend::rbd::inspect::Images;
@@ -22,7 +22,7 @@ const LOOKS: Duration = Duration::from_secs(15);
 /// How many images of a kind are named.
 const NAMED: usize = 5;
 
-pub(super) fn examine(config: &Arc<Config>, admin: &Arc<Admin>, report: &mut Report) -> Result<()> {
+pub(super) fn examine(config: &Arc<Config>, admin: &Arc<Admin>, report: &mut Report<'_>) -> Result<()> {
     // A pool is asked for with a handful of requests, each with its own timeout.
     let limit = config.ceph.timeout * 8;
     let mut usable = Vec::new();

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::report::{Finding, Report, said};
-use super::{HERE, docker, late, pools, within};
+use super::finding::{Finding, Report, said};
+use super::step::{HERE, late, within};
+use super::{docker, pools};
 use crate::backend::rbd::admin::{Admin, Damaged, Lock, Locks, Watched};
 use crate::config::Config;
 use crate::linux::krbd::{Kernel, Mapping};
@@ -16,7 +17,7 @@ const NAMED: usize = 5;
 
 const AGAIN: &str = "mend what failed above, and look again";
 
-pub(super) fn examine(config: &Arc<Config>, admin: &Arc<Admin>, report: &mut Report) -> Result<()> {
+pub(super) fn examine(config: &Arc<Config>, admin: &Arc<Admin>, report: &mut Report<'_>) -> Result<()> {
     let limit = pools::owners_within(config) + HERE;
     let (config, admin) = (Arc::clone(config), Arc::clone(admin));
     let found = within(limit, move || look(&config, &admin));
@@ -134,7 +135,15 @@ fn shortened(mut names: Vec<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cmd::lock::tests::lock;
+    use crate::backend::rbd::admin::tests::{damaged, parsed};
+
+    /// An owner record of boot `b` and plugin `rbd`.
+    fn lock(image: &str, host: &str) -> Lock {
+        parsed(&serde_json::json!({
+            "host": host, "boot_id": "b", "plugin": "rbd", "root": "/m/rbd", "since": 1, "client_addr": null,
+            "mount_ids": [], "image": image, "plugin_addr": null,
+        }))
+    }
 
     fn mapping(image: &str, id: &str) -> Mapping {
         Mapping {
@@ -156,22 +165,22 @@ mod tests {
 
     #[test]
     fn a_device_without_a_record_is_told_others_are_not() {
-        let locks = [lock("rbd/foo", "h", None)];
+        let locks = [lock("rbd/foo", "h")];
         assert_eq!(devices(&[mapping("foo", "1")], "f", &locks, &[]), None);
         assert_eq!(devices(&[mapping("bar", "2")], "another cluster", &locks, &[]), None);
         let snapshot = Mapping { snapshot: Some("s".to_owned()), ..mapping("bar", "2") };
         assert_eq!(devices(&[snapshot], "f", &locks, &[]), None);
         let finding = devices(&[mapping("bar", "2")], "f", &locks, &[]).unwrap();
         assert_eq!(finding.found, "mapped without an owner record: /dev/rbd3 (rbd/bar)");
-        let damaged = [crate::backend::rbd::admin::tests::damaged("rbd", "image.2")];
-        assert_eq!(devices(&[mapping("bar", "2")], "f", &locks, &damaged), None, "somebody owns it");
-        assert!(devices(&[mapping("bar", "3")], "f", &locks, &damaged).is_some());
+        let unread = [damaged("rbd", "image.2")];
+        assert_eq!(devices(&[mapping("bar", "2")], "f", &locks, &unread), None, "somebody owns it");
+        assert!(devices(&[mapping("bar", "3")], "f", &locks, &unread).is_some());
         assert_eq!(finding.fix.as_deref(), Some("if nobody needs them: rbd unmap /dev/rbd3"));
     }
 
     #[test]
     fn a_copy_of_this_host_that_lives_is_told_and_an_earlier_boot_is_not() {
-        let mut other = lock("rbd/foo", "h", None);
+        let mut other = lock("rbd/foo", "h");
         other.owner.machine_id = "m.firmware".to_owned();
         assert_eq!(doubles(&[other.clone()], "h", "mine", "m"), None, "it does not live");
         other.alive = true;
@@ -183,7 +192,7 @@ mod tests {
 
     #[test]
     fn records_of_an_earlier_boot_are_named_but_not_all() {
-        let locks: Vec<Lock> = (0..7).map(|n| lock(&format!("rbd/i{n}"), "h", None)).collect();
+        let locks: Vec<Lock> = (0..7).map(|n| lock(&format!("rbd/i{n}"), "h")).collect();
         let finding = records(&locks.iter().collect::<Vec<_>>()).unwrap();
         assert!(finding.found.ends_with("rbd/i3, rbd/i4, and 2 more"), "{}", finding.found);
         assert_eq!(records(&[]), None);

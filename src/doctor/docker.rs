@@ -6,8 +6,8 @@ use std::path::Path;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use super::host::{folder, is_plugin};
-use super::report::Finding;
+use super::finding::Finding;
+use super::folder::folder;
 use crate::config::Config;
 use crate::linux::process;
 
@@ -60,6 +60,13 @@ fn is(pid: i32, name: &str) -> bool {
     process::stat(pid).is_some_and(|stat| stat.name == name)
 }
 
+/// Whether a process is one of this program.
+fn is_plugin(pid: i32) -> bool {
+    // The kernel keeps 15 letters of it.
+    process::stat(pid)
+        .is_some_and(|stat| "rbd-docker-plugin".starts_with(&stat.name) && stat.name.len() == 15)
+}
+
 fn plugin(name: &str, listener: Option<i32>) -> Finding {
     match listener {
         None => Finding::ok("plugin", format!("{name} is not running")),
@@ -87,7 +94,7 @@ fn docker(engine: Option<i32>) -> Finding {
 mod tests {
     use std::os::unix::net::UnixListener;
 
-    use super::super::report::Status;
+    use super::super::finding::Status;
     use super::*;
 
     #[test]

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::report::{Finding, Report, Status, said};
-use super::{HERE, geteuid, late, pools, within};
+use super::finding::{Finding, Report, Status, said};
+use super::pools;
+use super::step::{HERE, geteuid, late, within};
 use crate::backend::rbd::admin::{Admin, Fence, Reach};
 use crate::backend::rbd::caps;
 use crate::backend::rbd::inspect::{self, Health, KernelLink, KeyPlace, Monitor};
@@ -20,7 +21,7 @@ use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 const KNOCK: Duration = Duration::from_secs(2);
 
 /// The connection, if there is one.
-pub(super) fn examine(config: &Arc<Config>, report: &mut Report) -> Result<Option<Arc<Admin>>> {
+pub(super) fn examine(config: &Arc<Config>, report: &mut Report<'_>) -> Result<Option<Arc<Admin>>> {
     report.add([versions(ceph::versions())])?;
     let given = config.ceph.clone();
     let local = within(HERE, move || configuration(&given)).unwrap_or_else(|| vec![late("ceph.conf", HERE)]);

@@ -1,18 +1,19 @@
 //! Folders, mounts and programs of this host.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
 use super::docker;
-use super::geteuid;
-use super::report::Finding;
+use super::finding::Finding;
+use super::folder::{existing, folder};
+use super::step::geteuid;
 use crate::config::{Backend, Config};
+use crate::linux::boot;
 use crate::linux::exec::Programs;
 use crate::linux::mountinfo;
-use crate::linux::{boot, process};
 
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
     if config.backend == Backend::Sim {
@@ -30,32 +31,6 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
     findings.extend(programs(config, &Programs::find()));
     findings.push(machine_id(&boot::machine_id()));
     findings
-}
-
-/// Whether a folder is there, or can be made, and be written to.
-pub(super) fn folder(check: &'static str, path: &Path, other: &str) -> Finding {
-    let Some(there) = existing(path) else {
-        return Finding::fail(check, format!("{} is no path", path.display()), other);
-    };
-    if !there.is_dir() {
-        return Finding::fail(check, format!("{} is no folder", there.display()), other);
-    }
-    match access(&there, AccessFlags::W_OK | AccessFlags::X_OK) {
-        Ok(()) if there == path => Finding::ok(check, path.display().to_string()),
-        Ok(()) => Finding::ok(check, format!("{}, to be made", path.display())),
-        Err(Errno::EACCES) if geteuid() != 0 => {
-            let found = format!("{}: only root can write there", there.display());
-            Finding::warn(check, found, "sudo rbd-docker-plugin doctor")
-        }
-        Err(errno) => {
-            Finding::fail(check, format!("{} cannot be written to: {}", there.display(), errno.desc()), other)
-        }
-    }
-}
-
-/// The folder itself, or the nearest one above it.
-fn existing(path: &Path) -> Option<PathBuf> {
-    path.ancestors().find(|path| path.symlink_metadata().is_ok()).map(Path::to_owned)
 }
 
 /// Docker has to see what is mounted below the root: it looks from its own mount namespace.
@@ -131,28 +106,10 @@ fn machine_id(id: &str) -> Finding {
     Finding::ok("machine id", id)
 }
 
-/// Whether a process is one of this program.
-pub(super) fn is_plugin(pid: i32) -> bool {
-    // The kernel keeps 15 letters of it.
-    process::stat(pid)
-        .is_some_and(|stat| "rbd-docker-plugin".starts_with(&stat.name) && stat.name.len() == 15)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::report::Status;
+    use super::super::finding::Status;
     use super::*;
-
-    #[test]
-    fn a_folder_is_there_or_can_be_made() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |path: &str| folder("x", &dir.path().join(path), "elsewhere");
-        assert_eq!(at(""), Finding::ok("x", format!("{}/", dir.path().display())));
-        assert!(at("a/b").found.ends_with("a/b, to be made"));
-        fs::write(dir.path().join("f"), "").unwrap();
-        assert_eq!((at("f").status, at("f/g").status), (Status::Fail, Status::Fail));
-        assert_eq!(at("f/g").fix.as_deref(), Some("elsewhere"));
-    }
 
     #[test]
     fn what_is_missing_comes_with_its_package() {

@@ -4,8 +4,8 @@ use std::fs;
 
 use nix::errno::Errno;
 
-use super::geteuid;
-use super::report::Finding;
+use super::finding::Finding;
+use super::step::geteuid;
 use crate::backend::rbd::inspect::{self, KeyPlace};
 use crate::ceph::features::told;
 use crate::config::Config;
@@ -112,7 +112,7 @@ fn keys(probed: Result<(), CallError>, kind: u16) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::Status;
+    use super::super::finding::Status;
     use super::*;
 
     #[test]

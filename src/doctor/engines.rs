@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::report::Finding;
+use super::finding::Finding;
 use crate::config::Config;
 use crate::linux::mountinfo;
 
@@ -216,7 +216,7 @@ impl Engine {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use super::super::report::Status;
+    use super::super::finding::Status;
     use super::*;
 
     /// A picture of a host with one engine.
