@@ -22,9 +22,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 pub use disks::Disks;
+
+pub use crate::model::store::{Look, Pulse, Source};
 
 use crate::model::bindings::{Bindings, look_up};
 use crate::model::error::{DriverError, Result};
@@ -153,17 +153,6 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
     fn unbind(&self, name: &str, spec: &ImageSpec) -> Result<()>;
 }
 
-/// What was found of mounted images that are not as they should be.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Look {
-    /// Those that this plugin may not use any more, and why: another owner has taken them over, or their device was fenced.
-    pub lost: Vec<(ImageSpec, String)>,
-    /// Those whose owner record is gone or wrong.
-    pub amiss: Vec<ImageSpec>,
-    /// Those whose owner record is not understood, and why: whose they are is not known.
-    pub unread: Vec<(ImageSpec, String)>,
-}
-
 /// Images as block devices.
 pub trait Mapper: fmt::Debug + Send + Sync {
     /// Maps the image. The caller has seen that there is no [`mapping`](Self::mapping) yet.
@@ -177,29 +166,6 @@ pub trait Mapper: fmt::Debug + Send + Sync {
 
     /// The mapping of one image on this host, as the kernel has it.
     fn mapping(&self, spec: &ImageSpec) -> Result<Option<Device>>;
-}
-
-/// Where images are, and who looks at them: what one has seen may be hidden from another.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Source {
-    /// The user at the store.
-    pub user: String,
-    /// The store's own id, once it is known.
-    pub cluster: Option<String>,
-    /// Where the store is looked for, which stands for its id as long as that is not known.
-    pub address: Option<String>,
-}
-
-impl Source {
-    /// Whether both show the same.
-    pub fn shows(&self, other: &Self) -> bool {
-        let same = match (&self.cluster, &other.cluster) {
-            (Some(one), Some(other)) => one == other,
-            _ => self.address == other.address,
-        };
-        same && self.user == other.user
-    }
 }
 
 /// A place for images, with a name for people.
@@ -229,15 +195,6 @@ pub trait Backend: ImageStore + Mapper {
     fn heartbeats(&self) -> Vec<(String, Duration)> {
         Vec::new()
     }
-}
-
-/// What a store that answers says of itself.
-#[derive(Debug, Clone)]
-pub struct Pulse {
-    /// How many devices of this host have images of this backend behind them.
-    pub devices: usize,
-    /// The bare names that are bound to an image.
-    pub bindings: Arc<Bindings>,
 }
 
 /// A mapped image.

@@ -19,6 +19,9 @@ use crate::model::error::{CallError, OrCall, Result};
 use crate::model::filesystem::{Checked, Content, Filesystem, Format, FsKind, MountFlags, Settle};
 use crate::model::mount::{Attached, Mounted, Place};
 
+/// What mkfs.ext4 and its checker put into the root of a filesystem.
+const LOST_FOUND: &str = "lost+found";
+
 /// The block devices and the programs of this host, for real.
 #[derive(Debug, Clone)]
 pub struct KernelDisks {
@@ -88,11 +91,11 @@ impl Disks for KernelDisks {
 
     fn settle(&self, root: &Path, settle: &Settle) -> Result<()> {
         let folder = open_folder(root)?;
-        match unlinkat(&folder, "lost+found", UnlinkatFlags::RemoveDir) {
+        match unlinkat(&folder, LOST_FOUND, UnlinkatFlags::RemoveDir) {
             // Not there, no directory, or not empty: then it is somebody's data.
             Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENOTEMPTY | Errno::EEXIST) => {}
             Err(errno) => {
-                return Err(CallError::new("rmdir", root.join("lost+found").display(), errno).into());
+                return Err(CallError::new("rmdir", root.join(LOST_FOUND).display(), errno).into());
             }
         }
         // The owner first: changing it clears the set-id bits of the mode.
@@ -107,14 +110,14 @@ impl Disks for KernelDisks {
     }
 
     fn tidy(&self, root: &Path, begun: u64) -> Result<()> {
-        let folder = root.join("lost+found");
+        let folder = root.join(LOST_FOUND);
         // One that was there before was changed before.
         let is_new =
             |found: &fs::Metadata| u64::try_from(found.ctime()).is_ok_and(|changed| changed >= begun);
         if !fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir() && is_new(&found)) {
             return Ok(());
         }
-        match unlinkat(&open_folder(root)?, "lost+found", UnlinkatFlags::RemoveDir) {
+        match unlinkat(&open_folder(root)?, LOST_FOUND, UnlinkatFlags::RemoveDir) {
             Ok(()) => tracing::debug!(root = %root.display(), "removed the empty lost+found of a check"),
             // Not empty: it holds what the checker has saved.
             Err(errno) => tracing::info!(folder = %folder.display(), %errno, "what a check has added stays"),
@@ -127,8 +130,8 @@ impl Disks for KernelDisks {
             let mut entries = fs::read_dir(dir).or_call("readdir", dir.display())?;
             Ok(entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == but)))
         };
-        let kept = root.join("lost+found");
-        Ok(is_empty(root, "lost+found")? && (!kept.is_dir() || is_empty(&kept, "")?))
+        let kept = root.join(LOST_FOUND);
+        Ok(is_empty(root, LOST_FOUND)? && (!kept.is_dir() || is_empty(&kept, "")?))
     }
 
     fn which_held(&self, attached: &[Attached]) -> Result<Vec<bool>> {

@@ -12,8 +12,10 @@ use crate::backend::local::LocalBackend;
 use crate::backend::sim::World;
 use crate::backend::{Backend, Disks};
 use crate::block::kernel::KernelDisks;
+use crate::block::{self, Block};
 use crate::config::{self, Config};
 use crate::driver::api::DriverStatus;
+use crate::driver::kind::Kind;
 use crate::driver::{Driver, Settings};
 use crate::frontend::admin::{self, Admin};
 use crate::frontend::docker::Docker;
@@ -42,8 +44,7 @@ pub fn check(config: &Config) -> Result<()> {
 
 /// Opens the backend, recovers what an earlier life left, and begins to look after the volumes.
 pub fn open(config: &Config) -> Result<Arc<dyn DriverStatus>> {
-    let (settings, backend, disks, host) = assemble(config)?;
-    let driver = open_at_fault_points(settings, backend, disks, host)?;
+    let driver = open_at_fault_points(assemble(config)?)?;
     driver.look_after().or_call("clone", "the look-after thread")?;
     Ok(driver)
 }
@@ -64,12 +65,29 @@ pub fn docker(driver: Arc<dyn DriverStatus>, operations: Arc<Operations>) -> Doc
 
 /// Opens the backend, and unmounts and gives back what an earlier life has mounted. The caller made sure that none is at work.
 pub fn release_all(config: &Config, deadline: Deadline) -> Result<Released> {
-    let (settings, backend, disks, host) = assemble(config)?;
-    Driver::new(settings, backend, disks, host)?.release_all(deadline)
+    assemble(config)?.driver(Driver::new)?.release_all(deadline)
 }
 
 /// What a driver is made of.
-type Parts = (Settings, Arc<dyn Backend>, Arc<dyn Disks>, Arc<dyn Host>);
+struct Parts {
+    settings: Settings,
+    block: block::Settings,
+    backend: Arc<dyn Backend>,
+    disks: Arc<dyn Disks>,
+    host: Arc<dyn Host>,
+}
+
+/// How a driver is made.
+type Make = fn(Settings, Arc<dyn Kind>, Arc<dyn Host>) -> Result<Arc<Driver>>;
+
+impl Parts {
+    /// A driver of them.
+    fn driver(self, make: Make) -> Result<Arc<Driver>> {
+        let Self { settings, block, backend, disks, host } = self;
+        let kind = Block::open(block, backend, disks, Arc::clone(&host))?;
+        make(settings, kind, host)
+    }
+}
 
 fn assemble(config: &Config) -> Result<Parts> {
     let boot_id = boot::boot_id()?;
@@ -103,10 +121,6 @@ fn assemble(config: &Config) -> Result<Parts> {
         namespace: config.ceph.namespace.clone(),
         create: config.create,
         removal: config.remove,
-        size: config.size,
-        fs: config.fs,
-        mkfs_options: config.mkfs_options.clone(),
-        mount_options: config.mount_options.clone(),
         root,
         // Usually beside the socket: a tmpfs that lives as long as the mounts do, and one folder for one plugin.
         refs: config.mount_ids.join(format!("{}.mounts", config.name)),
@@ -121,6 +135,14 @@ fn assemble(config: &Config) -> Result<Parts> {
         },
         orphan_grace: config.orphan_grace,
         boot_id,
+    };
+    let block = block::Settings {
+        create: config.create,
+        size: config.size,
+        fs: config.fs,
+        mkfs_options: config.mkfs_options.clone(),
+        mount_options: config.mount_options.clone(),
+        state: state.clone(),
     };
     let (backend, disks, host): (Arc<dyn Backend>, Arc<dyn Disks>, Arc<dyn Host>) = match &config.backend {
         config::Backend::Local(dir) => {
@@ -145,7 +167,7 @@ fn assemble(config: &Config) -> Result<Parts> {
         #[cfg(not(feature = "ceph"))]
         config::Backend::Rbd => return Err(without_ceph()),
     };
-    Ok((settings, backend, disks, host))
+    Ok(Parts { settings, block, backend, disks, host })
 }
 
 fn kernel_disks() -> KernelDisks {
@@ -231,37 +253,30 @@ fn folder(root: &Path, name: &str, group: Option<u32>) -> Result<PathBuf> {
 }
 
 #[cfg(not(feature = "fault-points"))]
-fn open_at_fault_points(
-    settings: Settings,
-    backend: Arc<dyn Backend>,
-    disks: Arc<dyn Disks>,
-    host: Arc<dyn Host>,
-) -> Result<Arc<Driver>> {
-    Driver::open(settings, backend, disks, host)
+fn open_at_fault_points(parts: Parts) -> Result<Arc<Driver>> {
+    parts.driver(Driver::open)
 }
 
 /// The crash tests kill the plugin at a point that they choose by `RBD_FAULT_POINT`, counted from when it is ready: `17`, or
 /// `claim:1` for a point of that call, where 0 is before its first use and 1 after it. The calls in `RBD_FAULT_HANG` (`usage,list`) never come back.
 #[cfg(feature = "fault-points")]
-fn open_at_fault_points(
-    settings: Settings,
-    backend: Arc<dyn Backend>,
-    disks: Arc<dyn Disks>,
-    host: Arc<dyn Host>,
-) -> Result<Arc<Driver>> {
+fn open_at_fault_points(parts: Parts) -> Result<Arc<Driver>> {
     use crate::backend::fault::{Faults, Faulty, Plan};
     let variable = |name: &str| std::env::var(name).ok();
     let (asked, hanging) = (variable("RBD_FAULT_POINT"), variable("RBD_FAULT_HANG"));
     if asked.is_none() && hanging.is_none() {
-        return Driver::open(settings, backend, disks, host);
+        return parts.driver(Driver::open);
     }
     let faults = Faults::new(Plan::Count);
-    let driver = Driver::open(
+    let Parts { settings, block, backend, disks, host } = parts;
+    let parts = Parts {
         settings,
-        Arc::new(Faulty::new(&faults, backend)),
-        Arc::new(Faulty::new(&faults, disks)),
-        Arc::new(Faulty::new(&faults, host)),
-    )?;
+        block,
+        backend: Arc::new(Faulty::new(&faults, backend)),
+        disks: Arc::new(Faulty::new(&faults, disks)),
+        host: Arc::new(Faulty::new(&faults, host)),
+    };
+    let driver = parts.driver(Driver::open)?;
     if let Some(calls) = &hanging {
         faults.hang_in(calls);
     }

@@ -16,10 +16,11 @@ use serde_json::json;
 
 use super::Settings;
 use super::api::Volume;
-use crate::backend::{Backend, Source};
+use super::kind::Kind;
 use crate::host::Host;
 use crate::lock;
 use crate::model::error::DriverError;
+use crate::model::store::Source;
 use crate::model::stored::understood;
 
 /// What is remembered of a volume, beside its name: of most, nothing. There may be very many of them, and they are kept.
@@ -97,7 +98,7 @@ const VERSION: u64 = 1;
 pub(super) struct Cache {
     file: PathBuf,
     home: (String, Option<String>),
-    backend: Arc<dyn Backend>,
+    kind: Arc<dyn Kind>,
     host: Arc<dyn Host>,
     known: Mutex<Volumes>,
     dirty: AtomicBool,
@@ -105,11 +106,11 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub(super) fn open(settings: &Settings, backend: Arc<dyn Backend>, host: Arc<dyn Host>) -> Self {
+    pub(super) fn open(settings: &Settings, kind: Arc<dyn Kind>, host: Arc<dyn Host>) -> Self {
         let mut cache = Self {
             file: settings.state.join("volumes.json"),
             home: (settings.pool.clone(), settings.namespace.clone()),
-            backend,
+            kind,
             host,
             known: Mutex::default(),
             dirty: AtomicBool::new(false),
@@ -146,7 +147,7 @@ impl Cache {
     }
 
     fn viewer(&self) -> Viewer {
-        Viewer { source: self.backend.source(), home: self.home.clone() }
+        Viewer { source: self.kind.source(), home: self.home.clone() }
     }
 
     /// A volume under its shown name.

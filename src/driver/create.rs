@@ -1,21 +1,18 @@
-//! Create: the image, its filesystem, its root directory, its name.
+//! Create: the volume, by its kind, and its name.
 
 use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::read::small;
 use super::undo::Undo;
 use super::{Driver, LONG};
 use crate::lock;
-use crate::model::create_options::Options;
+use crate::model::create_options::{Options, small};
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::image::ImageInfo;
 use crate::model::name::{ImageSpec, VolumeName};
-use crate::model::options::ImageOptions;
-use crate::model::record::{Record, Stage};
-use crate::model::time::now;
+use crate::model::record::Record;
 
 /// How often to look whether another plugin has made the image.
 const POLL: Duration = Duration::from_millis(100);
@@ -26,12 +23,12 @@ impl Driver {
         let (until, deadline) = self.deadlines(LONG);
         let volume: VolumeName = name.parse()?;
         let Options { pool, namespace, image: asked } = Options::parse(options)?;
-        self.backend.check_options(&asked)?;
+        self.kind.check_options(&asked)?;
         let (spec, bind) = self.target(&volume, pool.as_deref(), namespace.as_deref())?;
         Self::is_about(&spec);
         let guard = self.guards.lock(&spec, until)?;
         self.restore_if_unsettled(&spec)?;
-        let found = self.backend.info(&spec)?;
+        let found = self.kind.info(&spec)?;
         if found.is_none()
             && pool.is_none()
             && namespace.is_none()
@@ -45,7 +42,7 @@ impl Driver {
             return self.create(name, options);
         }
         match &found {
-            Some(info) if !info.is_half_made() => self.accept(name, &spec, info, asked)?,
+            Some(info) if !info.is_half_made() => self.kind.accept(name, &spec, info, asked, self)?,
             _ if !self.settings.create => {
                 return Err(DriverError::new(
                     ErrorKind::NotAllowed,
@@ -54,15 +51,7 @@ impl Driver {
                 .hint("this plugin was started without --create, so it only uses images that are there"));
             }
             _ => {
-                let options = ImageOptions {
-                    size: Some(asked.size.or_else(|| volume.size()).unwrap_or(self.settings.size)),
-                    fstype: Some(asked.fstype.unwrap_or(self.settings.fs)),
-                    mount_options: self.mount_options(&asked),
-                    mkfs_options: self.mkfs_options(&asked),
-                    ..asked.clone()
-                };
-                let record = Record::new(Stage::Creating, false, now(), options);
-                self.check_format(&record)?;
+                let record = self.kind.plan(&asked, volume.size())?;
                 if let (true, Some(size)) = (record.options.bare_size, record.options.size) {
                     tracing::warn!(image = %spec, "{}", small(size));
                 }
@@ -70,12 +59,12 @@ impl Driver {
                 let made_meanwhile = self.make(&spec, record, deadline)?;
                 drop(shown_later);
                 if let Some(info) = made_meanwhile {
-                    self.accept(name, &spec, &info, asked)?;
+                    self.kind.accept(name, &spec, &info, asked, self)?;
                 }
             }
         }
         if let Some(bare) = bind {
-            self.backend.bind(&bare, &spec)?;
+            self.kind.bind(&bare, &spec)?;
             self.was_bound(&bare, &spec);
         }
         self.cache.add(&self.shown_name(&spec)?);
@@ -86,9 +75,9 @@ impl Driver {
     fn claim_or_see_made(&self, spec: &ImageSpec, deadline: Deadline) -> Result<()> {
         let until = deadline.at_most(self.settings.wait);
         loop {
-            match self.backend.claim(spec) {
+            match self.kind.claim(spec) {
                 Err(e) if e.kind == ErrorKind::InUse && !until.left().is_zero() => {
-                    if self.backend.info(spec)?.is_some_and(|info| !info.is_half_made()) {
+                    if self.kind.info(spec)?.is_some_and(|info| !info.is_half_made()) {
                         return Ok(());
                     }
                     sleep(POLL.min(until.left()));
@@ -100,46 +89,33 @@ impl Driver {
 
     /// Makes the image; what a Create that died has left of it goes first. One that another host has made since we looked is left
     /// alone, and answered.
-    fn make(&self, spec: &ImageSpec, mut record: Record, deadline: Deadline) -> Result<Option<ImageInfo>> {
+    fn make(&self, spec: &ImageSpec, record: Record, deadline: Deadline) -> Result<Option<ImageInfo>> {
         let mut undo = Undo::default();
         let result = (|| {
-            undo.push("release the image", || self.backend.release(spec));
+            undo.push("release the image", || self.kind.release(spec));
             self.claim_or_see_made(spec, deadline)?;
-            match self.backend.info(spec)? {
+            match self.kind.info(spec)? {
                 Some(info) if !info.is_half_made() => return Ok(Some(info)),
-                Some(_) if self.backend.mapping(spec)?.is_some() => {
+                Some(_) if self.kind.stray(spec)?.is_some() => {
                     return Err(DriverError::new(
                         ErrorKind::InUse,
                         format!("{spec} was left half made, and somebody has mapped it"),
                     )
                     .hint("unmap it, then try again"));
                 }
-                Some(ImageInfo { record: Some(mut half), size, .. }) => {
-                    tracing::warn!(image = %spec, stage = ?half.stage, "clearing what a Create left half made");
-                    self.clear_half_made(spec, &mut half, size.is_some())?;
+                Some(half) => {
+                    let stage = half.record.as_ref().map(|record| &record.stage);
+                    tracing::warn!(image = %spec, ?stage, "clearing what a Create left half made");
+                    self.kind.clear(spec, &half)?;
                 }
-                _ => {}
+                None => {}
             }
-            let size = record.options.size.unwrap_or(self.settings.size);
-            let created = self.backend.create(spec, size, &record);
-            // Whatever exists already is not ours to remove.
-            if !created.as_ref().is_err_and(|e| e.kind == ErrorKind::AlreadyExists) {
-                undo.push("remove the image", || self.backend.remove(spec));
-            }
-            created?;
-            undo.push("unmap the image", || self.unmap_whatever(spec));
-            let device = self.backend.map(spec)?;
-            let provisioned = self.provision(spec, &mut record, &device, deadline);
-            // The rollback must find the device without our own hold on it.
-            let unheld = device.unheld();
-            drop(device);
-            provisioned?;
-            self.backend.unmap(spec, unheld)?;
+            self.kind.provision(spec, record, &mut undo, deadline)?;
             Ok(None)
         })();
         match result {
             Ok(there) => {
-                self.backend.release(spec).inspect_err(|_| self.mark_unsettled(spec))?;
+                self.kind.release(spec).inspect_err(|_| self.mark_unsettled(spec))?;
                 Ok(there)
             }
             Err(e) => Err(self.undo(spec, undo, e)),

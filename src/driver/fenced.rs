@@ -5,11 +5,11 @@
 //! further container gets it, and to let Docker's later Unmounts succeed.
 
 use super::Driver;
-use crate::backend::Look;
 use crate::lock;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::name::ImageSpec;
 use crate::model::owner::Owner;
+use crate::model::store::Look;
 use crate::telemetry::count::{Count, count};
 
 impl Driver {
@@ -20,7 +20,7 @@ impl Driver {
         if mounted.is_empty() {
             return;
         }
-        let look = self.backend.look(&mounted);
+        let look = self.kind.look(&mounted);
         let Some(look) = self.told.answer("whether volumes were taken over", look) else { return };
         let unread: Vec<String> = look.unread.iter().map(|(spec, why)| format!("{spec}: {why}")).collect();
         let read = if unread.is_empty() {
@@ -49,7 +49,7 @@ impl Driver {
         if self.table.get(spec).is_none() {
             return;
         }
-        match self.backend.mend(spec) {
+        match self.kind.mend(spec) {
             Ok(None) => {}
             Ok(Some(why)) => self.part_from(spec, &why),
             Err(e) => tracing::warn!(image = %spec, error = %e, "its owner record cannot be mended yet"),
@@ -72,7 +72,7 @@ impl Driver {
             if lock(&self.noted).get(spec) == Some(&ids) {
                 continue;
             }
-            match self.backend.note_uses(spec, &ids) {
+            match self.kind.note_uses(spec, &ids) {
                 Ok(()) => drop(lock(&self.noted).insert(spec.clone(), ids)),
                 Err(e) => tracing::debug!(image = %spec, error = %e, "its mount IDs could not be noted"),
             }
@@ -82,13 +82,13 @@ impl Driver {
     /// Whether a mounted volume may be lost, which whoever holds its guard has to see to. While the store is away its word is not to be
     /// had, and the kernel waits for it as well.
     pub(super) fn may_be_lost(&self, spec: &ImageSpec) -> bool {
-        let look = self.backend.look(std::slice::from_ref(spec));
+        let look = self.kind.look(std::slice::from_ref(spec));
         look.is_ok_and(|look| look != Look::default())
     }
 
     /// An error when a mounted volume is lost, or when it is not known whose it is: then it is no mount to hand out.
     pub(super) fn refuse_lost(&self, spec: &ImageSpec) -> Result<()> {
-        let look = match self.backend.look(std::slice::from_ref(spec)) {
+        let look = match self.kind.look(std::slice::from_ref(spec)) {
             Ok(look) => look,
             // While the store is away its word is not to be had, and the kernel waits for it as well.
             Err(e) => {
@@ -103,7 +103,7 @@ impl Driver {
         let lost = if look.amiss.is_empty() {
             look.lost.into_iter().next().map(|(_, why)| why)
         } else {
-            match self.backend.mend(spec) {
+            match self.kind.mend(spec) {
                 Err(e) if e.kind == ErrorKind::Unreachable => {
                     tracing::warn!(image = %spec, error = %e, "its owner record cannot be mended yet");
                     None
@@ -125,10 +125,8 @@ impl Driver {
     /// host may be that owner's.
     pub(super) fn drop_dead_mapping(&self, spec: &ImageSpec) -> Result<()> {
         let elsewhere = |owner: Owner| owner.boot_id != self.settings.boot_id;
-        if self.backend.owner(spec, None)?.is_some_and(elsewhere)
-            && let Some(device) = self.backend.mapping(spec)?
-        {
-            self.backend.abandon(spec, device)?;
+        if self.kind.owner(spec, None)?.is_some_and(elsewhere) {
+            self.kind.abandon(spec, None)?;
         }
         Ok(())
     }
@@ -144,13 +142,13 @@ impl Driver {
         let mountpoint = &mounted.refs.mountpoint;
         self.host.detach(mountpoint)?;
         // What is mapped now may be another mapping already: only the device of the dead mount goes.
-        self.backend.abandon(spec, self.device_of(&mounted.attached)?)?;
+        self.kind.abandon(spec, Some(&mounted.attached))?;
         // From here on it is a matter of bringing the rest to rest.
         self.mark_unsettled(spec);
         self.forget_uses(spec)?;
         self.host.remove_dir(mountpoint)?;
         // Fenced by hand, it may still be ours on record.
-        self.backend.release(spec)?;
+        self.kind.release(spec)?;
         lock(&self.unsettled).remove(spec);
         tracing::warn!(image = %spec, "detached");
         Ok(())

@@ -1,4 +1,4 @@
-//! The semantics of a Docker volume: create, remove, mount, unmount, path, get, list, over a [`Backend`] and a [`Host`].
+//! The semantics of a Docker volume: create, remove, mount, unmount, path, get, list, over a [kind of volume](kind) and a [`Host`].
 //!
 //! Every operation that changes a volume holds its guard from beginning to end, undoes itself when it fails ([`undo`]) and
 //! may be killed at any step: the owner record, claimed first and released last, is the journal by which [`recovery`] finds
@@ -6,19 +6,17 @@
 
 pub mod api;
 pub mod guard;
+pub mod kind;
 pub mod refs;
 pub mod undo;
 
-mod accept;
 mod cache;
-mod checking;
 mod create;
 mod fenced;
 mod mount;
 mod naming;
 mod orphans;
 mod overview;
-mod provision;
 mod read;
 mod recovery;
 mod release;
@@ -28,10 +26,9 @@ mod told;
 mod unmount;
 mod usage;
 mod uses;
-mod verdicts;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -40,6 +37,7 @@ use crate::model::settings::{Removal, Scope};
 use api::{Client, Glance, Volume, VolumeDriver};
 use cache::Cache;
 use guard::Guards;
+use kind::{Kind, Reserved, Volumes};
 use orphans::Orphans;
 use overview::Heard;
 use table::Table;
@@ -47,17 +45,13 @@ use told::Told;
 use undo::Undo;
 use usage::Usages;
 use uses::Comings;
-use verdicts::Verdicts;
 
-use crate::backend::{Backend, Disks};
 use crate::host::Host;
 use crate::lock;
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, Result};
-use crate::model::filesystem::FsKind;
 use crate::model::image::LeftOut;
 use crate::model::name::ImageSpec;
-use crate::model::size::Size;
 
 /// The settings of a driver.
 #[derive(Debug, Clone)]
@@ -66,18 +60,10 @@ pub struct Settings {
     pub pool: String,
     /// The namespace of a bare name.
     pub namespace: Option<String>,
-    /// Whether Create may make images, and Mount format blank ones.
+    /// Whether Create may make volumes.
     pub create: bool,
     /// What Remove does.
     pub removal: Removal,
-    /// Size of a new image.
-    pub size: Size,
-    /// Filesystem of a new image.
-    pub fs: FsKind,
-    /// Further options for its mkfs.
-    pub mkfs_options: Vec<String>,
-    /// Mount options of a new volume, and of an image that others made.
-    pub mount_options: Option<String>,
     /// Volumes are mounted at `<root>/<pool>/<image>`.
     pub root: PathBuf,
     /// Mount IDs are kept here: what is true until the host is restarted.
@@ -100,12 +86,11 @@ pub struct Settings {
 const LONG: Duration = Duration::from_secs(110);
 const SHORT: Duration = Duration::from_secs(50);
 
-/// The driver over a backend and a host.
+/// The driver over a kind of volume and a host.
 #[derive(Debug)]
 pub struct Driver {
     settings: Settings,
-    backend: Arc<dyn Backend>,
-    disks: Arc<dyn Disks>,
+    kind: Arc<dyn Kind>,
     host: Arc<dyn Host>,
     guards: Guards,
     /// Held for a moment only, by whoever changes the uses of a volume.
@@ -113,7 +98,7 @@ pub struct Driver {
     comings: Comings,
     table: Table,
     cache: Cache,
-    /// Images that a Create is making right now: List does not show them.
+    /// Volumes that a Create is making right now: List does not show them.
     making: Mutex<HashSet<ImageSpec>>,
     /// Volumes with something left to undo, see [`recovery`].
     unsettled: Mutex<HashSet<ImageSpec>>,
@@ -124,7 +109,6 @@ pub struct Driver {
     noted: Mutex<BTreeMap<ImageSpec, Vec<String>>>,
     /// Held by whoever looks for lost volumes, or for its own.
     looking: Mutex<()>,
-    verdicts: Arc<Verdicts>,
     learning: Mutex<()>,
     /// Where the backend has not said yet which images this plugin owns; `None` means everywhere.
     unseen: Mutex<Option<Vec<LeftOut>>>,
@@ -141,13 +125,8 @@ pub struct Driver {
 
 impl Driver {
     /// A driver that has adopted what is its own of an earlier life and cleaned up what that left half done.
-    pub fn open(
-        settings: Settings,
-        backend: Arc<dyn Backend>,
-        disks: Arc<dyn Disks>,
-        host: Arc<dyn Host>,
-    ) -> Result<Arc<Self>> {
-        let driver = Self::new(settings, backend, disks, host)?;
+    pub fn open(settings: Settings, kind: Arc<dyn Kind>, host: Arc<dyn Host>) -> Result<Arc<Self>> {
+        let driver = Self::new(settings, kind, host)?;
         driver.recover()?;
         // In the background: a store that hangs must not keep the others from being served.
         driver.in_background(Self::feel_pulse);
@@ -155,18 +134,11 @@ impl Driver {
     }
 
     /// A driver that has looked at nothing yet: to [release](Self::release_all) what an earlier life has left, and not to serve.
-    pub fn new(
-        settings: Settings,
-        backend: Arc<dyn Backend>,
-        disks: Arc<dyn Disks>,
-        host: Arc<dyn Host>,
-    ) -> Result<Arc<Self>> {
+    pub fn new(settings: Settings, kind: Arc<dyn Kind>, host: Arc<dyn Host>) -> Result<Arc<Self>> {
         let driver = Arc::new(Self {
-            cache: Cache::open(&settings, Arc::clone(&backend), Arc::clone(&host)),
-            verdicts: Arc::new(Verdicts::open(settings.state.join("checks"), Arc::clone(&host))?),
+            cache: Cache::open(&settings, Arc::clone(&kind), Arc::clone(&host)),
             settings,
-            backend,
-            disks,
+            kind,
             host,
             guards: Guards::default(),
             uses: Guards::default(),
@@ -202,11 +174,6 @@ impl Driver {
         self.settings.root.join(spec.place())
     }
 
-    /// Where a fresh filesystem is mounted for its setting up.
-    fn staging(&self, spec: &ImageSpec) -> PathBuf {
-        self.settings.state.join("staging").join(spec.file_name())
-    }
-
     fn refs_file(&self, spec: &ImageSpec) -> PathBuf {
         self.settings.refs.join(format!("{}.json", spec.file_name()))
     }
@@ -227,6 +194,31 @@ impl Driver {
 
     fn mark_unsettled(&self, spec: &ImageSpec) {
         lock(&self.unsettled).insert(spec.clone());
+    }
+}
+
+impl Volumes for Driver {
+    fn is_mounted(&self, spec: &ImageSpec) -> bool {
+        self.table.get(spec).is_some()
+    }
+
+    fn mounted_at(&self, target: &Path) -> Option<ImageSpec> {
+        let volumes = self.table.all();
+        let found = volumes.iter().find(|volume| volume.refs.mountpoint == target);
+        found.map(|volume| volume.refs.spec.clone())
+    }
+
+    fn is_unsettled(&self, spec: &ImageSpec) -> bool {
+        lock(&self.unsettled).contains(spec)
+    }
+
+    fn mark_unsettled(&self, spec: &ImageSpec) {
+        Self::mark_unsettled(self, spec);
+    }
+
+    fn reserve(&self, spec: &ImageSpec, since: Instant) -> Reserved {
+        self.mark_unsettled(spec);
+        self.guards.reserve(spec, since)
     }
 }
 
@@ -270,7 +262,7 @@ impl VolumeDriver for Driver {
     }
 
     fn glance(&self) -> Glance {
-        let away = self.backend.reachable().err().map(|why| why.message);
+        let away = self.kind.reachable().err().map(|why| why.message);
         Glance { mounted: self.table.all().len(), away }
     }
 

@@ -15,7 +15,7 @@ impl Driver {
     pub(super) fn resolve(&self, name: &VolumeName) -> Result<ImageSpec> {
         match name.pool() {
             Some(pool) => name.in_pool(pool),
-            None => self.resolve_bound(self.backend.binding(name.image())?.as_ref(), name),
+            None => self.resolve_bound(self.kind.binding(name.image())?.as_ref(), name),
         }
     }
 
@@ -62,7 +62,7 @@ impl Driver {
             same("namespace", spec.namespace(), namespace)?;
             return Ok((spec, None));
         }
-        let bound = self.backend.binding(name.image())?;
+        let bound = self.kind.binding(name.image())?;
         let default = self.at_home(name)?;
         let pool = pool.unwrap_or(&self.settings.pool);
         let at_home = self.settings.namespace.as_deref().filter(|_| pool == self.settings.pool);
@@ -78,7 +78,7 @@ impl Driver {
             Some(bound) if bound == wanted => Ok((wanted, None)),
             Some(bound) => Err(taken(&bound)),
             None if wanted == default => Ok((wanted, None)),
-            None => match self.backend.info(&default)? {
+            None => match self.kind.info(&default)? {
                 Some(info) if !info.is_half_made() => Err(taken(&default)),
                 _ => Ok((wanted, Some(name.image().to_owned()))),
             },
@@ -88,7 +88,7 @@ impl Driver {
     /// What the bare name of an image is bound to. Where that cannot be looked up, an image of another pool than that of the names shows
     /// under its spec: what is bound to it is not known, and not needed to use it.
     pub(super) fn binding_beside(&self, spec: &ImageSpec) -> Result<Option<ImageSpec>> {
-        match self.backend.binding(spec.image()) {
+        match self.kind.binding(spec.image()) {
             Err(e) if e.kind == ErrorKind::Unreachable && spec.pool() != self.settings.pool => Ok(None),
             bound => bound,
         }
@@ -117,9 +117,9 @@ impl Driver {
 
     /// The names under which images show; while they cannot be read, as they were read last.
     pub(super) fn shown_names(&self) -> Result<ShownNames> {
-        let bindings = match self.backend.bindings() {
+        let bindings = match self.kind.bindings() {
             Ok(bindings) => bindings,
-            Err(e) => self.backend.known_bindings().map_err(|_| e)?,
+            Err(e) => self.kind.known_bindings().map_err(|_| e)?,
         };
         Ok(ShownNames {
             home: Some((self.settings.pool.clone(), self.settings.namespace.clone())),

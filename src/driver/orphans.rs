@@ -70,7 +70,7 @@ impl Driver {
     pub(super) fn end_orphans(&self, due: &[Arc<MountedVolume>]) {
         let Ok(_alone) = self.orphans.looking.try_lock() else { return };
         let attached: Vec<Attached> = due.iter().map(|mounted| mounted.attached.clone()).collect();
-        let held = match self.disks.which_held(&attached) {
+        let held = match self.kind.which_held(&attached) {
             Ok(held) => held,
             Err(e) => {
                 tracing::warn!(error = %e, "cannot see what containers hold of a Docker engine that is gone");

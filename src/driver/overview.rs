@@ -3,7 +3,7 @@
 //! What only the store knows is asked in the background ([`Pulse`]), one question at a time; a store that hangs shows by the age of its
 //! last answer.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use super::Driver;
 use super::api::{DriverStatus, Volume};
 use super::table::MountedVolume;
-use crate::backend::Pulse;
 use crate::lock;
 use crate::model::bindings::{Bindings, Bound};
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::image::NoVolume;
 use crate::model::name::{ImageSpec, VolumeName};
 use crate::model::overview::{MountView, Overview};
+use crate::model::store::Pulse;
 
 /// How often the store is asked.
 const EVERY: Duration = Duration::from_secs(2);
@@ -66,7 +66,7 @@ impl Driver {
     /// Asks the store how it is, unless it still has not answered an earlier question.
     pub(super) fn feel_pulse(&self) {
         let Ok(_alone) = self.feeling.try_lock() else { return };
-        let pulse = self.backend.pulse();
+        let pulse = self.kind.pulse();
         let mut heard = lock(&self.heard);
         let answer = pulse.map(|pulse| heard.pulse = pulse);
         heard.last = Some((answer, Instant::now()));
@@ -74,7 +74,7 @@ impl Driver {
 
     fn view(&self, mounted: &MountedVolume, volume: String) -> MountView {
         let MountedVolume { refs, attached } = mounted;
-        let (device_bytes, io) = self.disks.counters(Path::new(&attached.source));
+        let (device_bytes, io) = self.kind.counters(attached);
         let (usage, age) = self.usage_of(mounted).last();
         MountView {
             volume,
@@ -141,7 +141,7 @@ impl DriverStatus for Driver {
             .collect();
         mounts.sort_by(|a, b| a.volume.cmp(&b.volume));
         Overview {
-            backend: self.backend.name(),
+            backend: self.kind.name(),
             away,
             not_ready,
             devices: pulse.devices,
@@ -149,10 +149,10 @@ impl DriverStatus for Driver {
             fenced: lock(&self.fenced).len(),
             cache_age: lock(&self.answered).elapsed(),
             not_known: self.told.all(),
-            heartbeats: self.backend.heartbeats(),
-            left_out: self.backend.left_out().iter().map(ToString::to_string).collect(),
+            heartbeats: self.kind.heartbeats(),
+            left_out: self.kind.left_out().iter().map(ToString::to_string).collect(),
             pools: self
-                .backend
+                .kind
                 .pools()
                 .into_iter()
                 .map(|(pool, why)| (pool, why.map(|why| why.to_string())))
@@ -176,7 +176,7 @@ impl DriverStatus for Driver {
     }
 
     fn no_volumes(&self) -> Vec<NoVolume> {
-        self.backend.no_volumes()
+        self.kind.no_volumes()
     }
 
     fn known_size(&self, name: &str) -> Option<String> {

@@ -10,12 +10,10 @@ use super::Driver;
 use super::api::Volume;
 use super::naming::ShownNames;
 use crate::lock;
-use crate::model::create_options::SMALL;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::image::{ImageInfo, Listing};
 use crate::model::name::{ImageSpec, VolumeName};
 use crate::model::options::ImageOptions;
-use crate::model::record::Stage;
 use crate::model::size::Size;
 use crate::model::time::{rfc3339, seconds};
 
@@ -44,14 +42,14 @@ impl Driver {
         // Of all names one is read, however many there are. It is bound to an image of its own name.
         let bound = match volume.pool() {
             Some(pool) => self.binding_beside(&volume.in_pool(pool)?),
-            None => self.backend.binding(volume.image()),
+            None => self.kind.binding(volume.image()),
         };
         let answer = bound.and_then(|bound| {
             let spec = self.resolve_bound(bound.as_ref(), &volume)?;
             let shown = self.shown_bound(bound.as_ref(), &spec);
             let info = match self.existing(name, &spec) {
                 Err(e) if e.kind == ErrorKind::NotFound && self.table.get(&spec).is_some() => {
-                    let why = self.backend.whereabouts(&spec);
+                    let why = self.kind.whereabouts(&spec);
                     return Ok((self.describe_vanished(name, &spec, why), shown));
                 }
                 info => info?,
@@ -83,7 +81,7 @@ impl Driver {
 
     /// See [`VolumeDriver::list`](super::api::VolumeDriver::list).
     pub(super) fn list(&self) -> Result<Vec<Volume>> {
-        let listed = self.backend.list().and_then(|listing| match self.shown_names() {
+        let listed = self.kind.list().and_then(|listing| match self.shown_names() {
             // Nobody was told of other names yet; or they are in the pool that is left out, and what is listed is of others.
             Err(e)
                 if self.cache.all(&e).is_empty()
@@ -147,7 +145,7 @@ impl Driver {
 
     /// The image, if it is a volume.
     pub(super) fn existing(&self, name: &str, spec: &ImageSpec) -> Result<ImageInfo> {
-        match self.backend.info(spec)? {
+        match self.kind.info(spec)? {
             Some(info) if !info.is_half_made() => Ok(info),
             _ => Err(missing(name)),
         }
@@ -181,7 +179,7 @@ impl Driver {
         let mounted = self.table.get(spec);
         let mut status = Map::new();
         let mut put = |key: &str, value: Value| status.insert(key.to_owned(), value);
-        put("backend", json!(self.backend.name()));
+        put("backend", json!(self.kind.name()));
         put("image", json!(spec.to_string()));
         put("size", json!(info.size.map(|size| size.to_string())));
         put("allocated", json!(info.allocated.map(Size::as_bytes)));
@@ -196,26 +194,12 @@ impl Driver {
             health = "unusable";
             put("reason", json!(trouble.why.to_string()));
         }
-        match &info.record {
-            Some(record) => {
-                put("options", json!(info.options_that_hold()));
-                if let Some(to_come) = info.options_to_come() {
-                    put("when-formatted", json!(to_come));
-                }
-                if record.stage == Stage::Ready {
-                    put("fstype", json!(record.options.fstype));
-                }
-                if let (true, Some(size)) = (record.options.bare_size, info.size.filter(|size| *size < SMALL))
-                {
-                    put("warning", json!(small(size)));
-                }
-                put("made-by", json!(if record.adopted { "somebody else" } else { "this plugin" }));
-            }
-            None => {
-                put("made-by", json!("somebody else"));
-            }
+        for (key, value) in self.kind.describe(info) {
+            put(key, value);
         }
-        match self.backend.owner(spec, info.id.as_deref()) {
+        let is_ours = info.record.as_ref().is_some_and(|record| !record.adopted);
+        put("made-by", json!(if is_ours { "this plugin" } else { "somebody else" }));
+        match self.kind.owner(spec, info.id.as_deref()) {
             Ok(Some(owner)) => {
                 put("owner", json!(owner.to_string()));
             }
@@ -254,11 +238,6 @@ impl Driver {
             status,
         }
     }
-}
-
-/// What is said of a small volume whose size was a bare number.
-pub(super) fn small(size: Size) -> String {
-    format!("it has {size} only: a size without a unit is in MiB; where GiB were meant, say so: size=16G")
 }
 
 pub(super) fn missing(name: &str) -> DriverError {

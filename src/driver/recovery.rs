@@ -10,17 +10,16 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
+use super::kind::Attach;
 use super::refs::Refs;
 use super::table::MountedVolume;
 use super::{Driver, SHORT};
 use crate::lock;
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, Result};
-use crate::model::filesystem::{Content, MountFlags};
-use crate::model::image::{LeftOut, Listing};
-use crate::model::mount::{Attached, Mounted, Place};
+use crate::model::image::{ImageInfo, LeftOut, Listing};
+use crate::model::mount::{Attached, Mounted};
 use crate::model::name::ImageSpec;
-use crate::model::options::ImageOptions;
 use crate::model::stored::{self, NotUnderstood};
 
 /// How often the background thread looks after unsettled and orphaned volumes.
@@ -86,18 +85,15 @@ impl Driver {
     /// The volumes that bear a trace of us: an owner record, mount IDs, a mount. Also where there may be owner records that are not known.
     pub(super) fn traces(&self) -> Result<(BTreeSet<ImageSpec>, Result<Vec<LeftOut>>)> {
         let mut specs = BTreeSet::new();
-        let unseen = self.backend.owned().map(|owned| {
+        let unseen = self.kind.owned().map(|owned| {
             specs.extend(owned.specs);
             owned.left_out
         });
         let refs = self.host.files(&self.settings.refs)?;
         specs.extend(refs.iter().filter_map(|file| ImageSpec::from_file_name(file.strip_suffix(".json")?)));
-        let staging = self.settings.state.join("staging");
         specs.extend(self.host.mounts()?.iter().filter_map(|mount| {
-            if let Ok(file) = mount.target.strip_prefix(&staging) {
-                return ImageSpec::from_file_name(file.to_str()?);
-            }
-            ImageSpec::from_place(mount.target.strip_prefix(&self.settings.root).ok()?)
+            let place = || ImageSpec::from_place(mount.target.strip_prefix(&self.settings.root).ok()?);
+            self.kind.trace(mount).or_else(place)
         }));
         Ok((specs, unseen))
     }
@@ -113,7 +109,7 @@ impl Driver {
         let mountpoint = self.mountpoint(spec);
         let mounts = self.host.mounts()?;
         let refs = self.refs_of(spec)?;
-        let claimed = self.backend.claim(spec);
+        let claimed = self.kind.claim(spec);
         if let Some(here) = mounts.iter().rev().find(|mount| mount.target == mountpoint) {
             let attached = self.attached_of(spec, here, refs.is_some())?;
             match &refs {
@@ -164,99 +160,59 @@ impl Driver {
 
     /// What is mounted here, if it is the volume; while the backend is away, the mount IDs on disk are believed.
     fn attached_of(&self, spec: &ImageSpec, here: &Mounted, known: bool) -> Result<Attached> {
-        let is_it = match self.backend.mapping(spec) {
-            Ok(found) => found.is_some_and(|device| device.is_at(here)),
+        let attached = match self.kind.attached(spec, here) {
             Err(e) if known => {
                 tracing::error!(image = %spec, error = %e, "cannot see its device, believing its mount IDs");
-                true
+                Some(Attached::from(here))
             }
-            Err(e) => return Err(e),
+            attached => attached?,
         };
-        if is_it {
-            return Ok(Attached::from(here));
-        }
-        Err(DriverError::new(
-            ErrorKind::InUse,
-            format!("{} is mounted at {}, where {spec} belongs", here.source, here.target.display()),
-        )
-        .hint("unmount it; this plugin did not mount it"))
+        attached.ok_or_else(|| {
+            DriverError::new(
+                ErrorKind::InUse,
+                format!("{} is mounted at {}, where {spec} belongs", here.source, here.target.display()),
+            )
+            .hint("unmount it; this plugin did not mount it")
+        })
     }
 
     /// Mounts a volume again that was unmounted behind our back under running containers, as an engine does with all that a managed
     /// plugin has mounted when it is disabled by force. They go on using it, and Docker will unmount it for each of them; the kernel
-    /// gives the filesystem that they have. Containers that ended meanwhile will not be unmounted, and nobody can say which: so the uses
-    /// are nobody's. Whether there was one to mount: a device that nobody holds is taken down instead.
+    /// gives what they have. Containers that ended meanwhile will not be unmounted, and nobody can say which: so the uses
+    /// are nobody's. Whether there was one to mount: what nobody holds is taken down instead.
     fn mount_again(&self, spec: &ImageSpec, claimed: &Result<()>) -> Result<bool> {
         match claimed {
             Err(e) if e.kind == ErrorKind::InUse => return Ok(false),
             claimed => claimed.clone()?,
         }
-        let Some(device) = self.backend.mapping(spec)? else { return Ok(false) };
-        let unmounted = Attached {
-            place: Place::whole(device.number),
-            source: device.path.display().to_string(),
-            fstype: String::new(),
-            read_only: false,
-        };
-        if !self.held_elsewhere(&unmounted)? {
-            return Ok(false);
-        }
-        let options = self.backend.info(spec)?.and_then(|info| info.record).map(|record| record.options);
-        // An image of somebody else has no record.
-        let options = options.unwrap_or_else(|| ImageOptions {
-            mount_options: self.settings.mount_options.clone(),
-            ..ImageOptions::default()
-        });
-        let Content::Filesystem(found) = self.disks.probe(&device, options.fstype)? else { return Ok(false) };
-        let flags = MountFlags {
-            options: options.mount_options.unwrap_or_default(),
-            read_only: options.read_only.unwrap_or(false),
-        };
         let mountpoint = self.mountpoint(spec);
-        {
+        let mut before = || {
             let _short = self.lock_uses(spec);
             // Before the mount: whoever finds that believes these.
-            if let Some(((), _, saved)) = self.change_uses(spec, |refs| *refs = refs.of_nobody())? {
-                saved?;
+            match self.change_uses(spec, |refs| *refs = refs.of_nobody())? {
+                Some(((), _, saved)) => saved,
+                None => Ok(()),
             }
-        }
-        self.host.make_dir(&mountpoint)?;
-        self.mount_filesystem(spec, &device, &found, &mountpoint, flags)?;
-        let Some(here) = self.host.mounted_at(&mountpoint)? else { return Ok(false) };
+        };
+        let job = Attach { spec, mountpoint: &mountpoint, volumes: self, deadline: Deadline::after(SHORT) };
+        let Some(attached) = self.kind.attach_again(job, &mut before)? else { return Ok(false) };
         tracing::warn!(image = %spec, "was unmounted under running containers, mounted again");
-        if !self.adopt(spec, |refs| MountedVolume { refs, attached: Attached::from(&here) })? {
+        if !self.adopt(spec, |refs| MountedVolume { refs, attached })? {
             self.mark_unsettled(spec);
         }
         Ok(true)
     }
 
-    /// What is ours below the mountpoint: staging mount, mapping, half-made image, ownership.
+    /// What is ours below the mountpoint: what the kind has left here, a half-made volume, ownership.
     fn take_down_unmounted(&self, spec: &ImageSpec, mounts: &[Mounted]) -> Result<()> {
-        let staging = self.staging(spec);
-        if mounts.iter().any(|mount| mount.target == staging) {
-            self.host.unmount(&staging)?;
-        }
-        self.host.remove_dir(&staging)?;
-        if let Some(device) = self.backend.mapping(spec)? {
-            if let Some(other) = self.host.mounts()?.iter().find(|mount| device.is_at(mount)) {
-                return Err(DriverError::new(
-                    ErrorKind::InUse,
-                    format!("{spec} is mounted at {}, not by this plugin", other.target.display()),
-                )
-                .hint("unmount it"));
-            }
-            self.backend.unmap(spec, device)?;
-        }
-        let info = self.backend.info(spec)?;
+        self.kind.sweep(spec, mounts)?;
+        let info = self.kind.info(spec)?;
         if info.is_none() {
             // A Remove may have died after it; a name that stayed bound would lead the next Create astray.
             self.unbind(spec)?;
         }
-        if let Some(info) = info
-            && info.is_half_made()
-            && let Some(mut record) = info.record
-        {
-            match self.clear_half_made(spec, &mut record, info.size.is_some()) {
+        if let Some(half) = info.filter(ImageInfo::is_half_made) {
+            match self.kind.clear(spec, &half) {
                 Ok(()) => tracing::warn!(image = %spec, "removed what a Create or Remove left half done"),
                 // Another host may be able to look into what this one cannot.
                 Err(e) if matches!(e.kind, ErrorKind::ForeignData | ErrorKind::MissingTool) => {
@@ -265,7 +221,7 @@ impl Driver {
                 Err(e) => return Err(e),
             }
         }
-        self.backend.release(spec)
+        self.kind.release(spec)
     }
 
     /// The mount IDs on disk, if they speak of this boot.
@@ -345,7 +301,7 @@ impl Driver {
 
     fn has_to_learn(&self) -> bool {
         let silent: BTreeSet<String> =
-            self.backend.pools().into_iter().filter_map(|(pool, why)| why.map(|_| pool)).collect();
+            self.kind.pools().into_iter().filter_map(|(pool, why)| why.map(|_| pool)).collect();
         let unseen = lock(&self.unseen);
         unseen.as_ref().is_none_or(|unseen| unseen.iter().any(|out| !silent.contains(&out.pool)))
     }
@@ -357,7 +313,7 @@ impl Driver {
         if !self.has_to_learn() {
             return;
         }
-        let owned = self.told.answer(OWN, self.backend.owned());
+        let owned = self.told.answer(OWN, self.kind.owned());
         let Some(Listing { specs, mut left_out }) = owned else { return };
         let mut unseen = lock(&self.unseen);
         let is_news =
@@ -376,14 +332,13 @@ impl Driver {
     /// Brings images to rest that this plugin owns on record and has nothing to do with: whatever left such a record, other hosts wait for it.
     fn look_for_leftovers(&self) {
         let Ok(_alone) = self.learning.try_lock() else { return };
-        let owned = self
-            .told
-            .answer("whether this plugin owns images that it does not use", self.backend.leftovers());
+        let owned =
+            self.told.answer("whether this plugin owns images that it does not use", self.kind.leftovers());
         let Some(owned) = owned else { return };
         for spec in owned {
             // Whoever holds the guard is at work on it.
             let Some(_guard) = self.guards.try_lock(&spec) else { continue };
-            let is_owned = || self.backend.owner(&spec, None).is_ok_and(|owner| owner.is_some());
+            let is_owned = || self.kind.owner(&spec, None).is_ok_and(|owner| owner.is_some());
             if self.table.get(&spec).is_none() && is_owned() {
                 tracing::warn!(image = %spec, "is owned and not used: bringing it to rest");
                 self.mark_unsettled(&spec);

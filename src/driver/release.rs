@@ -46,7 +46,7 @@ impl Driver {
         // Adopts what is used, and takes everything else down.
         self.restore(spec)?;
         let Some(mounted) = self.table.get(spec) else { return Ok(()) };
-        self.disks.refuse_held(&mounted.refs.mountpoint, &mounted.attached)?;
+        self.kind.refuse_held(&mounted.refs.mountpoint, &mounted.attached)?;
         tracing::info!(image = %spec, uses = mounted.refs.shown(), "releasing");
         self.take_down(&mounted).inspect_err(|_| self.mark_unsettled(spec))
     }

@@ -5,7 +5,6 @@ use super::{Driver, Removal, SHORT};
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::image::ImageInfo;
 use crate::model::name::{ImageSpec, VolumeName};
-use crate::model::record::Stage;
 use crate::model::time;
 
 /// So many names are tried for a renamed image.
@@ -22,7 +21,7 @@ impl Driver {
         self.restore_if_unsettled(&spec)?;
         // Its last Unmount may wait for the guard.
         self.end_if_unused(&spec)?;
-        let info = self.backend.info(&spec)?;
+        let info = self.kind.info(&spec)?;
         if let Some(mounted) = self.table.get(&spec) {
             return Err(in_use(name, &mounted.refs.shown()).hint("stop the containers that use it"));
         }
@@ -41,30 +40,25 @@ impl Driver {
         }
         let mut undo = Undo::default();
         let result = (|| {
-            undo.push("release the image", || self.backend.release(&spec));
+            undo.push("release the image", || self.kind.release(&spec));
             let unable = |e: DriverError| e.context(format_args!("Unable to lock image for remove: {name}"));
-            self.backend.claim(&spec).map_err(unable)?;
-            if let Some(device) = self.backend.mapping(&spec)? {
-                let how = format!("mapped to {}, not by this plugin", device.path.display());
+            self.kind.claim(&spec).map_err(unable)?;
+            if let Some(how) = self.kind.stray(&spec)? {
                 return Err(in_use(name, &how).hint("unmap it"));
             }
             // Another host may have finished or removed it since we looked.
-            match (self.backend.info(&spec)?, self.settings.removal) {
+            match (self.kind.info(&spec)?, self.settings.removal) {
                 (None, _) => {}
-                (Some(ImageInfo { record: Some(mut half), size, .. }), _)
-                    if half.stage != Stage::Ready && !half.adopted =>
-                {
-                    self.clear_half_made(&spec, &mut half, size.is_some())?;
-                }
+                (Some(info), _) if info.is_being_made() => self.kind.clear(&spec, &info)?,
                 (Some(ImageInfo { size: Some(_), .. }), Removal::Rename) => match self.rename_away(&spec) {
                     // Another host was faster.
                     Err(e) if e.kind == ErrorKind::NotFound => {}
                     renamed => renamed?,
                 },
-                _ => self.backend.remove(&spec)?,
+                _ => self.kind.remove(&spec)?,
             }
             self.unbind(&spec)?;
-            self.backend.release(&spec)
+            self.kind.release(&spec)
         })();
         result.map_err(|e| self.undo(&spec, undo, e))
     }
@@ -81,15 +75,15 @@ impl Driver {
             };
             let to = spec.with_image(&image)?;
             let Some(_guard) = self.guards.try_lock(&to) else { continue };
-            if self.backend.info(&to)?.is_some() {
+            if self.kind.info(&to)?.is_some() {
                 continue;
             }
             let mut undo = Undo::default();
             let result = (|| {
-                undo.push("release the new name", || self.backend.release(&to));
-                self.backend.claim(&to)?;
-                self.backend.rename(spec, &to)?;
-                self.backend.release(&to)
+                undo.push("release the new name", || self.kind.release(&to));
+                self.kind.claim(&to)?;
+                self.kind.rename(spec, &to)?;
+                self.kind.release(&to)
             })();
             match result {
                 Ok(()) => {
@@ -114,11 +108,11 @@ impl Driver {
 
     /// Takes the bare names of an image that is gone away, and what a check has found in it.
     pub(super) fn unbind(&self, spec: &ImageSpec) -> Result<()> {
-        self.verdicts.forget(spec);
+        self.kind.forget(spec);
         let bound = self.binding_beside(spec)?;
         self.cache.remove(&self.shown_bound(bound.as_ref(), spec));
         match bound {
-            Some(bound) if bound == *spec => self.backend.unbind(spec.image(), spec),
+            Some(bound) if bound == *spec => self.kind.unbind(spec.image(), spec),
             _ => Ok(()),
         }
     }

@@ -57,8 +57,7 @@ impl Driver {
     fn image_used(&self, volume: &VolumeName, id: &str) -> Option<ImageSpec> {
         let uses = |refs: &Refs| refs.uses.iter().any(|one_use| one_use.id == id);
         let coming = self.comes_to(id);
-        let known =
-            self.backend.known_bindings().and_then(|bindings| self.resolve_by(&bindings, volume)).ok();
+        let known = self.kind.known_bindings().and_then(|bindings| self.resolve_by(&bindings, volume)).ok();
         let known =
             known.filter(|spec| coming.contains(spec) || self.table.get(spec).is_some_and(|m| uses(&m.refs)));
         known.or_else(|| self.mounted_as(volume, uses).map(|mounted| mounted.refs.spec.clone())).or_else(
@@ -98,9 +97,9 @@ impl Driver {
         self.host.unmount(&volume.refs.mountpoint)?;
         self.forget_uses(spec)?;
         self.host.remove_dir(&volume.refs.mountpoint)?;
-        self.backend.unmap(spec, self.device_of(&volume.attached)?)?;
+        self.kind.detach(spec, &volume.attached)?;
         // It is mounted here no more, whatever the store says now.
-        self.backend.release(spec).map_err(|e| {
+        self.kind.release(spec).map_err(|e| {
             e.context(format!(
                 "{spec} is unmounted and unmapped on this host, but not given back yet, which is tried again by itself"
             ))

@@ -20,6 +20,11 @@ pub const VALID: &str = "size=<MiB, or a number with K, M, G, T>, pool=<name>, f
 /// A bare number below this is worth a word: other plugins take it for GiB.
 pub const SMALL: Size = Size::mib(100);
 
+/// What is said of a small volume whose size was a bare number.
+pub fn small(size: Size) -> String {
+    format!("it has {size} only: a size without a unit is in MiB; where GiB were meant, say so: size=16G")
+}
+
 /// Parsed options.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {

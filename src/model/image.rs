@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::error::DriverError;
 use crate::model::name::ImageSpec;
 use crate::model::options::ImageOptions;
-use crate::model::record::Record;
+use crate::model::record::{Record, Stage};
 use crate::model::size::Size;
 
 /// An image that is no volume.
@@ -89,6 +89,22 @@ pub struct ImageInfo {
     pub trouble: Option<Trouble>,
     /// What else the backend has to show of it, for people.
     pub details: BTreeMap<&'static str, String>,
+}
+
+impl ImageInfo {
+    /// Whether this is what a Create left that died: then there is no volume yet. An image that was there before us always is
+    /// a volume.
+    pub fn is_half_made(&self) -> bool {
+        match &self.record {
+            Some(record) => self.size.is_none() || (record.stage != Stage::Ready && !record.adopted),
+            None => false,
+        }
+    }
+
+    /// Whether a Create has begun it, and has not ended yet.
+    pub fn is_being_made(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.stage != Stage::Ready && !record.adopted)
+    }
 }
 
 /// Why an image that is there cannot be mounted.

@@ -20,6 +20,7 @@ pub mod record;
 pub mod released;
 pub mod settings;
 pub mod size;
+pub mod store;
 pub mod stored;
 pub mod text;
 pub mod time;

@@ -13,7 +13,7 @@ use super::rig::{Rig, spec};
 
 #[test]
 fn a_bare_name_is_in_the_namespace_of_the_settings() {
-    let rig = Rig::new(Removal::Delete).set(|settings| settings.namespace = Some("tenant".to_owned()));
+    let rig = Rig::new(Removal::Delete).set(|settings| settings.driver.namespace = Some("tenant".to_owned()));
     create(&rig.driver, "foo", &[]).unwrap();
     create(&rig.driver, "rbd/foo", &[]).unwrap();
     create(&rig.driver, "bar", &[("pool", "rbd")]).unwrap();
@@ -33,8 +33,8 @@ fn a_bare_name_is_in_the_namespace_of_the_settings() {
 #[test]
 fn options_of_mkfs_are_for_their_filesystem_only() {
     let rig = Rig::new(Removal::Delete).set(|settings| {
-        settings.mkfs_options = vec!["-O".to_owned(), "mmp".to_owned()];
-        settings.mount_options = Some("noatime".to_owned());
+        settings.block.mkfs_options = vec!["-O".to_owned(), "mmp".to_owned()];
+        settings.block.mount_options = Some("noatime".to_owned());
     });
     create(&rig.driver, "plain", &[]).unwrap();
     create(&rig.driver, "same", &[("fstype", "ext4")]).unwrap();

@@ -8,7 +8,9 @@ use std::time::Duration;
 use rbd_docker_plugin::backend::fault::{Faults, Faulty, Plan};
 use rbd_docker_plugin::backend::sim::{Data, World};
 use rbd_docker_plugin::backend::{Backend, Disks};
+use rbd_docker_plugin::block::{self, Block};
 use rbd_docker_plugin::driver::api::VolumeDriver;
+use rbd_docker_plugin::driver::kind::Kind;
 use rbd_docker_plugin::driver::{Driver, Settings};
 use rbd_docker_plugin::host::Host;
 use rbd_docker_plugin::model::deadline::Deadline;
@@ -53,37 +55,50 @@ fn identity(plugin: &str) -> Owner {
 }
 
 /// How a driver is made.
-type Make = fn(Settings, Arc<dyn Backend>, Arc<dyn Disks>, Arc<dyn Host>) -> Result<Arc<Driver>>;
+type Make = fn(Settings, Arc<dyn Kind>, Arc<dyn Host>) -> Result<Arc<Driver>>;
+
+/// The settings of the driver and of its volumes.
+#[derive(Debug)]
+pub(crate) struct All {
+    pub(crate) driver: Settings,
+    pub(crate) block: block::Settings,
+}
 
 fn open(world: &World, faults: &Arc<Faults>, removal: Removal, plugin: &str) -> Arc<Driver> {
     make(world, faults, settings(removal, plugin), plugin, Driver::open).unwrap()
 }
 
-fn settings(removal: Removal, plugin: &str) -> Settings {
-    Settings {
+fn settings(removal: Removal, plugin: &str) -> All {
+    let state = PathBuf::from("/m/.state").join(plugin);
+    let driver = Settings {
         pool: "rbd".to_owned(),
         namespace: None,
         create: true,
         removal,
-        size: Size::mib(64),
-        fs: FsKind::Ext4,
-        mkfs_options: Vec::new(),
-        mount_options: None,
         root: PathBuf::from("/m").join(plugin),
-        refs: PathBuf::from("/m/.state").join(plugin).join("refs"),
-        state: PathBuf::from("/m/.state").join(plugin),
+        refs: state.join("refs"),
+        state: state.clone(),
         scope: Scope::Global,
         wait: Duration::from_secs(60),
         owner_wait: Duration::ZERO,
         orphan_grace: Duration::ZERO,
         boot_id: "boot".to_owned(),
-    }
+    };
+    let block = block::Settings {
+        create: true,
+        size: Size::mib(64),
+        fs: FsKind::Ext4,
+        mkfs_options: Vec::new(),
+        mount_options: None,
+        state,
+    };
+    All { driver, block }
 }
 
 fn make(
     world: &World,
     faults: &Arc<Faults>,
-    settings: Settings,
+    settings: All,
     plugin: &str,
     driver: Make,
 ) -> Result<Arc<Driver>> {
@@ -91,12 +106,10 @@ fn make(
     let backend: Arc<dyn Backend> = sim.clone();
     let disks: Arc<dyn Disks> = sim.clone();
     let host: Arc<dyn Host> = sim;
-    driver(
-        settings,
-        Arc::new(Faulty::new(faults, backend)),
-        Arc::new(Faulty::new(faults, disks)),
-        Arc::new(Faulty::new(faults, host)),
-    )
+    let host: Arc<dyn Host> = Arc::new(Faulty::new(faults, host));
+    let (backend, disks) = (Arc::new(Faulty::new(faults, backend)), Arc::new(Faulty::new(faults, disks)));
+    let volumes = Block::open(settings.block, backend, disks, Arc::clone(&host))?;
+    driver(settings.driver, volumes, host)
 }
 
 impl Rig {
@@ -107,7 +120,7 @@ impl Rig {
     }
 
     /// The same with other settings.
-    pub(crate) fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) fn set(mut self, change: impl FnOnce(&mut All)) -> Self {
         let mut settings = settings(self.removal, "p1");
         change(&mut settings);
         self.driver = make(&self.world, &self.faults, settings, "p1", Driver::open).unwrap();

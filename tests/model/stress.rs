@@ -187,7 +187,7 @@ fn a_mount_and_the_unmount_of_its_id_at_once_leave_nothing() {
 
 #[test]
 fn the_last_use_is_dropped_though_another_operation_holds_the_volume() {
-    let mut rig = Rig::new(Removal::Delete).set(|settings| settings.wait = Duration::from_millis(50));
+    let mut rig = Rig::new(Removal::Delete).set(|settings| settings.driver.wait = Duration::from_millis(50));
     rig.driver.create("a", &BTreeMap::new()).unwrap();
     rig.driver.mount("a", "x", None, &|| true).unwrap();
     rig.driver.mount("a", "y", None, &|| true).unwrap();

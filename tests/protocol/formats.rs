@@ -7,8 +7,14 @@ use std::path::Path;
 const FORMATS: &str = include_str!("../../docs/formats.md");
 
 /// The rooms that store something.
-const ROOMS: [&str; 5] =
-    ["src/backend/rbd", "src/backend/local", "src/driver", "src/daemon", "src/linux/krbd/mark.rs"];
+const ROOMS: [&str; 6] = [
+    "src/backend/rbd",
+    "src/backend/local",
+    "src/block",
+    "src/driver",
+    "src/daemon",
+    "src/linux/krbd/mark.rs",
+];
 
 /// What stands before a name that is stored: files, keys of an omap, objects, locks.
 const BEFORE: [&str; 12] = [

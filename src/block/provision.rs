@@ -9,40 +9,62 @@
 //! died in `Formatting` is made blank again only if it holds no signature, or the very filesystem UUID that we gave to mkfs and no
 //! file. One that cannot be looked into is left alone.
 
-use nix::errno::Errno;
-
-use super::Driver;
-use super::undo::Undo;
+use super::Block;
 use crate::backend::Device;
-use crate::linux::{boot, fs, mount};
+use crate::driver::kind::Undo;
+use crate::linux::{boot, fs};
 use crate::model::deadline::Deadline;
-use crate::model::error::{CallError, DriverError, ErrorKind, Result};
+use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::{Content, Filesystem, Format, MountFlags, Settle};
-use crate::model::image::ImageInfo;
 use crate::model::name::ImageSpec;
 use crate::model::options::ImageOptions;
 use crate::model::record::{Record, Stage};
 use crate::model::size::Size;
+use crate::model::time::now;
+use crate::model::{mkfs_options, mount_options};
 
-impl ImageInfo {
-    /// Whether this is what a Create left that died: then there is no volume yet. An image that was there before us always is
-    /// a volume.
-    pub fn is_half_made(&self) -> bool {
-        match &self.record {
-            Some(record) => self.size.is_none() || (record.stage != Stage::Ready && !record.adopted),
-            None => false,
+impl Block {
+    /// See [`Kind::plan`](crate::driver::kind::Kind::plan).
+    pub(super) fn plan(&self, asked: &ImageOptions, size: Option<Size>) -> Result<Record> {
+        let options = ImageOptions {
+            size: Some(asked.size.or(size).unwrap_or(self.settings.size)),
+            fstype: Some(asked.fstype.unwrap_or(self.settings.fs)),
+            mount_options: self.mount_options(asked),
+            mkfs_options: self.mkfs_options(asked),
+            ..asked.clone()
+        };
+        let record = Record::new(Stage::Creating, false, now(), options);
+        self.check_format(&record)?;
+        Ok(record)
+    }
+
+    /// See [`Kind::provision`](crate::driver::kind::Kind::provision).
+    pub(super) fn provision<'a>(
+        &'a self,
+        spec: &'a ImageSpec,
+        mut record: Record,
+        undo: &mut Undo<'a>,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let size = record.options.size.unwrap_or(self.settings.size);
+        let created = self.store.create(spec, size, &record);
+        // Whatever exists already is not ours to remove.
+        if !created.as_ref().is_err_and(|e| e.kind == ErrorKind::AlreadyExists) {
+            undo.push("remove the image", move || self.store.remove(spec));
         }
+        created?;
+        undo.push("unmap the image", move || self.unmap_whatever(spec));
+        let device = self.store.map(spec)?;
+        let made = self.make_filesystem(spec, &mut record, &device, deadline);
+        // The rollback must find the device without our own hold on it.
+        let unheld = device.unheld();
+        drop(device);
+        made?;
+        self.store.unmap(spec, unheld)
     }
 
-    /// Whether a Create has begun it, and has not ended yet.
-    pub fn is_being_made(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| record.stage != Stage::Ready && !record.adopted)
-    }
-}
-
-impl Driver {
     /// Formats the blank device of an image in stage `Creating` and sets the filesystem up.
-    pub(super) fn provision(
+    pub(super) fn make_filesystem(
         &self,
         spec: &ImageSpec,
         record: &mut Record,
@@ -53,7 +75,7 @@ impl Driver {
         self.refuse_unless_blank(spec, device)?;
         let uuid = boot::random_uuid()?;
         record.stage = Stage::Formatting { uuid: uuid.clone() };
-        self.backend.write_record(spec, record)?;
+        self.store.write_record(spec, record)?;
         let format = Format { kind, uuid: uuid.clone(), options: record.options.mkfs_options.clone() };
         self.disks.format(device, &format, deadline)?;
         let filesystem = match self.disks.probe(device, None)? {
@@ -69,7 +91,7 @@ impl Driver {
         };
         self.set_up(spec, record, device, &filesystem)?;
         record.stage = Stage::Ready;
-        self.backend.write_record(spec, record)?;
+        self.store.write_record(spec, record)?;
         Ok(filesystem)
     }
 
@@ -116,77 +138,6 @@ impl Driver {
         result.map_err(|e| undo.run(e).error)
     }
 
-    /// Makes a half-made image blank again, or takes it away when it is ours, provided that nobody else's data can be on it.
-    /// The caller has claimed it.
-    pub(super) fn clear_half_made(
-        &self,
-        spec: &ImageSpec,
-        record: &mut Record,
-        has_image: bool,
-    ) -> Result<()> {
-        let refuse = |found: &str| {
-            Err(DriverError::new(
-                ErrorKind::ForeignData,
-                format!("{spec} was left half made, and holds {found} that this plugin did not write"),
-            )
-            .hint("look at it, then format or remove it yourself"))
-        };
-        match &record.stage {
-            _ if !has_image => {}
-            // Being deleted: only the image itself can be missing, see ImageStore::remove.
-            Stage::Ready => {}
-            Stage::Creating if self.backend.is_untouched(spec)? => {}
-            Stage::Creating => return refuse("data"),
-            Stage::Formatting { uuid } => {
-                let device = self.backend.map(spec)?;
-                let found = self.look_for_data(spec, &device, uuid);
-                self.backend.unmap(spec, device)?;
-                if let Some(what) = found? {
-                    return refuse(&what);
-                }
-            }
-        }
-        // Whatever was being deleted is deleted.
-        if !record.adopted || !has_image {
-            return self.backend.remove(spec);
-        }
-        self.backend.discard(spec)?;
-        record.stage = Stage::Creating;
-        self.backend.write_record(spec, record)
-    }
-
-    /// What an image that died while it was formatted holds beyond what mkfs wrote: another filesystem, or files.
-    fn look_for_data(&self, spec: &ImageSpec, device: &Device, uuid: &String) -> Result<Option<String>> {
-        let filesystem = match self.disks.probe(device, None)? {
-            Content::Nothing => return Ok(None),
-            Content::Filesystem(found) if found.uuid.as_ref() == Some(uuid) => found,
-            other => return Ok(Some(other.to_string())),
-        };
-        let staging = self.staging(spec);
-        let flags = MountFlags { options: String::new(), read_only: true };
-        self.host.make_dir(&staging)?;
-        let empty = match self.disks.mount(device, &filesystem, &staging, &flags) {
-            Ok(_) => self.disks.is_empty(&staging),
-            // mkfs did not get far enough for anybody to have used it.
-            Err(e) if is_damage(&e) => Ok(true),
-            Err(e) => Err(e),
-        };
-        let empty = empty.map_err(|e| {
-            e.context(format_args!("it cannot be seen whether {spec}, left half made, holds files"))
-        });
-        self.host.unmount(&staging)?;
-        self.host.remove_dir(&staging)?;
-        Ok((!empty?).then(|| "files".to_owned()))
-    }
-
-    /// Unmaps the image from whatever device it is mapped to; the caller has claimed it, or could not.
-    pub(super) fn unmap_whatever(&self, spec: &ImageSpec) -> Result<()> {
-        match self.backend.mapping(spec)? {
-            Some(device) => self.backend.unmap(spec, device),
-            None => Ok(()),
-        }
-    }
-
     /// The mount options of an image, when these were given for it.
     pub(super) fn mount_options(&self, given: &ImageOptions) -> Option<String> {
         given.mount_options.clone().or_else(|| self.settings.mount_options.clone())
@@ -207,7 +158,7 @@ impl Driver {
         let kind = record.options.fstype.unwrap_or(self.settings.fs);
         let size = record.options.size.unwrap_or(self.settings.size);
         let words = &record.options.mkfs_options;
-        fs::check_options(kind, words)?;
+        mkfs_options::check_options(kind, words)?;
         let minimum = Size::bytes(fs::minimum(kind, words));
         if size < minimum {
             return Err(DriverError::invalid(format!(
@@ -216,15 +167,8 @@ impl Driver {
             .hint("give a larger size, or another fstype"));
         }
         if let Some(options) = &record.options.mount_options {
-            mount::parse(options)?;
+            mount_options::parse(options)?;
         }
         Ok(())
     }
-}
-
-/// Whether a filesystem was not mounted because the kernel or its checker has found it incomplete or damaged. Any other failure (no memory,
-/// no answer of the storage, a kernel that does not know it) says nothing about what it holds.
-fn is_damage(e: &DriverError) -> bool {
-    let refused = |call: &CallError| matches!(call.errno, Errno::EINVAL | Errno::EUCLEAN | Errno::EBADMSG);
-    e.kind == ErrorKind::NeedsRepair && e.source.as_ref().is_some_and(refused)
 }

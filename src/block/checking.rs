@@ -9,10 +9,10 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Driver;
-use super::guard::Reserved;
+use super::Block;
 use super::verdicts::Verdict;
 use crate::backend::Device;
+use crate::driver::kind::{Attach, Reserved};
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::{Checked, Filesystem};
@@ -39,17 +39,16 @@ struct State {
     left: Option<Reserved>,
 }
 
-impl Driver {
+impl Block {
     /// Checks a filesystem that its superblock says to need it; when that was begun, if its checker ran since the last mount. `Busy` when
-    /// that goes on behind the Mount. Then nothing of the Mount may be undone: the caller asks
-    /// [`is_reserved`](super::guard::Guards::is_reserved).
+    /// that goes on behind the Mount. Then nothing of the Mount may be undone: the volume is reserved.
     pub(super) fn check(
         &self,
-        spec: &ImageSpec,
+        job: Attach<'_>,
         device: &Device,
         filesystem: &Filesystem,
-        deadline: Deadline,
     ) -> Result<Option<u64>> {
+        let Attach { spec, volumes, deadline, .. } = job;
         let Some(print) = self.disks.needs_check(device, filesystem)? else {
             return Ok(self.verdicts.take_mended(spec, filesystem));
         };
@@ -71,8 +70,7 @@ impl Driver {
             let waited = check.ended.wait_timeout(state, patience.left());
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        self.mark_unsettled(spec);
-        state.left = Some(self.guards.reserve(spec, begun));
+        state.left = Some(volumes.reserve(spec, begun));
         tracing::warn!(image = %spec, "the check of its filesystem takes longer than Docker waits, and goes on");
         Err(Reserved::refusal(spec, begun))
     }

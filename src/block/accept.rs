@@ -4,12 +4,15 @@
 
 use std::collections::BTreeMap;
 
-use super::Driver;
-use super::undo::Undo;
-use crate::linux::mount;
+use serde_json::{Value, json};
+
+use super::Block;
+use crate::driver::kind::{Undo, Volumes};
+use crate::model::create_options::{SMALL, small};
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::{Content, Filesystem};
 use crate::model::image::ImageInfo;
+use crate::model::mount_options;
 use crate::model::name::ImageSpec;
 use crate::model::options::ImageOptions;
 use crate::model::record::{Record, Stage};
@@ -136,7 +139,7 @@ fn corrected(record: &Record, info: &ImageInfo, found: Option<&Filesystem>) -> R
 
 impl ImageInfo {
     /// The options of the volume that hold, as far as they are known: what was only asked for is left out.
-    pub(super) fn options_that_hold(&self) -> Option<BTreeMap<&'static str, String>> {
+    fn options_that_hold(&self) -> Option<BTreeMap<&'static str, String>> {
         let record = self.record.as_ref()?;
         let mut options = corrected(record, self, None).options;
         if record.adopted && record.stage != Stage::Ready {
@@ -147,13 +150,30 @@ impl ImageInfo {
     }
 
     /// The options that will hold once the image is formatted.
-    pub(super) fn options_to_come(&self) -> Option<BTreeMap<&'static str, String>> {
+    fn options_to_come(&self) -> Option<BTreeMap<&'static str, String>> {
         let record = self.record.as_ref().filter(|record| record.adopted && record.stage != Stage::Ready)?;
         Some(of_filesystem(&record.options).shown()).filter(|options| !options.is_empty())
     }
 }
 
-impl Driver {
+impl Block {
+    /// See [`Kind::describe`](crate::driver::kind::Kind::describe).
+    pub(super) fn describe(info: &ImageInfo) -> BTreeMap<&'static str, Value> {
+        let mut shown = BTreeMap::new();
+        let Some(record) = &info.record else { return shown };
+        shown.insert("options", json!(info.options_that_hold()));
+        if let Some(to_come) = info.options_to_come() {
+            shown.insert("when-formatted", json!(to_come));
+        }
+        if record.stage == Stage::Ready {
+            shown.insert("fstype", json!(record.options.fstype));
+        }
+        if let (true, Some(size)) = (record.options.bare_size, info.size.filter(|size| *size < SMALL)) {
+            shown.insert("warning", json!(small(size)));
+        }
+        shown
+    }
+
     /// Accepts what is so already, refuses what is not, and records what can still be honoured.
     pub(super) fn accept(
         &self,
@@ -161,6 +181,7 @@ impl Driver {
         spec: &ImageSpec,
         info: &ImageInfo,
         mut asked: ImageOptions,
+        volumes: &dyn Volumes,
     ) -> Result<()> {
         let record = info.record.as_ref();
         let recorded = record.map(|record| record.options.clone()).unwrap_or_default();
@@ -201,13 +222,17 @@ impl Driver {
         let Some(record) = record else {
             let to_keep = mounts != ImageOptions::default()
                 || (once != ImageOptions::default() && matches!(holds, Holds::Nothing));
-            return if to_keep { self.adopt_image(name, spec, info, &asked, &holds) } else { Ok(()) };
+            return if to_keep {
+                self.adopt_image(name, spec, info, &asked, &holds, volumes)
+            } else {
+                Ok(())
+            };
         };
         let found = match &holds {
             Holds::Found(found) => Some(found),
             _ => None,
         };
-        self.correct(spec, record, info, found);
+        self.correct(spec, record, info, found, volumes);
         Ok(())
     }
 
@@ -226,10 +251,10 @@ impl Driver {
         if !look && !recorded {
             return Ok(Holds::Unknown);
         }
-        Ok(match self.backend.content(spec)? {
+        Ok(match self.store.content(spec)? {
             Content::Filesystem(found) => Holds::Found(found),
             Content::Foreign(what) => Holds::Data(what),
-            Content::Nothing if self.backend.is_untouched(spec)? => Holds::Nothing,
+            Content::Nothing if self.store.is_untouched(spec)? => Holds::Nothing,
             Content::Nothing => Holds::Data("data that is no filesystem".to_owned()),
         })
     }
@@ -242,6 +267,7 @@ impl Driver {
         info: &ImageInfo,
         asked: &ImageOptions,
         holds: &Holds,
+        volumes: &dyn Volumes,
     ) -> Result<()> {
         if let Some(trouble) = info.trouble.as_ref().filter(|trouble| !trouble.removable) {
             return Err(trouble.why.clone());
@@ -271,25 +297,34 @@ impl Driver {
         let record = Record::new(stage, true, seconds(info.created), options);
         match holds {
             Holds::Nothing => self.check_format(&record)?,
-            _ => mount::parse(record.options.mount_options.as_deref().unwrap_or_default()).map(drop)?,
+            _ => {
+                mount_options::parse(record.options.mount_options.as_deref().unwrap_or_default()).map(drop)?
+            }
         }
         // Another host may have adopted it since we looked.
-        let there = self.under_claim(spec, || match self.backend.info(spec)? {
+        let there = self.under_claim(spec, volumes, || match self.store.info(spec)? {
             Some(info) if info.record.is_some() => Ok(Some(info)),
-            _ => self.backend.write_record(spec, &record).map(|()| None),
+            _ => self.store.write_record(spec, &record).map(|()| None),
         })?;
-        there.map_or(Ok(()), |info| self.accept(name, spec, &info, asked.clone()))
+        there.map_or(Ok(()), |info| self.accept(name, spec, &info, asked.clone(), volumes))
     }
 
     /// Writes the truth in place of what the record says, if nobody else uses the image: they do it at their next Mount.
-    fn correct(&self, spec: &ImageSpec, record: &Record, info: &ImageInfo, found: Option<&Filesystem>) {
+    fn correct(
+        &self,
+        spec: &ImageSpec,
+        record: &Record,
+        info: &ImageInfo,
+        found: Option<&Filesystem>,
+        volumes: &dyn Volumes,
+    ) {
         let truth = corrected(record, info, found);
         if truth == *record {
             return;
         }
-        let written = self.under_claim(spec, || {
-            let same = self.backend.info(spec)?.is_some_and(|info| info.record.as_ref() == Some(record));
-            if same { self.backend.write_record(spec, &truth) } else { Ok(()) }
+        let written = self.under_claim(spec, volumes, || {
+            let same = self.store.info(spec)?.is_some_and(|info| info.record.as_ref() == Some(record));
+            if same { self.store.write_record(spec, &truth) } else { Ok(()) }
         });
         match written {
             Ok(()) => tracing::info!(image = %spec, "its record says now what the image is"),
@@ -309,7 +344,7 @@ impl Driver {
         if truth == *record {
             return;
         }
-        match self.backend.write_record(spec, &truth) {
+        match self.store.write_record(spec, &truth) {
             Ok(()) => tracing::info!(image = %spec, "its record says now what the image is"),
             // The mount does not rest on it.
             Err(e) => tracing::warn!(image = %spec, error = %e, "its record could not be corrected"),
@@ -317,19 +352,30 @@ impl Driver {
     }
 
     /// Does something with an image that must be nobody else's meanwhile.
-    fn under_claim<T>(&self, spec: &ImageSpec, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        if self.table.get(spec).is_some() {
+    fn under_claim<T>(
+        &self,
+        spec: &ImageSpec,
+        volumes: &dyn Volumes,
+        act: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        if volumes.is_mounted(spec) {
             return act();
         }
         let mut undo = Undo::default();
         let result = (|| {
-            undo.push("release the image", || self.backend.release(spec));
-            self.backend.claim(spec)?;
+            undo.push("release the image", || self.store.release(spec));
+            self.store.claim(spec)?;
             let done = act()?;
-            self.backend.release(spec)?;
+            self.store.release(spec)?;
             Ok(done)
         })();
-        result.map_err(|e| self.undo(spec, undo, e))
+        result.map_err(|e| {
+            let undone = undo.run(e);
+            if !undone.whole {
+                volumes.mark_unsettled(spec);
+            }
+            undone.error
+        })
     }
 }
 
