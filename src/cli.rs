@@ -1,8 +1,8 @@
 //! The command line: clap definitions made from the table of [`keys`], the commands, and the tolerance of old spellings.
 
 mod commands;
+mod generate;
 pub mod man;
-mod papers;
 #[cfg(test)]
 mod tests;
 mod texts;
@@ -22,7 +22,7 @@ use clap_complete::Shell;
 use crate::cli::values::Format;
 use crate::config::keys::{self, CONF_FILE, KEYS, WORDS};
 use commands::{FORMAT, TOP_INTERVAL};
-use papers::{DIR, SHELL};
+use generate::{DIR, SHELL};
 
 /// What the program was told to do, and with which settings.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use clap::builder::TypedValueParser;
 use clap::{Arg, ArgAction, Command};
 
-use super::papers::papers;
+use super::generate::generators;
 use super::texts::{
     AFTER_LONG_HELP, BREAK_ABOUT, CHECK_ABOUT, CONFIG_CHECK_ABOUT, DOCTOR_ABOUT, FENCE_ABOUT, LONG_ABOUT,
     SEEING, UNMOUNT_ABOUT,
@@ -115,7 +115,7 @@ pub fn command() -> Command {
         .args(KEYS.iter().map(argument))
         .subcommands([doctor, check, config, lock, fence, unmount, plugin_config].map(with_settings))
         .subcommands(seeing().map(with_settings))
-        .subcommands(papers())
+        .subcommands(generators())
 }
 
 /// The commands that ask the running plugin.

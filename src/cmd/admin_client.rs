@@ -1,4 +1,4 @@
-//! AdminClient the running plugin on its admin socket.
+//! The client of the admin socket, on which the running plugin answers the commands.
 
 use std::fs::File;
 use std::io;
@@ -19,16 +19,16 @@ use crate::frontend::admin::view::Refusal;
 use crate::frontend::http::socket::PATH_MAX;
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 
-/// Far more than any page takes.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// What is larger is no answer of ours.
-const LARGEST: usize = 256 << 20;
+/// How long to wait for a page: far longer than any takes.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest answer that is read.
+const MAX_ANSWER: usize = 256 << 20;
 
 /// A client of one plugin.
 #[derive(Debug)]
 pub struct AdminClient {
     socket: PathBuf,
-    way: SocketPath,
+    path: SocketPath,
     start: String,
     runtime: Runtime,
     client: Client<UnixConnector, Full<Bytes>>,
@@ -56,7 +56,7 @@ impl SocketPath {
 }
 
 impl AdminClient {
-    /// Of the plugin that the settings mean.
+    /// A client of the plugin that the settings name.
     pub fn new(config: &Config) -> Result<Self> {
         let Some(folder) = &config.admin else {
             let message =
@@ -71,7 +71,7 @@ impl AdminClient {
             .or_call("epoll_create", "the admin socket")?;
         let socket = folder.join(format!("{}.sock", config.name));
         Ok(Self {
-            way: SocketPath::to(&socket),
+            path: SocketPath::to(&socket),
             socket,
             start: format!(
                 "start it: systemctl start rbd-docker-plugin, or rbd-docker-plugin --name {}; --name and --admin say which one is meant",
@@ -82,17 +82,17 @@ impl AdminClient {
         })
     }
 
-    /// For work that waits otherwise, too.
+    /// The runtime of this client, for a command that waits for other things as well.
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
     }
 
-    /// A page, waited for on this thread.
+    /// Reads a page, and blocks this thread until it is there.
     pub fn get<T: DeserializeOwned>(&self, page: &str) -> Result<T> {
         self.runtime.block_on(self.page(page))
     }
 
-    /// A page.
+    /// Reads a page.
     pub async fn page<T: DeserializeOwned>(&self, page: &str) -> Result<T> {
         let failed = |why: &str| {
             DriverError::new(
@@ -101,14 +101,14 @@ impl AdminClient {
             )
         };
         let answer = async {
-            let uri: hyper::Uri = Uri::new(&self.way.path, page).into();
+            let uri: hyper::Uri = Uri::new(&self.path.path, page).into();
             let answer = self.client.get(uri).await.map_err(|e| self.unreached(&e))?;
             let status = answer.status();
-            let body = Limited::new(answer.into_body(), LARGEST).collect().await;
+            let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
             Ok::<_, DriverError>((status, body.map_err(|e| failed(&e.to_string()))?.to_bytes()))
         };
-        let late = |_| failed(&format!("no answer within {} s", PATIENCE.as_secs()));
-        let (status, body) = tokio::time::timeout(PATIENCE, answer).await.map_err(late)??;
+        let late = |_| failed(&format!("no answer within {} s", TIMEOUT.as_secs()));
+        let (status, body) = tokio::time::timeout(TIMEOUT, answer).await.map_err(late)??;
         if status == StatusCode::OK {
             return serde_json::from_slice(&body).map_err(|e| failed(&format!("is not understood: {e}")));
         }

@@ -15,11 +15,11 @@ pub(super) fn run(config: &Config, volumes: &[String], format: Format) -> Result
         let name: Result<VolumeName> = volume.parse();
         name.map_err(|e| DriverError { kind: ErrorKind::Config, ..e })?;
     }
-    let asking = AdminClient::new(config)?;
+    let client = AdminClient::new(config)?;
     let mut found: Vec<Value> = Vec::new();
     let mut status = 0;
     for volume in volumes {
-        let answer: Result<Map<String, Value>> = asking.get(&format!("/v1/volumes/{volume}"));
+        let answer: Result<Map<String, Value>> = client.get(&format!("/v1/volumes/{volume}"));
         match answer {
             Ok(mut answer) => found.push(answer.remove("Volume").unwrap_or_default()),
             Err(e) => {
@@ -28,12 +28,12 @@ pub(super) fn run(config: &Config, volumes: &[String], format: Format) -> Result
             }
         }
     }
-    output::print(format, &found, || found.iter().map(told).collect::<Vec<_>>().join("\n"))?;
+    output::print(format, &found, || found.iter().map(describe).collect::<Vec<_>>().join("\n"))?;
     Ok(status)
 }
 
 /// One line for each thing that is known, its status included.
-fn told(volume: &Value) -> String {
+fn describe(volume: &Value) -> String {
     let mut lines: Vec<(String, String)> = Vec::new();
     let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     for (key, value) in volume.as_object().into_iter().flatten() {
@@ -57,6 +57,6 @@ mod tests {
     fn the_name_comes_first() {
         let volume =
             serde_json::json!({"CreatedAt": "x", "Name": "v", "Status": {"size": "1G", "mounts": 2}});
-        assert_eq!(told(&volume), "name       v\ncreatedat  x\nmounts     2\nsize       1G\n");
+        assert_eq!(describe(&volume), "name       v\ncreatedat  x\nmounts     2\nsize       1G\n");
     }
 }

@@ -10,12 +10,12 @@ mod df;
 mod doctor;
 #[cfg(feature = "ceph")]
 mod fence;
+mod generate;
 mod inspect;
 #[cfg(feature = "ceph")]
 mod lock;
 mod ls;
 pub mod output;
-mod papers;
 mod parts;
 pub mod plugin_config;
 pub mod top;
@@ -47,8 +47,8 @@ pub fn run(invocation: &Invocation, parts: &Parts) -> Result<u8> {
         return Ok(0);
     }
     match &invocation.action {
-        Action::Completions(shell) => return papers::completions(*shell).map(|()| 0),
-        Action::Man(dir) => return papers::man(dir.as_deref()).map(|()| 0),
+        Action::Completions(shell) => return generate::completions(*shell).map(|()| 0),
+        Action::Man(dir) => return generate::man(dir.as_deref()).map(|()| 0),
         _ => {}
     }
     if let Action::CheckConfig(format) = invocation.action {

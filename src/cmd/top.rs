@@ -39,29 +39,29 @@ struct Row<'a> {
 }
 
 pub(super) fn run(config: &Config, interval: Duration, once: bool, format: Format) -> Result<()> {
-    let asking = AdminClient::new(config)?;
+    let client = AdminClient::new(config)?;
     let live = !once && format == Format::Text && io::stdout().is_terminal();
-    asking.runtime().block_on(async {
+    client.runtime().block_on(async {
         let interrupted = async { tokio::signal::ctrl_c().await.or_call("sigaction", "SIGINT") };
         tokio::select! {
             caught = interrupted => Ok(caught?),
-            done = look(&asking, interval, live, format) => done,
+            done = look(&client, interval, live, format) => done,
         }
     })
 }
 
-async fn look(asking: &AdminClient, interval: Duration, live: bool, format: Format) -> Result<()> {
-    let mut before: Mounts = asking.page("/v1/mounts").await?;
+async fn look(client: &AdminClient, interval: Duration, live: bool, format: Format) -> Result<()> {
+    let mut before: Mounts = client.page("/v1/mounts").await?;
     let mut at = Instant::now();
     loop {
         tokio::time::sleep(interval).await;
-        let now: Mounts = asking.page("/v1/mounts").await?;
-        let running: Running = asking.page("/v1/operations").await?;
+        let now: Mounts = client.page("/v1/mounts").await?;
+        let running: Running = client.page("/v1/operations").await?;
         let passed = at.elapsed();
         at = Instant::now();
         let volumes = now.mounts.iter().filter_map(|mount| row(&before.mounts, mount, passed)).collect();
         let answer = Table { volumes, operations: &running.operations };
-        let text = output::answer(format, &answer, || shown(&answer));
+        let text = output::answer(format, &answer, || render(&answer));
         let is_read = output::write_if_read(&if live { format!("{CLEAR}{text}") } else { text })?;
         if !live || !is_read {
             return Ok(());
@@ -93,7 +93,7 @@ fn row<'a>(before: &[MountView], now: &'a MountView, passed: Duration) -> Option
     })
 }
 
-fn shown(answer: &Table<'_>) -> String {
+fn render(answer: &Table<'_>) -> String {
     let ms = |each: Option<f64>| each.map_or_else(|| "-".to_owned(), |each| format!("{each:.1}"));
     #[allow(
         clippy::cast_possible_truncation,
@@ -153,7 +153,7 @@ mod tests {
         let row = row(&[before], &now, Duration::from_secs(2)).unwrap();
         assert_eq!((row.reads, row.read_bytes, row.busy_percent), (100.0, 409_600.0, 50.0));
         assert_eq!((row.read_ms, row.write_ms, row.in_flight), (Some(5.0), None, 1));
-        let text = shown(&Table { volumes: vec![row], operations: &[] });
+        let text = render(&Table { volumes: vec![row], operations: &[] });
         assert!(text.ends_with("v       rbd0    100  0    400K  0     5.0   -     1      50%\n"), "{text}");
     }
 

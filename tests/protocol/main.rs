@@ -14,13 +14,13 @@ mod console;
 mod docs;
 mod fake;
 mod formats;
+mod generated;
 mod hostile;
 mod house;
 mod migration;
 mod monitoring;
 #[path = "../common/console.rs"]
 mod pages;
-mod papers;
 mod program;
 mod replies;
 mod rig;

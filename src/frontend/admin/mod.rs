@@ -26,8 +26,8 @@ use pages::{Pages, Which};
 
 const HINT: &str = "--admin names another folder for the admin socket, --admin none does without";
 
-/// How often an address is tried that is not to be had.
-const AGAIN: Duration = Duration::from_secs(2);
+/// How long to wait before binding an address again that could not be bound.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// Where to serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,13 +72,13 @@ impl Admin {
             let work = async move {
                 if let Some(listener) = listener {
                     let pages = Arc::clone(&pages);
-                    tokio::spawn(async move { told(server::unix(listener, pages, Which::All).await) });
+                    tokio::spawn(async move { log_failure(server::unix(listener, pages, Which::All).await) });
                 }
                 if let Some(address) = address {
                     tokio::spawn(async move {
                         let listener = bound(address).await;
                         tracing::info!("metrics and health on {address}");
-                        told(server::serve(&listener, &pages, Which::Public).await);
+                        log_failure(server::serve(&listener, &pages, Which::Public).await);
                     });
                 }
                 drop(stopped.await);
@@ -94,24 +94,24 @@ impl Admin {
 
 /// A listener at an address that may be another's, or not this host's yet: volumes are served without it meanwhile.
 async fn bound(address: SocketAddr) -> TcpListener {
-    let mut is_told = false;
+    let mut is_logged = false;
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => return listener,
-            Err(e) if !is_told => {
+            Err(e) if !is_logged => {
                 tracing::error!(
                     "cannot serve metrics on {address}: {e}; tried again every {} s. --metrics-address names another address and port",
-                    AGAIN.as_secs()
+                    RETRY.as_secs()
                 );
-                is_told = true;
+                is_logged = true;
             }
             Err(_) => {}
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY).await;
     }
 }
 
-fn told(served: std::io::Result<()>) {
+fn log_failure(served: std::io::Result<()>) {
     if let Err(e) = served {
         tracing::error!("the admin pages are not served: {e}");
     }

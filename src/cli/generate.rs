@@ -1,4 +1,4 @@
-//! `completions` and `man` as clap is to know them.
+//! The definitions of the commands that generate files: `completions` and `man`.
 
 use std::path::PathBuf;
 
@@ -11,8 +11,8 @@ use super::texts::{COMPLETIONS_ABOUT, MAN_ABOUT};
 pub(super) const SHELL: &str = "SHELL";
 pub(super) const DIR: &str = "DIR";
 
-/// What a package installs beside the program. They ask for no settings: they are run where packages are built.
-pub(super) fn papers() -> [Command; 2] {
+/// The commands whose output a package installs beside the program. They take no settings: they run where packages are built.
+pub(super) fn generators() -> [Command; 2] {
     let plain = |name: &'static str| Command::new(name).max_term_width(100).disable_help_subcommand(true);
     [
         plain("completions")

@@ -1,4 +1,4 @@
-//! `completions` and `man`: what a package installs beside the program.
+//! `completions` and `man`: generates the files that a package installs beside the program.
 
 use std::fs;
 use std::path::Path;
