@@ -102,16 +102,16 @@ pub enum Action {
 /// What was asked for. The error prints itself: help and version are errors too.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
     let mut words: Vec<OsString> = arguments.into_iter().collect();
-    like_the_wrapper(&mut words);
+    accept_wrapper_arguments(&mut words);
     let mut is_value = false;
     for word in words.iter_mut().skip(1) {
         if !std::mem::take(&mut is_value) {
-            *word = respell(std::mem::take(word));
+            *word = normalise_flag(std::mem::take(word));
             is_value = KEYS.iter().any(|key| key.value == WORDS && *word == *format!("--{}", key.name));
         }
     }
     let command = command();
-    stand_alone(&mut words, &command);
+    detach_switches(&mut words, &command);
     let matches = command.try_get_matches_from(words)?;
     let mut flags = BTreeMap::new();
     let mut path = Vec::new();
@@ -173,7 +173,7 @@ fn action(path: &[(&str, &ArgMatches)], of: &ArgMatches) -> Result<Action, clap:
 
 /// The wrapper script of rbd-docker-plugin 2.0.1 made `-key=value` of each line of its conf file, `-=` of a blank one, and passed the
 /// name of a file that it was given on as well.
-fn like_the_wrapper(words: &mut Vec<OsString>) {
+fn accept_wrapper_arguments(words: &mut Vec<OsString>) {
     words.retain(|word| word != "-=");
     let is_flag =
         |word: &OsString| word.to_str().is_some_and(|text| text.starts_with('-') && text.contains('='));
@@ -187,7 +187,7 @@ fn like_the_wrapper(words: &mut Vec<OsString>) {
 
 /// Go's flag package took `-x` for `--x`; we also take aliases, underscores and any case. What is no flag of ours stays as it
 /// is, for clap to complain about.
-fn respell(argument: OsString) -> OsString {
+fn normalise_flag(argument: OsString) -> OsString {
     let Some(text) = argument.to_str() else { return argument };
     let Some(bare) = text.strip_prefix("--").or_else(|| text.strip_prefix('-')) else { return argument };
     let (name, value) = match bare.split_once('=') {
@@ -207,7 +207,7 @@ fn respell(argument: OsString) -> OsString {
 }
 
 /// A switch before a command stands alone: `--create doctor` does not mean `--create=doctor`.
-fn stand_alone(words: &mut [OsString], command: &Command) {
+fn detach_switches(words: &mut [OsString], command: &Command) {
     let is_command = |word: &str| command.get_subcommands().any(|below| below.get_name() == word);
     for at in 1..words.len().saturating_sub(1) {
         let switch =

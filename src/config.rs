@@ -3,6 +3,7 @@
 //! [`keys`] is the table of them, [`layers`] finds who said what, and [`Config::load`] makes values of it. A wrong value is
 //! an error that names the key, the value, where it came from and what is accepted.
 
+mod env_wetopi;
 pub mod examine;
 pub mod file;
 pub mod keys;
@@ -10,7 +11,6 @@ pub mod layers;
 #[cfg(test)]
 mod tests;
 mod values;
-mod wetopi;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ use crate::telemetry::log;
 use layers::{Layers, Refused, Value};
 pub use values::SocketGroup;
 
-/// Everything that the plugin was told.
+/// All settings of the plugin, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Name of the driver: socket, mountpoints, log file.
@@ -55,7 +55,7 @@ pub struct Config {
     pub pool: String,
     /// Whether images may be created.
     pub create: bool,
-    /// What becomes of an image when its volume is removed.
+    /// What Remove does to the image.
     pub remove: Removal,
     /// Size of a new image.
     pub size: Size,
@@ -65,7 +65,7 @@ pub struct Config {
     pub mkfs_options: Vec<String>,
     /// Mount options of a new volume, and of images that others made.
     pub mount_options: Option<String>,
-    /// What Docker is told about who sees a volume.
+    /// The volume scope reported to Docker.
     pub scope: Scope,
     /// How long a request waits for another operation on the same volume.
     pub wait: Duration,
@@ -73,7 +73,7 @@ pub struct Config {
     pub orphan_grace: Duration,
     /// The log.
     pub log: log::Options,
-    /// What was accepted but should be said otherwise; for the log.
+    /// Deprecated spellings that were accepted; the daemon logs them.
     pub warnings: Vec<String>,
 }
 
@@ -88,12 +88,12 @@ pub enum Backend {
     Sim,
 }
 
-/// The variables of this process that are ours, or those of a plugin that we replace.
+/// The environment variables that name settings: of this plugin, or of a plugin that it replaces.
 pub fn environment() -> Result<BTreeMap<String, String>> {
     let mut ours = BTreeMap::new();
     for (name, value) in std::env::vars_os() {
         let Some(name) = name.to_str() else { continue };
-        if !name.starts_with(keys::ENV_PREFIX) && !wetopi::is_theirs(name) {
+        if !name.starts_with(keys::ENV_PREFIX) && !env_wetopi::is_theirs(name) {
             continue;
         }
         let value = value.into_string().map_err(|value| {
@@ -108,24 +108,24 @@ pub fn environment() -> Result<BTreeMap<String, String>> {
 }
 
 impl Config {
-    /// Layers the settings and checks them. `flags` are by the names of the table.
+    /// Reads the settings from all layers and checks them. `flags` are by the names of the table.
     pub fn load(
         flags: &BTreeMap<&'static str, String>,
         environment: &BTreeMap<String, String>,
     ) -> Result<Self> {
-        Self::settle(&Layers::gather(flags, environment))
+        Self::from_layers(&Layers::gather(flags, environment))
     }
 
-    /// The same with layers that were put together already.
-    pub fn settle(all: &Layers) -> Result<Self> {
+    /// The same from layers that are gathered already.
+    pub fn from_layers(all: &Layers) -> Result<Self> {
         match all.errors().first() {
             Some(e) => Err(e.clone()),
-            None => Self::of(all).map_err(|refused| refused.error),
+            None => Self::try_from_layers(all).map_err(|refused| refused.error),
         }
     }
 
-    /// Makes values of what was said.
-    pub fn of(all: &Layers) -> Result<Self, Refused> {
+    /// Checks the value of each key; the first one that is refused names its key.
+    pub fn try_from_layers(all: &Layers) -> Result<Self, Refused> {
         let mut warnings = all.warnings().to_vec();
         let name = parse(all, "name", values::name)?;
         let mount = parse(all, "mount", values::path)?;

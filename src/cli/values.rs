@@ -45,7 +45,7 @@ pub(super) fn hint(key: &Key) -> ValueHint {
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// Human-readable.
     #[default]
     Text,
     /// For programs.

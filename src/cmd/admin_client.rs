@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 
 use crate::config::Config;
 use crate::frontend::admin::view::Refusal;
-use crate::frontend::http::socket::PATH_MAX;
+use crate::frontend::http::socket::SUN_PATH_MAX;
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 
 /// How long to wait for a page: far longer than any takes.
@@ -43,7 +43,7 @@ struct SocketPath {
 
 impl SocketPath {
     fn to(socket: &Path) -> Self {
-        let long = socket.as_os_str().len() > PATH_MAX;
+        let long = socket.as_os_str().len() > SUN_PATH_MAX;
         let folder = socket.parent().filter(|_| long).and_then(|folder| File::open(folder).ok());
         let path = match (&folder, socket.file_name()) {
             (Some(folder), Some(name)) => {

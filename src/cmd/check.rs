@@ -1,4 +1,4 @@
-//! `check`: whether volumes can be had, as one line and an exit status, for Nagios and its like.
+//! `check`: whether volumes are available, as one line and an exit status, for Nagios and similar monitors.
 //!
 //! It takes the place of the script check-ceph-rbd-docker-plugin.sh of rbd-docker-plugin 2.0.1, with its exit status and its variables.
 
@@ -14,7 +14,7 @@ use crate::model::error::Result;
 const VARIABLES: [(&str, &str); 3] =
     [("CEPH_CONF", "config"), ("CEPH_USER", "user"), ("CEPH_KEY", "keyring")];
 
-/// Looks and tells.
+/// Examines the cluster and prints the line.
 pub(super) fn run(flags: &BTreeMap<&'static str, String>) -> Result<u8> {
     let mut said = Layers::gather(flags, &config::environment()?);
     for (variable, key) in VARIABLES {
@@ -22,7 +22,7 @@ pub(super) fn run(flags: &BTreeMap<&'static str, String>) -> Result<u8> {
             said.fall_back(key, &text, Origin::Variable(variable.to_owned()));
         }
     }
-    let config = Config::settle(&said)?;
+    let config = Config::from_layers(&said)?;
     cluster::expect(&config)?;
     output::log_if_told(&config)?;
     let Brief { host, found } = brief::look(config)?;

@@ -25,7 +25,7 @@ struct Setting {
     from: String,
 }
 
-/// Looks, tells, and says by its exit status whether the daemon would start with them.
+/// Prints them; the exit status says whether the daemon would start.
 pub(super) fn run(parts: &Parts, flags: &BTreeMap<&'static str, String>, format: Format) -> Result<u8> {
     let all = examine::examine(flags, &config::environment()?);
     let mut errors: Vec<String> = all.errors.iter().map(ToString::to_string).collect();
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn for_people_and_for_programs() {
+    fn text_and_json_form() {
         let setting =
             |name, value: &str, from: &str| Setting { name, value: value.to_owned(), from: from.to_owned() };
         let answer = Answer {

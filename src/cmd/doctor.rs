@@ -12,7 +12,7 @@ use crate::doctor::finding::{Finding, Report, Status};
 use crate::doctor::{examine, wrong_settings};
 use crate::model::error::Result;
 
-/// Looks, tells, and says by its exit status whether something failed.
+/// Examines the host and prints the findings; the exit status is 1 when one of them is a failure.
 pub(super) fn run(flags: &BTreeMap<&'static str, String>, format: Format) -> Result<u8> {
     let mut findings = Findings::new(format);
     match config::environment().and_then(|environment| Config::load(flags, &environment)) {
@@ -51,7 +51,7 @@ impl Findings {
         Ok(())
     }
 
-    /// The last word, and the exit status: 1 when something failed.
+    /// Prints the summary; the exit status: 1 when something failed.
     fn end(self) -> Result<u8> {
         let worst = self.worst();
         output::print(self.format, &Document { status: worst, checks: &self.findings }, || self.summary())?;

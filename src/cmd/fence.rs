@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fences_for_people_and_for_programs() {
+    fn text_and_json_form() {
         let fence = |address: &str, reach| Fence {
             address: address.to_owned(),
             until: "2026-11-21T09:53:19.5+0000".to_owned(),

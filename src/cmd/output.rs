@@ -1,4 +1,4 @@
-//! How commands answer: for people, or as one JSON document.
+//! How commands print their answer: human-readable text, or one JSON document.
 
 use std::io::{self, Write};
 
@@ -17,12 +17,12 @@ pub(super) fn log_if_told(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Prints an answer to stdout, in the form that was asked for. A reader who has left is no failure.
+/// Prints an answer to stdout in the requested form. A reader that has closed the pipe is not an error.
 pub fn print(format: Format, document: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
     write(&answer(format, document, text))
 }
 
-/// An answer in the form that was asked for.
+/// An answer in the requested form.
 pub fn answer(format: Format, document: &impl Serialize, text: impl FnOnce() -> String) -> String {
     let mut answer = match format {
         Format::Text => text(),
@@ -34,12 +34,12 @@ pub fn answer(format: Format, document: &impl Serialize, text: impl FnOnce() -> 
     answer
 }
 
-/// Writes to stdout, now.
+/// Writes to stdout and flushes.
 pub fn write(text: &str) -> Result<()> {
     write_if_read(text).map(drop)
 }
 
-/// Writes to stdout, now; false when nobody reads it any more.
+/// Writes to stdout and flushes; false when the reader has closed the pipe.
 pub fn write_if_read(text: &str) -> Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -62,7 +62,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     all().map(line).collect()
 }
 
-/// Bytes as people read them: `1.5G`.
+/// A number of bytes, rounded: `1.5G`.
 pub fn bytes(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["", "K", "M", "G", "T"] {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_for_people() {
+    fn bytes_are_rounded_to_three_digits() {
         for (number, text) in [
             (0, "0"),
             (999, "999"),

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn for_people() {
+    fn text_form() {
         assert_eq!(answer(vec![], None).text(), "Nothing was mounted.\n");
         let held =
             Err(DriverError::new(ErrorKind::InUse, "/m/b is still in use by sleep (pid 7, root directory)"));

@@ -1,4 +1,4 @@
-//! All that can be said of the settings at once: what each is, where that comes from, and everything that is wrong.
+//! Examines all settings at once: the value of each, where it comes from, and everything that is wrong.
 
 use std::collections::BTreeMap;
 
@@ -12,22 +12,22 @@ use crate::model::error::DriverError;
 pub struct Examined {
     /// One for each setting, in the order of the help; in the form in which it counts, when all are right.
     pub values: Vec<Value>,
-    /// What was accepted but should be said otherwise.
+    /// Deprecated spellings that were accepted.
     pub warnings: Vec<String>,
-    /// What is wrong.
+    /// The errors.
     pub errors: Vec<DriverError>,
     /// The settings, when nothing is wrong.
     pub config: Option<Config>,
 }
 
-/// Looks at all of them. `flags` are by the names of the table.
+/// Examines them. `flags` are by the names of the table.
 pub fn examine(flags: &BTreeMap<&'static str, String>, environment: &BTreeMap<String, String>) -> Examined {
     let said = Layers::gather(flags, environment);
     let mut errors = said.errors().to_vec();
     let mut tried = said.clone();
-    // Without a wrong value the next one shows.
+    // Each rejected value is reset to its default, and all are checked again: that shows the next error.
     let config = loop {
-        match Config::of(&tried) {
+        match Config::try_from_layers(&tried) {
             Ok(config) => break Some(config),
             Err(refused) => {
                 errors.push(refused.error);

@@ -1,4 +1,4 @@
-//! Who said what: flag over environment over file over default.
+//! The layers of the settings: flag over environment over file over default.
 //!
 //! An empty value says nothing, wherever it stands, and the next layer decides: the wrapper script of the old plugin
 //! passed `-cluster=` for every key that was left empty in its file.
@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::keys::{self, CONF_FILE, ENV_PREFIX, KEYS, Key, VOLROOT};
-use super::{file, wetopi};
+use super::{env_wetopi, file};
 use crate::model::error::{DriverError, ErrorKind, Result};
 
 /// Where a value came from.
@@ -20,7 +20,7 @@ pub enum Origin {
     Variable(String),
     /// A line of the configuration file.
     File(PathBuf, usize),
-    /// Nobody said anything.
+    /// No layer sets it.
     Default,
 }
 
@@ -104,17 +104,17 @@ impl Layers {
         })
     }
 
-    /// What was understood, but should be said otherwise, or means nothing.
+    /// Deprecated spellings, and keys without a meaning.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// What was not understood.
+    /// The errors of reading the layers.
     pub fn errors(&self) -> &[DriverError] {
         &self.errors
     }
 
-    /// Forgets what was said of a key; whether anything was.
+    /// Resets a key to its default; whether it had another value.
     pub fn reset(&mut self, key: &str) -> bool {
         let said = self.values.get(key).is_some_and(|value| value.origin != Origin::Default);
         if let Some(key) = keys::find(key).filter(|_| said) {
@@ -124,7 +124,7 @@ impl Layers {
         said
     }
 
-    /// Sets a key of which nothing was said.
+    /// Sets a key that no layer sets.
     pub fn fall_back(&mut self, key: &'static str, text: &str, origin: Origin) {
         if self.values.get(key).is_none_or(|value| value.origin == Origin::Default) {
             self.values.remove(key);
@@ -168,7 +168,7 @@ impl Layers {
 
     /// What wetopi/docker-volume-rbd understands, where ours say nothing.
     fn wetopi(&mut self, environment: &BTreeMap<String, String>) {
-        let theirs = wetopi::read(environment);
+        let theirs = env_wetopi::read(environment);
         for twin in theirs.twins {
             let origin = Origin::Variable(twin.variable.to_owned());
             self.warnings.push(match self.values.get(twin.key.name) {

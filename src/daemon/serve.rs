@@ -129,13 +129,13 @@ fn listen(
     let path = socket.path().display().to_string();
     let left = runtime.block_on(async {
         let (told, stop) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move { signals.obey(told, &log).await });
+        tokio::spawn(async move { signals.handle(told, &log).await });
         let running = Arc::clone(&operations);
         let glanced = Arc::clone(&driver);
-        let teller = systemd::tell(move |stopping| doing(stopping, &*glanced, &running));
+        let notifier = systemd::notify(move |stopping| describe(stopping, &*glanced, &running));
         let stop = async {
             drop(stop.await);
-            teller.stopping().await;
+            notifier.stopping().await;
         };
         assemble::docker(driver, operations).serve(listener, stop).await
     });
@@ -143,7 +143,7 @@ fn listen(
     Ok(left.or_call("listen", path)?)
 }
 
-/// What was passed to this process.
+/// The descriptors that systemd has passed, or why they cannot be used.
 type Passed = std::result::Result<Vec<OwnedFd>, CallError>;
 
 /// Claims the name, with the socket that systemd passed if it did.
@@ -168,8 +168,8 @@ fn claim(config: &Config, passed: Passed) -> Result<Claim> {
     }
 }
 
-/// What the daemon is doing, for systemd.
-fn doing(stopping: bool, driver: &dyn VolumeDriver, operations: &Operations) -> String {
+/// The status line for systemd.
+fn describe(stopping: bool, driver: &dyn VolumeDriver, operations: &Operations) -> String {
     if stopping {
         return format!("stopping: finishing {}", count(operations.running(), "operation"));
     }
@@ -178,7 +178,7 @@ fn doing(stopping: bool, driver: &dyn VolumeDriver, operations: &Operations) -> 
     format!("listening; {} mounted{away}", count(glance.mounted, "volume"))
 }
 
-/// The signals that we act on. SIGPIPE is ignored by Rust's own start-up code.
+/// The signals that the daemon acts on. SIGPIPE is ignored by Rust's own start-up code.
 #[derive(Debug)]
 struct Signals {
     terminate: Signal,
@@ -187,7 +187,7 @@ struct Signals {
 }
 
 impl Signals {
-    /// From here on they do not kill the process any more.
+    /// Catches them: from here on they no longer kill the process.
     fn new() -> Result<Self> {
         let catch = |kind: SignalKind| signal(kind).or_call("sigaction", kind.as_raw_value());
         Ok(Self {
@@ -197,8 +197,8 @@ impl Signals {
         })
     }
 
-    /// The first order to stop is passed on, the second one is carried out on the spot.
-    async fn obey(&mut self, told: tokio::sync::oneshot::Sender<()>, log: &Log) {
+    /// Passes the first signal to stop on; a second one ends the process at once.
+    async fn handle(&mut self, told: tokio::sync::oneshot::Sender<()>, log: &Log) {
         let mut told = Some(told);
         loop {
             let name = tokio::select! {
@@ -214,14 +214,14 @@ impl Signals {
                     tracing::info!("{name}: finishing what is running");
                     let _ = told.send(());
                 }
-                None => at_once(name),
+                None => stop_at_once(name),
             }
         }
     }
 }
 
-/// Whoever signals twice does not want to wait.
-fn at_once(name: &str) -> ! {
+/// A second signal ends the process without waiting for operations.
+fn stop_at_once(name: &str) -> ! {
     tracing::warn!("{name} again: stopping at once");
     super::end(1)
 }

@@ -1,7 +1,7 @@
-//! What systemd is told (`sd_notify`): ready, what the daemon is doing, that it still serves, that it stops. Without `NOTIFY_SOCKET`
-//! nothing is said.
+//! Notifies systemd (`sd_notify`) that the daemon is ready, what it is doing, that it still serves, and that it stops. Without
+//! `NOTIFY_SOCKET` nothing is sent.
 //!
-//! The contract of the watchdog: a message means that the runtime has run a task and that a blocking thread was to be had for it, so a
+//! The contract of the watchdog: a message means that the runtime has run a task and that a blocking thread was available for it, so a
 //! request would have been served. It asks neither the driver nor the store nor a mount, all of which may hang for as long as the storage
 //! is away: an outage must not get the plugin killed.
 //!
@@ -16,68 +16,68 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-/// How often to see whether there is something new to say, and how long a stop waits for systemd to hear of it.
+/// How often the status is compared with the one sent last, and how long a stop waits until its message is sent.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Says what the daemon is doing; whether it is stopping is the question.
-type Doing = Arc<dyn Fn(bool) -> String + Send + Sync>;
+/// Describes what the daemon is doing; the argument says whether it is stopping.
+type Describe = Arc<dyn Fn(bool) -> String + Send + Sync>;
 
-/// Tells what is being done before the daemon serves.
+/// Sends the status before the daemon serves.
 pub fn starting(doing: &str) {
-    News { status: Some(doing.to_owned()), ..News::default() }.send();
+    Message { status: Some(doing.to_owned()), ..Message::default() }.send();
 }
 
-/// Tells of a daemon that serves, for as long as this is there.
-pub struct Teller {
-    doing: Doing,
+/// Keeps systemd informed for as long as it lives.
+pub struct Notifier {
+    doing: Describe,
     stopping: watch::Sender<bool>,
 }
 
-impl fmt::Debug for Teller {
+impl fmt::Debug for Notifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Teller").field("stopping", &self.stopping).finish_non_exhaustive()
+        f.debug_struct("Notifier").field("stopping", &self.stopping).finish_non_exhaustive()
     }
 }
 
-/// Begins to tell, from a task of the runtime: ready now, then whatever is done has changed.
-pub fn tell(doing: impl Fn(bool) -> String + Send + Sync + 'static) -> Teller {
+/// Starts a task of the runtime that sends READY now, and the status whenever it has changed.
+pub fn notify(doing: impl Fn(bool) -> String + Send + Sync + 'static) -> Notifier {
     let (stopping, told) = watch::channel(false);
-    let doing: Doing = Arc::new(doing);
+    let doing: Describe = Arc::new(doing);
     if listens() {
-        tokio::spawn(keep_telling(Arc::clone(&doing), told));
+        tokio::spawn(keep_notifying(Arc::clone(&doing), told));
     }
-    Teller { doing, stopping }
+    Notifier { doing, stopping }
 }
 
-impl Teller {
-    /// The daemon was told to stop.
+impl Notifier {
+    /// Sends STOPPING, and the status from now on as of a daemon that stops.
     pub async fn stopping(&self) {
         if listens() {
-            let news = News { stopping: true, status: Some((self.doing)(true)), ..News::default() };
-            let _ = timeout(LOOK, spawn_blocking(move || news.send())).await;
+            let message = Message { stopping: true, status: Some((self.doing)(true)), ..Message::default() };
+            let _ = timeout(LOOK, spawn_blocking(move || message.send())).await;
         }
         self.stopping.send_replace(true);
     }
 }
 
-async fn keep_telling(doing: Doing, mut stopping: watch::Receiver<bool>) {
+async fn keep_notifying(doing: Describe, mut stopping: watch::Receiver<bool>) {
     let half = sd_notify::watchdog_enabled().map(|limit| limit / 2);
     let pause = half.map_or(LOOK, |half| LOOK.min(half));
-    let mut news = News { ready: true, ..News::default() };
+    let mut message = Message { ready: true, ..Message::default() };
     let mut said = String::new();
     let mut pinged: Option<Instant> = None;
     loop {
         let now = doing(*stopping.borrow_and_update());
         if now != said {
             said.clone_from(&now);
-            news.status = Some(now);
+            message.status = Some(now);
         }
-        news.alive = half.is_some_and(|half| pinged.is_none_or(|at| at.elapsed() >= half));
-        if news.alive {
+        message.alive = half.is_some_and(|half| pinged.is_none_or(|at| at.elapsed() >= half));
+        if message.alive {
             pinged = Some(Instant::now());
         }
-        let send = std::mem::take(&mut news);
-        if send != News::default() {
+        let send = std::mem::take(&mut message);
+        if send != Message::default() {
             // Sending may wait for systemd, and is itself the proof that there is a thread for a request.
             let _ = spawn_blocking(move || send.send()).await;
         }
@@ -88,21 +88,21 @@ async fn keep_telling(doing: Doing, mut stopping: watch::Receiver<bool>) {
     }
 }
 
-/// Whether there is somebody to tell.
+/// Whether systemd listens.
 fn listens() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
 /// One message.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct News {
+struct Message {
     ready: bool,
     stopping: bool,
     alive: bool,
     status: Option<String>,
 }
 
-impl News {
+impl Message {
     fn send(&self) {
         // A line is a message.
         let status = self.status.as_ref().map(|text| text.replace(char::is_control, " "));

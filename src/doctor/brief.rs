@@ -1,4 +1,4 @@
-//! Whether volumes can be had, in one line.
+//! Whether volumes are available, in one line.
 
 use std::fs::File;
 use std::time::Duration;
@@ -26,12 +26,12 @@ pub enum Wrong {
     Cluster,
 }
 
-/// What there is to say of a cluster.
+/// The state of the cluster as seen from this host.
 #[derive(Debug)]
 pub struct Brief {
     /// The name of this host.
     pub host: String,
-    /// The images that can be had, or why they cannot.
+    /// The images that are available, or why none is.
     pub found: Result<String, (Wrong, String)>,
 }
 

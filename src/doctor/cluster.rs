@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::finding::{Finding, Report, Status, said};
+use super::finding::{Finding, Report, Status, without_hint};
 use super::pools;
-use super::step::{HERE, geteuid, late, within};
+use super::step::{LOCAL_LIMIT, geteuid, timed_out, within};
 use crate::backend::rbd::admin::{Admin, Fence, Reach};
 use crate::backend::rbd::caps;
 use crate::backend::rbd::inspect::{self, Health, KernelLink, KeyPlace, Monitor};
@@ -24,7 +24,8 @@ const KNOCK: Duration = Duration::from_secs(2);
 pub(super) fn examine(config: &Arc<Config>, report: &mut Report<'_>) -> Result<Option<Arc<Admin>>> {
     report.add([versions(ceph::versions())])?;
     let given = config.ceph.clone();
-    let local = within(HERE, move || configuration(&given)).unwrap_or_else(|| vec![late("ceph.conf", HERE)]);
+    let local = within(LOCAL_LIMIT, move || configuration(&given))
+        .unwrap_or_else(|| vec![timed_out("ceph.conf", LOCAL_LIMIT)]);
     let usable = local.iter().all(|finding| finding.status == Status::Ok);
     report.add(local)?;
     if !usable {
@@ -46,7 +47,7 @@ pub(super) fn examine(config: &Arc<Config>, report: &mut Report<'_>) -> Result<O
             return Ok(None);
         }
         None => {
-            report.add([late("connection", limit)])?;
+            report.add([timed_out("connection", limit)])?;
             return Ok(None);
         }
     };
@@ -59,17 +60,17 @@ pub(super) fn examine(config: &Arc<Config>, report: &mut Report<'_>) -> Result<O
     let asked = Arc::clone(&admin);
     let limit = timeout * 2;
     let fenced = within(limit, move || asked.fences_of_this_host());
-    report.add([fenced.map_or_else(|| late("blocklist", limit), blocklist)])?;
+    report.add([fenced.map_or_else(|| timed_out("blocklist", limit), blocklist)])?;
     let all = Arc::clone(&admin);
-    let look = within(KNOCK + HERE, move || all.monitors().iter().map(monitor).collect::<Vec<_>>());
-    report.add(look.unwrap_or_else(|| vec![late("monitor", KNOCK + HERE)]))?;
+    let look = within(KNOCK + LOCAL_LIMIT, move || all.monitors().iter().map(monitor).collect::<Vec<_>>());
+    report.add(look.unwrap_or_else(|| vec![timed_out("monitor", KNOCK + LOCAL_LIMIT)]))?;
     report.add([kernel_protocol(config, &admin)])?;
     let asked = Arc::clone(&admin);
     let demands = within(timeout * 2, move || asked.beyond_kernels());
-    report.add(demands.map_or_else(|| Some(late("osd map", timeout * 2)), beyond_kernels))?;
+    report.add(demands.map_or_else(|| Some(timed_out("osd map", timeout * 2)), beyond_kernels))?;
     let asked = Arc::clone(&admin);
     let health = within(timeout * 2, move || asked.health());
-    report.add([health.map_or_else(|| late("health", timeout * 2), health_of)])?;
+    report.add([health.map_or_else(|| timed_out("health", timeout * 2), health_of)])?;
     pools::examine(config, &admin, report)?;
     Ok(Some(admin))
 }
@@ -109,7 +110,7 @@ fn no_key(options: &crate::config::Ceph, e: &DriverError) -> Finding {
         "ceph auth get-or-create {entity} {} -o /etc/ceph/ceph.{entity}.keyring",
         caps::needed(options, None)
     );
-    unreadable("key", said(e), errno, &fix)
+    unreadable("key", without_hint(e), errno, &fix)
 }
 
 /// Root may read it perhaps, and then all is well.

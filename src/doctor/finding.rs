@@ -47,12 +47,12 @@ impl Finding {
     /// An error, with its own hint unless there is a better one.
     pub(crate) fn error(check: &'static str, e: &DriverError, fix: Option<String>) -> Self {
         let hint = || e.hint.clone().unwrap_or_else(|| "--debug logs more of it".to_owned());
-        Self::fail(check, said(e), fix.unwrap_or_else(hint))
+        Self::fail(check, without_hint(e), fix.unwrap_or_else(hint))
     }
 }
 
 /// An error without its hint.
-pub(crate) fn said(e: &DriverError) -> String {
+pub(crate) fn without_hint(e: &DriverError) -> String {
     DriverError { hint: None, ..e.clone() }.to_string()
 }
 

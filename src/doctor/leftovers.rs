@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::finding::{Finding, Report, said};
-use super::step::{HERE, late, within};
+use super::finding::{Finding, Report, without_hint};
+use super::step::{LOCAL_LIMIT, timed_out, within};
 use super::{docker, pools};
 use crate::backend::rbd::admin::{Admin, Damaged, Lock, Locks, Watched};
 use crate::config::Config;
@@ -18,10 +18,10 @@ const NAMED: usize = 5;
 const AGAIN: &str = "mend what failed above, and look again";
 
 pub(super) fn examine(config: &Arc<Config>, admin: &Arc<Admin>, report: &mut Report<'_>) -> Result<()> {
-    let limit = pools::owners_within(config) + HERE;
+    let limit = pools::owners_within(config) + LOCAL_LIMIT;
     let (config, admin) = (Arc::clone(config), Arc::clone(admin));
     let found = within(limit, move || look(&config, &admin));
-    report.add(found.unwrap_or_else(|| vec![late("leftovers", limit)]))
+    report.add(found.unwrap_or_else(|| vec![timed_out("leftovers", limit)]))
 }
 
 fn look(config: &Config, admin: &Admin) -> Vec<Finding> {
@@ -30,7 +30,7 @@ fn look(config: &Config, admin: &Admin) -> Vec<Finding> {
     let seen = || -> Result<Vec<Finding>> {
         let seen = admin.locks(Watched::Left)?;
         let mut findings = Vec::new();
-        findings.extend(seen.are_all().err().map(|e| Finding::warn("leftovers", said(&e), AGAIN)));
+        findings.extend(seen.are_all().err().map(|e| Finding::warn("leftovers", without_hint(&e), AGAIN)));
         let Locks { found: locks, damaged, left_out, .. } = seen;
         let (host, boot, machine) = (boot::hostname()?, boot::boot_id()?, boot::machine_id());
         let own = |lock: &&Lock| lock.owner.host == host && lock.owner.machine_id == machine && !lock.alive;
@@ -49,7 +49,7 @@ fn look(config: &Config, admin: &Admin) -> Vec<Finding> {
     match seen() {
         Ok(findings) if findings.is_empty() => vec![Finding::ok("leftovers", "none of this host")],
         Ok(findings) => findings,
-        Err(e) => vec![Finding::warn("leftovers", said(&e), AGAIN)],
+        Err(e) => vec![Finding::warn("leftovers", without_hint(&e), AGAIN)],
     }
 }
 

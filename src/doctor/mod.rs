@@ -26,12 +26,12 @@ use std::sync::Arc;
 use crate::config::{Backend, Config};
 use crate::model::error::{DriverError, Result};
 use finding::{Finding, Report};
-use step::{HERE, geteuid, late, within};
+use step::{LOCAL_LIMIT, geteuid, timed_out, within};
 
 /// Settings that cannot be read at all.
 pub fn wrong_settings(e: &DriverError) -> Finding {
     let hint = || "rbd-docker-plugin --help lists what is accepted".to_owned();
-    Finding::fail("settings", finding::said(e), e.hint.clone().unwrap_or_else(hint))
+    Finding::fail("settings", finding::without_hint(e), e.hint.clone().unwrap_or_else(hint))
 }
 
 /// Looks at everything.
@@ -49,7 +49,7 @@ pub fn examine(config: &Arc<Config>, report: &mut Report<'_>) -> Result<()> {
             if let Some(admin) = admin {
                 leftovers::examine(config, &admin, report)?;
                 // Closing a connection may wait, too; this process ends in any case.
-                within(HERE, move || drop(admin));
+                within(LOCAL_LIMIT, move || drop(admin));
             }
         }
         #[cfg(not(feature = "ceph"))]
@@ -78,7 +78,7 @@ fn settings(config: &Config) -> Vec<Finding> {
         && let Err(e) = crate::backend::rbd::RbdBackend::check_words(&config.ceph)
     {
         let fix = e.hint.clone().unwrap_or_else(|| "see --features and --map-options".to_owned());
-        findings = vec![Finding::fail("settings", finding::said(&e), fix)];
+        findings = vec![Finding::fail("settings", finding::without_hint(&e), fix)];
     }
     let deprecated = |warning: &String| {
         Finding::warn(
@@ -99,7 +99,9 @@ fn step(
     look: fn(&Config) -> Vec<Finding>,
 ) -> Result<()> {
     let config = Arc::clone(config);
-    report.add(within(HERE, move || look(&config)).unwrap_or_else(|| vec![late(check, HERE)]))
+    report.add(
+        within(LOCAL_LIMIT, move || look(&config)).unwrap_or_else(|| vec![timed_out(check, LOCAL_LIMIT)]),
+    )
 }
 
 #[cfg(test)]
@@ -111,7 +113,7 @@ mod tests {
 
     #[test]
     fn what_is_late_has_failed() {
-        assert_eq!(late("x", HERE).status, Status::Fail);
+        assert_eq!(timed_out("x", LOCAL_LIMIT).status, Status::Fail);
     }
 
     #[test]

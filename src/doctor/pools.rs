@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::finding::{Finding, Report, Status, said};
-use super::step::{late, within};
+use super::finding::{Finding, Report, Status, without_hint};
+use super::step::{timed_out, within};
 use crate::backend::rbd::admin::{Admin, Watched};
 use crate::backend::rbd::caps;
 use crate::backend::rbd::inspect::Images;
@@ -30,7 +30,7 @@ pub(super) fn examine(config: &Arc<Config>, admin: &Arc<Admin>, report: &mut Rep
         let (admin, name, config) = (Arc::clone(admin), name.clone(), Arc::clone(config));
         let asked = name.clone();
         let findings = within(limit, move || pool(&admin, &asked, &config.ceph))
-            .unwrap_or_else(|| vec![late("pool", limit)]);
+            .unwrap_or_else(|| vec![timed_out("pool", limit)]);
         // Where nothing can be read, nothing can be said of images.
         if findings.iter().all(|finding| finding.status != Status::Fail) {
             usable.push(name);
@@ -39,14 +39,14 @@ pub(super) fn examine(config: &Arc<Config>, admin: &Arc<Admin>, report: &mut Rep
     }
     let (asked, options) = (Arc::clone(admin), Arc::clone(config));
     let fencing = within(config.ceph.timeout * 2, move || fencing(asked.may_fence(), &options.ceph));
-    report.add([fencing.unwrap_or_else(|| late("fencing", config.ceph.timeout * 2))])?;
+    report.add([fencing.unwrap_or_else(|| timed_out("fencing", config.ceph.timeout * 2))])?;
     if usable.is_empty() {
         return Ok(());
     }
     let asked = Arc::clone(admin);
     let limit = LOOKS + owners_within(config);
     let seen = within(limit, move || images(&asked, &usable));
-    report.add(seen.unwrap_or_else(|| vec![late("images", limit)]))
+    report.add(seen.unwrap_or_else(|| vec![timed_out("images", limit)]))
 }
 
 /// How long reading all owner records may take: each pool may be one that does not answer.
@@ -103,10 +103,10 @@ fn capability(tried: Result<()>, place: &str, options: &config::Ceph) -> Finding
     match tried {
         Ok(()) => Finding::ok(check, format!("{place}: read, write, lock, list images")),
         Err(e) if e.kind == ErrorKind::Denied => {
-            Finding::fail(check, format!("{place}: {}", said(&e)), caps::command(options))
+            Finding::fail(check, format!("{place}: {}", without_hint(&e)), caps::command(options))
         }
         Err(e) if errno(&e) == Some(Errno::ETIMEDOUT) => {
-            let found = format!("{place}: its OSDs do not answer: {}", said(&e));
+            let found = format!("{place}: its OSDs do not answer: {}", without_hint(&e));
             Finding::fail(check, found, "ceph health detail; ceph osd tree")
         }
         Err(e) => Finding::error(check, &e.context(place), None),

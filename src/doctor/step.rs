@@ -6,7 +6,7 @@ use super::finding::Finding;
 use crate::model::deadline;
 
 /// How long a step on this host may take.
-pub(super) const HERE: Duration = Duration::from_secs(10);
+pub(super) const LOCAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Does `work` on a thread of its own; nothing when that takes too long. It is left to itself then, until this process ends.
 pub(super) fn within<T: Send + 'static>(
@@ -16,7 +16,7 @@ pub(super) fn within<T: Send + 'static>(
     deadline::within(limit, "doctor", work).ok().flatten()
 }
 
-pub(super) fn late(check: &'static str, limit: Duration) -> Finding {
+pub(super) fn timed_out(check: &'static str, limit: Duration) -> Finding {
     let found = format!("no answer within {} s", limit.as_secs());
     Finding::fail(check, found, "dmesg may say what hangs; see ps -eo pid,stat,wchan,args")
 }

@@ -46,7 +46,7 @@ pub(super) enum Which {
     Public,
 }
 
-/// What the pages are made from.
+/// The state that the pages show.
 #[derive(Debug)]
 pub(super) struct Pages {
     name: String,
@@ -180,7 +180,7 @@ impl Pages {
             Ok(listed) => (listed, None),
             Err(why) => (self.driver.known_volumes(&why), Some(why)),
         };
-        // The driver answers from its cache by itself.
+        // The driver itself may have answered from its cache.
         let reason = listed.iter().find_map(|volume| volume.status.get("reason")?.as_str());
         degraded = degraded.or_else(|| reason.map(str::to_owned));
         let mounts = self.driver.overview().mounts;

@@ -1,4 +1,4 @@
-//! Questions to the store, for as long as a client may wait: not long.
+//! Questions to the store with a short time-out: a page falls back to what is known.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ impl StoreQuestions {
         let (answer, answered) = oneshot::channel();
         let asked = std::thread::Builder::new().name("admin-ask".to_owned()).spawn(move || {
             let _held = permit;
-            // Whoever asked may have given up.
+            // The page may have given up waiting.
             drop(answer.send(question()));
         });
         asked.ok()?;

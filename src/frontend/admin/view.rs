@@ -101,9 +101,9 @@ pub struct OperationView {
     pub seconds: f64,
 }
 
-/// Why a page cannot be had.
+/// The answer instead of a page.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Refusal {
-    /// For people.
+    /// Why the page is not available.
     pub error: String,
 }

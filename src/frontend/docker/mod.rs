@@ -1,7 +1,7 @@
 //! Docker's VolumeDriver protocol in front of a [`VolumeDriver`].
 //!
 //! * A Mount whose client left before the answer is undone: Docker takes it for failed and will send no Unmount for it.
-//! * A Get that fails otherwise than by "no such volume" is not answered: Docker forgets a volume's labels and options at
+//! * A Get that fails with any error but "no such volume" is not answered: Docker forgets a volume's labels and options at
 //!   any answered error, but keeps them when the connection breaks.
 //!
 //! Paths are in `route`, requests in `request`, their bodies in [`protocol`], replies in `reply`.

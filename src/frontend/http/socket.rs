@@ -18,7 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::model::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 
 /// What `sun_path` holds, without its final NUL.
-pub(crate) const PATH_MAX: usize = 107;
+pub(crate) const SUN_PATH_MAX: usize = 107;
 
 /// Device and number.
 type Inode = (u64, u64);
@@ -88,10 +88,13 @@ impl Claim {
         let path = dir.join(format!("{name}.sock"));
         // Not `.sock`, so that Docker does not take it for a driver; no longer than the name it will have.
         let temporary = dir.join(format!(".{name}.new"));
-        if path.as_os_str().len() > PATH_MAX {
+        if path.as_os_str().len() > SUN_PATH_MAX {
             return Err(DriverError::new(
                 ErrorKind::Config,
-                format!("{}: the path of a socket cannot be longer than {PATH_MAX} bytes", path.display()),
+                format!(
+                    "{}: the path of a socket cannot be longer than {SUN_PATH_MAX} bytes",
+                    path.display()
+                ),
             )
             .hint("see --plugins and --name"));
         }
