@@ -6,12 +6,17 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use librbd_sys as sys;
 
 use super::call::{Fit, c_string, check, fit, strings, text};
 use super::{IoCtx, Result};
 use crate::lock;
+
+/// For how many entries a directory is read at first: with too little room librbd reads all of it, and only then says how much it is.
+/// It grows with the largest directory that was seen.
+static ROOM: AtomicUsize = AtomicUsize::new(1 << 17);
 
 /// An entry of a pool's directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,15 +45,18 @@ pub struct CreateOptions {
 impl IoCtx {
     /// All images, in no order: one read of the directory, and no image is opened. A name that is no UTF-8 is left out.
     pub fn images(&self) -> Result<Vec<ImageName>> {
-        fit("rbd_list2", self.place(), 1024, |room| {
-            let mut found = vec![sys::rbd_image_spec_t::default(); room];
+        fit("rbd_list2", self.place(), ROOM.load(Ordering::Relaxed), |room| {
+            let mut found: Vec<sys::rbd_image_spec_t> = Vec::with_capacity(room);
             let mut count = room;
-            // SAFETY: the handle is live, and `count` entries may be written.
+            // SAFETY: the handle is live, and there is room for `count` entries.
             let rc = unsafe { sys::rbd_list2(self.raw(), found.as_mut_ptr(), &raw mut count) };
             match rc {
                 0.. => {
-                    let names = found.iter().take(count).filter_map(image_name).collect();
-                    // SAFETY: librbd has filled so many entries with strings of its own, and they are freed here only.
+                    ROOM.fetch_max(count + count / 8, Ordering::Relaxed);
+                    // SAFETY: librbd has filled so many entries, and there was room for them.
+                    unsafe { found.set_len(count) }
+                    let names = found.iter().filter_map(image_name).collect();
+                    // SAFETY: the strings in the entries are librbd's own, and they are freed here only.
                     unsafe { sys::rbd_image_spec_list_cleanup(found.as_mut_ptr(), count) }
                     Fit::Fits(names)
                 }
