@@ -297,6 +297,7 @@ impl Host for Faulty<dyn Host> {
         make_dir(dir: &Path) -> ();
         remove_dir(dir: &Path) -> ();
         save(path: &Path, content: &[u8]) -> ();
+        append(path: &Path, content: &[u8]) -> ();
         load(path: &Path) -> Option<Vec<u8>>;
         files(folder: &Path) -> Vec<String>;
         forget(path: &Path) -> ();

@@ -11,6 +11,7 @@ pub mod refs;
 pub mod undo;
 
 mod cache;
+mod cache_files;
 mod create;
 mod fenced;
 mod mount;

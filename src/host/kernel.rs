@@ -100,6 +100,10 @@ impl Host for KernelHost {
         Ok(files::replace(path, content)?)
     }
 
+    fn append(&self, path: &Path, content: &[u8]) -> Result<()> {
+        Ok(files::append(path, content)?)
+    }
+
     fn load(&self, path: &Path) -> Result<Option<Vec<u8>>> {
         Ok(files::load(path)?)
     }

@@ -41,6 +41,9 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Replaces a file of this boot: write, fsync, rename. After a power failure it may be the old one.
     fn save(&self, path: &Path, content: &[u8]) -> Result<()>;
 
+    /// Adds to the end of a file. Killed or without power, a part of it may be missing.
+    fn append(&self, path: &Path, content: &[u8]) -> Result<()>;
+
     /// Reads a file; `None` when it is not there.
     fn load(&self, path: &Path) -> Result<Option<Vec<u8>>>;
 

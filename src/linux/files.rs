@@ -29,6 +29,14 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), CallError> {
     result
 }
 
+/// Adds to the end of a file (mode 0600), which is made if it is not there. Killed, a part may be missing; so may all of it without power.
+pub fn append(path: &Path, content: &[u8]) -> Result<(), CallError> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let mut file = options.open(path).or_call("open", path.display())?;
+    file.write_all(content).or_call("write", path.display())
+}
+
 /// Makes a file (mode 0600), durably, unless it is there: of several plugins that do it at once, on one host or many, one wins,
 /// and all find its content afterwards. `own` is a word that no other has. Killed it may leave one `.<name>.<own>.tmp`.
 pub fn make(path: &Path, own: &str, content: &[u8]) -> Result<(), CallError> {

@@ -72,6 +72,11 @@ impl Host for Sim {
         Ok(())
     }
 
+    fn append(&self, path: &Path, content: &[u8]) -> Result<()> {
+        self.world.look().files.entry(path.to_owned()).or_default().extend(content);
+        Ok(())
+    }
+
     fn load(&self, path: &Path) -> Result<Option<Vec<u8>>> {
         Ok(self.world.look().files.get(path).cloned())
     }
