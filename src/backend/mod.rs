@@ -214,6 +214,11 @@ impl Device {
         mount.place.number == self.number || Path::new(&mount.source) == self.path
     }
 
+    /// Whether that is a mount of all of its filesystem, and not of a folder in it. What a btrfs calls its root is its own affair.
+    pub fn is_whole_at(&self, mount: &Mounted) -> bool {
+        self.is_at(mount) && (mount.fstype == "btrfs" || mount.place.root == Path::new("/"))
+    }
+
     /// The same device without the hold.
     #[must_use]
     pub fn unheld(&self) -> Self {

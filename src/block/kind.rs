@@ -114,7 +114,7 @@ impl Kind for Block {
     }
 
     fn attached(&self, spec: &ImageSpec, here: &Mounted) -> Result<Option<Attached>> {
-        let device = self.store.mapping(spec)?.filter(|device| device.is_at(here));
+        let device = self.store.mapping(spec)?.filter(|device| device.is_whole_at(here));
         Ok(device.map(|_| Attached::from(here)))
     }
 

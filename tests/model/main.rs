@@ -11,6 +11,7 @@
 mod cases;
 mod defaults;
 mod machine;
+mod places;
 mod release;
 mod rig;
 mod stress;

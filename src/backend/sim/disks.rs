@@ -11,7 +11,19 @@ use crate::model::filesystem::{Checked, Content, Filesystem, Format, FsKind, Mou
 use crate::model::mount::{Attached, Mounted, Place};
 use crate::model::name::ImageSpec;
 
+/// Where the numbers begin that filesystems have of their own.
+const ANONYMOUS: u32 = 1000;
+
 impl State {
+    /// The minor number of a device that is there.
+    fn number_of(&self, path: &str) -> Option<u32> {
+        self.devices.keys().copied().find(|number| self.device(*number).path == Path::new(path))
+    }
+
+    fn is_held(&self, attached: &Attached) -> bool {
+        self.number_of(&attached.source).is_some_and(|number| self.held.contains(&number))
+    }
+
     fn image_on(&mut self, device: &Device) -> Result<(ImageSpec, &mut Image)> {
         let gone =
             || DriverError::new(ErrorKind::Failed, format!("{}: no such device", device.path.display()));
@@ -63,7 +75,12 @@ impl Disks for Sim {
         if !state.folders.contains(target) {
             return Err(DriverError::new(ErrorKind::Failed, format!("{}: no such folder", target.display())));
         }
-        let place = Place::whole(device.number);
+        // btrfs numbers its mounts by itself.
+        let number = match fs.kind {
+            FsKind::Btrfs => (0, device.number.1 + ANONYMOUS),
+            _ => device.number,
+        };
+        let place = Place::whole(number);
         state.mounts.push(Mounted {
             target: target.to_owned(),
             place: place.clone(),
@@ -91,18 +108,18 @@ impl Disks for Sim {
         let state = self.world.look();
         let mount = state.mounts.iter().rfind(|mount| mount.target == root);
         let image = mount
-            .and_then(|mount| state.devices.get(&mount.place.number.1))
+            .and_then(|mount| state.devices.get(&state.number_of(&mount.source)?))
             .and_then(|spec| state.images.get(spec));
         Ok(image.is_none_or(|image| !matches!(&image.data, Data::Filesystem(_, files) if !files.is_empty())))
     }
 
     fn which_held(&self, attached: &[Attached]) -> Result<Vec<bool>> {
         let state = self.world.look();
-        Ok(attached.iter().map(|attached| state.held.contains(&attached.place.number.1)).collect())
+        Ok(attached.iter().map(|attached| state.is_held(attached)).collect())
     }
 
     fn refuse_held(&self, target: &Path, attached: &Attached) -> Result<()> {
-        if self.world.look().held.contains(&attached.place.number.1) {
+        if self.world.look().is_held(attached) {
             let message = format!("{} is still in use by a container", target.display());
             return Err(DriverError::new(ErrorKind::InUse, message));
         }
@@ -111,8 +128,7 @@ impl Disks for Sim {
 
     fn number(&self, path: &Path) -> Result<Option<(u32, u32)>> {
         let state = self.world.look();
-        let mut numbers = state.devices.keys().map(|number| state.device(*number));
-        Ok(numbers.find(|device| device.path == path).map(|device| device.number))
+        Ok(state.number_of(&path.to_string_lossy()).map(|number| state.device(number).number))
     }
 
     fn counters(&self, _path: &Path) -> (Option<u64>, Option<BlockIo>) {

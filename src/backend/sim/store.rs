@@ -10,7 +10,6 @@ use crate::model::bindings::{Bindings, Bound};
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::filesystem::Content;
 use crate::model::image::{ImageInfo, Listing};
-use crate::model::mount::Place;
 use crate::model::name::ImageSpec;
 use crate::model::options::ImageOptions;
 use crate::model::owner::Owner;
@@ -219,8 +218,7 @@ impl Mapper for Sim {
 
     fn unmap(&self, spec: &ImageSpec, device: Device) -> Result<()> {
         let mut state = self.world.look();
-        let place = Place::whole(device.number);
-        if state.mounts.iter().any(|mount| mount.place == place) || state.held.contains(&device.number.1) {
+        if state.mounts.iter().any(|mount| device.is_at(mount)) || state.held.contains(&device.number.1) {
             let path = device.path.display();
             return Err(DriverError::new(ErrorKind::InUse, format!("{spec}: {path} is still open")));
         }
