@@ -1,7 +1,8 @@
 //! `rbd-docker-plugin`: a Docker VolumeDriver. The house, the laws and their reasons are in DESIGN.md.
 //!
-//! Data flows one way: socket → typed request ([`frontend`]) → [`driver`] → [`backend`] and [`host`] → [`linux`] and `ceph`.
-//! Nothing below `driver` knows Docker, nothing above `backend` knows how images are stored, `linux` and `ceph` know nothing of volumes.
+//! Data flows one way: socket → typed request ([`frontend`]) → [`driver`] → a kind of volume ([`block`]) → [`backend`] and
+//! [`host`] → [`linux`] and `ceph`. Nothing below `driver` knows Docker, nothing above `block` knows devices, nothing above `backend` knows
+//! how images are stored, `linux` and `ceph` know nothing of volumes.
 
 pub mod backend;
 pub mod block;
