@@ -10,7 +10,7 @@ RUN      := $(CARGO) test $(FEATURES)
 AS_ROOT  := tools/as-root $(RUN)
 
 .DEFAULT_GOAL := build
-.PHONY: help setup build release package demo demo-ceph test check test-unit test-local test-docker test-ceph test-krbd test-package test-vm test-leaks bench bench-ceph fuzz plugin clean
+.PHONY: help setup build release package demo demo-ceph test check test-unit test-local test-docker test-ceph test-krbd test-package test-vm test-leaks model bench bench-ceph fuzz plugin clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,7 +59,12 @@ check: ## format and lints
 test-unit: ## unit, protocol and model tests: no root, no devices
 	@tools/setup --tier build
 	@tools/headline "Unit, protocol and model tests"
-	@$(RUN) --lib --bins --test protocol --test model
+	@$(RUN) --lib --bins --test protocol --test model --test ownership
+
+model: ## a million histories of how hosts own images, on a cluster in memory (10 000 of them are part of make test)
+	@tools/setup --tier build
+	@tools/headline "The protocol of ownership: a million histories"
+	@RBD_HISTORIES=1000000 $(RUN) --profile measured --test ownership -- --nocapture
 
 test-local: ## the local backend on real loop devices
 	@tools/setup --tier local

@@ -29,7 +29,7 @@ const FUNCTIONS: &[&str] = &[
     "rados_ioctx_(create|destroy|get_id|set_namespace)",
     "rados_set_pool_full_try",
     // objects
-    "rados_(read|remove|lock_exclusive|lock_shared|unlock|list_lockers)",
+    "rados_(read|remove|notify2|lock_exclusive|lock_shared|unlock|list_lockers)",
     "rados_(create|release)_(read|write)_op",
     "rados_read_op_(exec|set_flags|operate|omap_get_vals2|omap_get_vals_by_keys2)",
     "rados_write_op_(create|operate2|omap_cmp2|omap_set2|omap_rm_keys2)",

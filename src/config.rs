@@ -88,6 +88,9 @@ pub enum Backend {
     Sim,
 }
 
+/// The shortest patience with a host that shows no sign of life: two questions that its kernel leaves unanswered, and three heartbeats.
+const DEAD_AFTER: Duration = Duration::from_secs(6);
+
 /// The environment variables that name settings: of this plugin, or of a plugin that it replaces.
 pub fn environment() -> Result<BTreeMap<String, String>> {
     let mut ours = BTreeMap::new();
@@ -222,6 +225,12 @@ fn ceph(all: &Layers, pool: &str) -> Result<Ceph, Refused> {
         object_size: optional(all, "object-size", values::object_size)?,
         map_options: optional(all, "map-options", values::word)?,
         takeover: parse(all, "takeover", values::takeover)?,
+        dead_after: parse(all, "dead-after", |text| match values::seconds(text, 300)? {
+            short if short < DEAD_AFTER => {
+                Err(format!("it must be {} seconds at least", DEAD_AFTER.as_secs()))
+            }
+            some => Ok(some),
+        })?,
         owner_wait: parse(all, "owner-wait", |text| values::seconds(text, 60))?,
         fence: parse(all, "fence-days", values::days)?,
         timeout: parse(all, "ceph-timeout", |text| match values::seconds(text, 60)? {

@@ -11,6 +11,7 @@ pub mod ceph;
 pub mod cli;
 pub mod cmd;
 pub mod config;
+pub mod coordination;
 pub mod daemon;
 pub mod doctor;
 pub mod driver;

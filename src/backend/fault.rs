@@ -235,6 +235,7 @@ impl Mapper for Faulty<dyn Backend> {
         unmap(spec: &ImageSpec, device: Device) -> ();
         abandon(spec: &ImageSpec, device: Device) -> ();
         mapping(spec: &ImageSpec) -> Option<Device>;
+        renamed_mapping(spec: &ImageSpec) -> Option<Device>;
     }
 }
 

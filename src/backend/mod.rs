@@ -24,8 +24,6 @@ use std::time::Duration;
 
 pub use disks::Disks;
 
-pub use crate::model::store::{Look, Pulse, Source};
-
 use crate::model::bindings::{Bindings, look_up};
 use crate::model::error::{DriverError, Result};
 use crate::model::filesystem::Content;
@@ -36,6 +34,7 @@ use crate::model::options::ImageOptions;
 use crate::model::owner::Owner;
 use crate::model::record::Record;
 use crate::model::size::Size;
+pub use crate::model::store::{Look, Pulse, Source};
 
 /// Images and what is known of them.
 pub trait ImageStore: fmt::Debug + Send + Sync {
@@ -166,6 +165,12 @@ pub trait Mapper: fmt::Debug + Send + Sync {
 
     /// The mapping of one image on this host, as the kernel has it.
     fn mapping(&self, spec: &ImageSpec) -> Result<Option<Device>>;
+
+    /// A mapping that this plugin has made under the name, of another image than has that name now: somebody has given the image another
+    /// name meanwhile.
+    fn renamed_mapping(&self, _spec: &ImageSpec) -> Result<Option<Device>> {
+        Ok(None)
+    }
 }
 
 /// A place for images, with a name for people.

@@ -143,6 +143,16 @@ impl Kind for Block {
         Self::sweep(self, spec, mounts)
     }
 
+    fn sweep_renamed(&self, spec: &ImageSpec, mounts: &[Mounted]) -> Result<()> {
+        match self.store.renamed_mapping(spec)? {
+            Some(device) if !mounts.iter().any(|mount| device.is_at(mount)) => {
+                tracing::warn!(image = %spec, device = %device.path.display(), "unmapping an image that has another name by now");
+                self.store.unmap(spec, device)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn which_held(&self, attached: &[Attached]) -> Result<Vec<bool>> {
         self.disks.which_held(attached)
     }

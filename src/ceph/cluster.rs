@@ -280,7 +280,7 @@ impl Cluster {
         self.0.handle.0
     }
 
-    fn timeout(&self) -> Duration {
+    pub(super) fn timeout(&self) -> Duration {
         self.0.timeout
     }
 

@@ -9,18 +9,7 @@ use nix::errno::Errno;
 
 use super::call::{Fit, c_string, check, fit, plain_address, string, strings};
 use super::{IoCtx, Result};
-use crate::model::locker::Locker;
-
-/// A lock and its holders.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Lockers {
-    /// Whether there can be only one.
-    pub exclusive: bool,
-    /// What all holders of a shared lock agree on.
-    pub tag: String,
-    /// Nobody, when the lock is free.
-    pub lockers: Vec<Locker>,
-}
+use crate::model::locker::{Locker, Lockers};
 
 impl IoCtx {
     /// Takes part in a shared lock, until `lasts` is over by the clock of the OSD; again with the same cookie it counts from

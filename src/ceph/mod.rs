@@ -21,22 +21,30 @@ mod image;
 mod images;
 mod ioctx;
 mod lock;
+mod notify;
 mod omap;
 mod ties;
 mod version;
 
-pub use crate::model::locker::Locker;
 pub use class::{Answers, ClassCall};
 pub use cluster::{Cluster, ClusterUsage, Conf, Connect};
 pub use image::{Image, Watcher};
 pub use images::{CreateOptions, ImageName};
 pub use ioctx::IoCtx;
-pub use lock::Lockers;
 pub use omap::Swap;
 pub use ties::{Mirrored, Snapshot, SnapshotOf, Trashed};
 pub use version::{Versions, versions};
 
 use crate::model::error::CallError;
+pub use crate::model::locker::{Locker, Lockers};
 
 /// The result of everything here.
 pub type Result<T> = std::result::Result<T, CallError>;
+
+/// The answer about something that may not be there: `ENOENT` is nothing.
+pub fn none_if_absent<T: Default>(answer: Result<T>) -> Result<T> {
+    match answer {
+        Err(e) if e.errno == nix::errno::Errno::ENOENT => Ok(T::default()),
+        answer => answer,
+    }
+}

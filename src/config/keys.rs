@@ -136,6 +136,11 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         heading: BACKEND,
+        help: "How long a host must show no sign of life, neither its plugin nor its kernel, before its volumes are taken over: 6 to 300",
+        ..key("dead-after", "10", "SECONDS")
+    },
+    Key {
+        heading: BACKEND,
         help: "How long Mount waits for an owner on another host to unmount, or to turn out to be dead",
         ..key("owner-wait", "60", "SECONDS")
     },

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::step::within;
 use crate::backend::rbd::admin::Admin;
 use crate::backend::rbd::caps;
-use crate::backend::rbd::inspect::{self, KeyPlace};
+use crate::backend::rbd::conf_and_key::{self, KeyPlace};
 use crate::config::Config;
 use crate::linux::boot;
 use crate::model::error::{CallError, DriverError, ErrorKind, OrCall, Result};
@@ -54,7 +54,7 @@ fn images(config: &Config) -> Result<String, (Wrong, String)> {
         let error = DriverError::new(ErrorKind::Config, "ceph.conf cannot be read").caused_by(e);
         (Wrong::Conf, error.hint("--config FILE or CEPH_CONF says where it is").to_string())
     })?;
-    let key = inspect::key_place(&config.ceph).map_err(|e| {
+    let key = conf_and_key::key_place(&config.ceph).map_err(|e| {
         let unread = e.source.as_ref().is_some_and(|call| call.call == "rados_conf_read_file");
         wrong(if unread { Wrong::Conf } else { Wrong::Key })(e)
     })?;

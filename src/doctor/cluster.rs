@@ -12,7 +12,8 @@ use super::pools;
 use super::step::{LOCAL_LIMIT, geteuid, timed_out, within};
 use crate::backend::rbd::admin::{Admin, Fence, Reach};
 use crate::backend::rbd::caps;
-use crate::backend::rbd::inspect::{self, Health, KernelLink, KeyPlace, Monitor};
+use crate::backend::rbd::conf_and_key::{self, KeyPlace};
+use crate::backend::rbd::inspect::{Health, KernelLink, Monitor};
 use crate::ceph::{self, Versions};
 use crate::config::Config;
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
@@ -33,7 +34,7 @@ pub(super) fn examine(config: &Arc<Config>, report: &mut Report<'_>) -> Result<O
     }
     let timeout = config.ceph.timeout;
     let given = config.ceph.clone();
-    let missing = match inspect::key_place(&given) {
+    let missing = match conf_and_key::key_place(&given) {
         Ok(KeyPlace::Missing(why)) => Some(why),
         _ => None,
     };
@@ -93,7 +94,7 @@ fn configuration(options: &crate::config::Ceph) -> Vec<Finding> {
         return vec![unreadable("ceph.conf", e.to_string(), e.errno, fix)];
     }
     let mut findings = vec![Finding::ok("ceph.conf", conf.display().to_string())];
-    findings.push(match inspect::key_place(options) {
+    findings.push(match conf_and_key::key_place(options) {
         Ok(KeyPlace::At(place, _)) => Finding::ok("key", format!("client.{} in {place}", options.user)),
         Ok(KeyPlace::NotAsked) => Finding::ok("key", "auth_client_required asks for none"),
         // Connecting tells whether the cluster asks for one.
@@ -126,7 +127,7 @@ fn not_connected(config: &Config, e: &DriverError) -> Finding {
     let fix = match e.kind {
         ErrorKind::Denied => Some(format!("compare the key with: ceph auth get client.{}", config.ceph.user)),
         ErrorKind::Unreachable => {
-            let hosts = inspect::mon_host(&config.ceph).unwrap_or_else(|| "nothing".to_owned());
+            let hosts = conf_and_key::mon_host(&config.ceph).unwrap_or_else(|| "nothing".to_owned());
             Some(format!(
                 "{conf} says mon_host = {hosts}: is that right, do they run, does a firewall stand between? Then: ceph -s"
             ))

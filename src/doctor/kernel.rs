@@ -6,7 +6,8 @@ use nix::errno::Errno;
 
 use super::finding::Finding;
 use super::step::geteuid;
-use crate::backend::rbd::inspect::{self, KeyPlace};
+use crate::backend::rbd::conf_and_key::{self, KeyPlace};
+use crate::backend::rbd::inspect;
 use crate::ceph::features::told;
 use crate::config::Config;
 use crate::linux::krbd::Kernel;
@@ -21,7 +22,7 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
             .extend(numbers(fs::read_to_string("/sys/module/rbd/parameters/single_major").ok().as_deref()));
         findings.push(sysfs(Kernel::host().is_writable()));
     }
-    let kind = match inspect::key_place(&config.ceph) {
+    let kind = match conf_and_key::key_place(&config.ceph) {
         Ok(KeyPlace::At(_, key)) => key.kind(),
         _ => keyring::AES,
     };

@@ -180,6 +180,12 @@ pub trait Kind: Catalogue {
     /// mounted.
     fn sweep(&self, spec: &ImageSpec, mounts: &[Mounted]) -> Result<()>;
 
+    /// The same of what was left under the name of the volume, and is of another one: that has got another name since. Comes before the claim,
+    /// which would be on the volume that has the name now.
+    fn sweep_renamed(&self, _spec: &ImageSpec, _mounts: &[Mounted]) -> Result<()> {
+        Ok(())
+    }
+
     /// Of each of what is attached, whether a container has it; with one look at all of them.
     fn which_held(&self, attached: &[Attached]) -> Result<Vec<bool>>;
 

@@ -109,9 +109,23 @@ impl Driver {
         let mountpoint = self.mountpoint(spec);
         let mounts = self.host.mounts()?;
         let refs = self.refs_of(spec)?;
+        match self.kind.sweep_renamed(spec, &mounts) {
+            // What cannot be asked is looked for again.
+            Err(e) if e.kind != ErrorKind::Unreachable => return Err(e),
+            _ => {}
+        }
         let claimed = self.kind.claim(spec);
         if let Some(here) = mounts.iter().rev().find(|mount| mount.target == mountpoint) {
-            let attached = self.attached_of(spec, here, refs.is_some())?;
+            let attached = match self.attached_of(spec, here, refs.is_some()) {
+                // The claim would keep others from an image that is not what is mounted.
+                Err(e) if claimed.is_ok() => {
+                    return Err(match self.kind.release(spec) {
+                        Ok(()) => e,
+                        Err(failure) => e.also(failure),
+                    });
+                }
+                attached => attached?,
+            };
             match &refs {
                 Some(refs) if !refs.uses.is_empty() => {
                     if !self.adopt(spec, |refs| MountedVolume { refs, attached })? {

@@ -167,6 +167,11 @@ impl Kernel {
         self.0.find(|mapping| mapping.is(identity))
     }
 
+    /// The first mapping of which it is so, by what does not change of one: number, names and ids.
+    pub fn find_where(&self, is_it: impl Fn(&Mapping) -> bool) -> Result<Option<Mapping>, CallError> {
+        self.0.find(is_it)
+    }
+
     /// The image that is mapped to the device of this number, if there is one.
     pub fn at(&self, number: (u32, u32)) -> Result<Option<Mapping>, CallError> {
         self.0.find(|mapping| mapping.number == number)

@@ -12,3 +12,14 @@ pub struct Locker {
     /// The address of the holder's client.
     pub address: String,
 }
+
+/// A lock and its holders.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lockers {
+    /// Whether there can be only one.
+    pub exclusive: bool,
+    /// What all holders of a shared lock agree on.
+    pub tag: String,
+    /// Nobody, when the lock is free.
+    pub lockers: Vec<Locker>,
+}

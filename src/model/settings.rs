@@ -62,6 +62,8 @@ pub struct Ceph {
     pub map_options: Option<String>,
     /// Whether the images of a dead host are taken over.
     pub takeover: bool,
+    /// How long a host must show no sign of life before its images are taken over; its own heartbeat lasts as long.
+    pub dead_after: Duration,
     /// How long Mount waits for an owner on another host.
     pub owner_wait: Duration,
     /// How long a fence lasts.

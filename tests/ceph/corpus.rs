@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use libtest_mimic::Trial;
-use rbd_docker_plugin::backend::rbd::inspect::{self, KeyPlace};
+use rbd_docker_plugin::backend::rbd::conf_and_key::{self, KeyPlace};
 use rbd_docker_plugin::config;
 use rbd_docker_plugin::linux::keyring::Key;
 
@@ -151,7 +151,7 @@ fn one(lab: &Lab, words: &Words, dir: &Path, from: &Path) -> Result<(), String> 
     }
     if rbd.status.success() {
         let options = config::Ceph { conf, user: USER.to_owned(), ..options(lab) };
-        return match inspect::key_place(&options) {
+        return match conf_and_key::key_place(&options) {
             _ if ours.code != Some(0) => fail("rbd works, and we do not"),
             Ok(KeyPlace::At(_, key)) if Key::from_base64(words.key.as_bytes()) == Some(key.clone()) => Ok(()),
             other => fail(&format!("not the key for the kernel: {other:?}")),

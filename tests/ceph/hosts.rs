@@ -29,6 +29,7 @@ pub(crate) fn options(lab: &Lab) -> config::Ceph {
         object_size: None,
         map_options: None,
         takeover: true,
+        dead_after: Duration::from_secs(10),
         owner_wait: Duration::ZERO,
         fence: Duration::from_secs(3600),
         timeout: Duration::from_secs(5),

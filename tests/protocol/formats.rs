@@ -7,17 +7,18 @@ use std::path::Path;
 const FORMATS: &str = include_str!("../../docs/formats.md");
 
 /// The rooms that store something.
-const ROOMS: [&str; 6] = [
+const ROOMS: [&str; 7] = [
     "src/backend/rbd",
     "src/backend/local",
     "src/block",
+    "src/coordination",
     "src/driver",
     "src/daemon",
     "src/linux/krbd/mark.rs",
 ];
 
 /// What stands before a name that is stored: files, keys of an omap, objects, locks.
-const BEFORE: [&str; 12] = [
+const BEFORE: [&str; 16] = [
     ".join(\"",
     ".join(format!(\"",
     ".with_extension(\"",
@@ -26,6 +27,10 @@ const BEFORE: [&str; 12] = [
     "const OBJECT: &str = \"",
     "const RECORD: &str = \"",
     "const LOCK: &str = \"",
+    "const ADVISORY: &str = \"",
+    "const LEASE: &str = \"",
+    "const IMAGE: &str = \"",
+    "const NEW: &str = \"",
     "const BEGIN: &str = \"",
     "\"rbd_docker_plugin.",
     "\"rbd-docker-plugin.",

@@ -21,7 +21,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("host", &["linux"]),
     // Its kernel.rs is what it asks of this host, for real.
     ("block", &["backend", "driver", "host", "linux"]),
-    ("backend", &["ceph", "linux"]),
+    ("backend", &["ceph", "coordination", "linux"]),
+    ("coordination", &[]),
     ("cli", &["config"]),
     ("config", &[]),
     ("ceph", &[]),
@@ -36,7 +37,7 @@ const FOR_ALL: [&str; 3] = ["model", "telemetry", "lock"];
 
 /// Arrows that the house does not draw and that are still there: DESIGN.md, "Open". The test fails, too, when one of them is gone and
 /// stands here.
-const TO_BE_TURNED: &[(&str, &str)] = &[("backend", "config"), ("backend", "host"), ("cmd", "backend")];
+const TO_BE_TURNED: &[(&str, &str)] = &[("backend", "host"), ("cmd", "backend")];
 
 #[test]
 fn every_arrow_between_rooms_is_in_the_table() {
@@ -117,26 +118,13 @@ fn only_assemble_names_concrete_parts() {
 const IN_CIRCLES: &[&str] = &[
     "backend/local/mod.rs",
     "backend/local/names.rs",
-    "backend/rbd/admin.rs",
-    "backend/rbd/advisory.rs",
-    "backend/rbd/beats.rs",
-    "backend/rbd/catalogue.rs",
-    "backend/rbd/change.rs",
-    "backend/rbd/clients.rs",
-    "backend/rbd/fence.rs",
-    "backend/rbd/glance.rs",
-    "backend/rbd/inspect.rs",
     "backend/rbd/kinds.rs",
-    "backend/rbd/link.rs",
     "backend/rbd/map.rs",
     "backend/rbd/mod.rs",
-    "backend/rbd/names.rs",
     "backend/rbd/options.rs",
-    "backend/rbd/owner.rs",
     "backend/rbd/places.rs",
     "backend/rbd/session.rs",
     "backend/rbd/silence.rs",
-    "backend/rbd/sources.rs",
     "ceph/bounded.rs",
     "ceph/cluster.rs",
     "ceph/ioctx.rs",

@@ -1,27 +1,30 @@
 //! What an administrator asks of the cluster's records, without a running plugin.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::advisory::end_lock_of;
-use super::blocklist::Blocklist;
+use super::fencing::{blocklist, shut_out};
+use super::kv::Rados;
 use super::link::{Place, Session, place};
-use super::owner::{self, OwnerRecord};
 use super::places::{self, Configured};
-use super::{beats, caps, fence, names};
-use crate::ceph::{Cluster, IoCtx, Swap};
-use crate::config;
+use super::{caps, header, inside};
+use crate::ceph::{Cluster, IoCtx};
+use crate::coordination::blocklist::Blocklist;
+use crate::coordination::record::{self, OwnerRecord};
+use crate::coordination::{ClusterKv, Keys, Swap, advisory, heartbeat, names};
 use crate::linux::krbd::Kernel;
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::model::image::LeftOut;
+use crate::model::locker::Locker;
 use crate::model::name::{ImageSpec, VolumeName};
 use crate::model::owner::Owner;
+use crate::model::settings;
 use crate::model::time::rfc3339;
 
-pub use super::advisory::Unlocked;
-pub use super::blocklist::{Fence, Reach};
+pub use crate::coordination::blocklist::{Fence, Reach};
 
 /// How many images are asked for their watchers at a time.
 const AT_ONCE: usize = 8;
@@ -29,8 +32,8 @@ const AT_ONCE: usize = 8;
 /// A connection for one command.
 #[derive(Debug)]
 pub struct Admin {
-    pub(super) session: Session,
-    pub(super) options: config::Ceph,
+    pub(super) session: Arc<Session>,
+    pub(super) options: settings::Ceph,
 }
 
 /// The owner records, and what of them is not known.
@@ -67,11 +70,11 @@ impl Damaged {
 
 impl Locks {
     /// The records of one place.
-    fn read(&mut self, place: &Place, io: &IoCtx, records: owner::Keys) -> Result<()> {
+    fn read(&mut self, kv: &Rados, place: &Place, io: &IoCtx, records: Keys) -> Result<()> {
         if records.is_empty() {
             return Ok(());
         }
-        let alive = beats::alive(io)?;
+        let alive = heartbeat::alive(kv, place)?;
         // Who may not list images still sees who owns them, by the names that they had.
         let names = io.images().unwrap_or_else(|e| {
             let what =
@@ -192,16 +195,30 @@ impl Lock {
     }
 }
 
+/// What was ended.
+#[derive(Debug)]
+pub struct Unlocked {
+    /// The locks.
+    pub lockers: Vec<Locker>,
+    /// The addresses that were shut out because they had the image mapped or open.
+    pub fenced: Vec<String>,
+}
+
 impl Admin {
     /// Connects.
-    pub fn connect(options: &config::Ceph) -> Result<Self> {
-        let session = Session::connect(options)?;
+    pub fn connect(options: &settings::Ceph) -> Result<Self> {
+        let session = Arc::new(Session::connect(options)?);
         Ok(Self { session, options: options.clone() })
     }
 
     /// The cluster.
     pub fn cluster(&self) -> &Cluster {
         &self.session.cluster
+    }
+
+    /// The cluster as hosts agree in it.
+    pub(super) fn kv(&self) -> Rados {
+        Rados::alone(Arc::clone(&self.session))
     }
 
     /// A pool or a namespace of it.
@@ -219,7 +236,8 @@ impl Admin {
         let pool = self.options.pools.first().map_or("", String::as_str);
         let namespace = self.options.namespace.as_deref();
         if name.pool().is_none() {
-            let bound = self.open(pool, namespace).and_then(|io| names::read_one(&io, name.image()));
+            let home = (pool.to_owned(), namespace.map(str::to_owned));
+            let bound = names::read_one(&self.kv(), &home, name.image());
             if let Some(bound) = bound.map_err(|e| caps::explain(&self.options, e))? {
                 return Ok(bound);
             }
@@ -235,7 +253,7 @@ impl Admin {
         let mut locks = Locks::default();
         records.left_out.into_iter().for_each(|out| locks.leave_out(out));
         for (place, io, records) in records.records {
-            match locks.read(&place, &io, records) {
+            match locks.read(&self.kv(), &place, &io, records) {
                 Err(why) if why.kind == ErrorKind::Unreachable => {
                     locks.leave_out(LeftOut { pool: place.0, namespace: place.1, why });
                 }
@@ -243,7 +261,7 @@ impl Admin {
             }
         }
         locks.found.sort_by(|a, b| a.image.cmp(&b.image));
-        locks.note_fences(Blocklist::read(&self.session.cluster));
+        locks.note_fences(blocklist(&self.session.cluster));
         if watched == Watched::Asked {
             self.watch(&mut locks.found)?;
         }
@@ -268,7 +286,7 @@ impl Admin {
     }
 
     fn watch_one(&self, lock: &mut Lock) -> Result<()> {
-        let watchers = fence::watchers(&self.session.of(&lock.image)?, &lock.image)?;
+        let watchers = inside::watchers(&self.session.of(&lock.image)?, &lock.image)?;
         lock.watching = match &lock.owner.client_addr {
             Some(address) => watchers.contains(address),
             // It may have mapped the image, and not have written that down.
@@ -282,7 +300,8 @@ impl Admin {
     pub fn break_lock(&self, spec: &ImageSpec, force: bool) -> Result<Vec<Lock>> {
         let mut locks = Locks::default();
         let io = self.session.of(spec)?;
-        locks.read(&place(spec), &io, owner::all(&io)?)?;
+        let at = place(spec);
+        locks.read(&self.kv(), &at, &io, record::all(&self.kv(), &at)?)?;
         if locks.misnamed {
             let message = format!("it cannot be seen which owner record is that of {spec}");
             return Err(locks.nothing(DriverError::new(ErrorKind::Failed, message)));
@@ -327,15 +346,40 @@ impl Admin {
         Ok(locks)
     }
 
+    /// Ends the advisory locks that other plugins, or people, have left on an image; nothing when there are none. Nobody keeps a connection
+    /// for such a lock, so its holder's address says nothing: the sign of life is that somebody has the image mapped or open, who
+    /// is shut out first, by `force` only.
+    pub fn break_advisory(&self, spec: &ImageSpec, force: bool) -> Result<Option<Unlocked>> {
+        let io = self.open(spec.pool(), spec.namespace())?;
+        let Some(id) = header::id(&io, spec.image())? else { return Ok(None) };
+        let kv = self.kv();
+        let lockers = advisory::by_hand(&kv, spec, &id)?.lockers;
+        if lockers.is_empty() {
+            return Ok(None);
+        }
+        let fenced = inside::watchers(&io, spec)?;
+        if !fenced.is_empty() && !force {
+            let message = format!("{spec} is locked, and mapped or open at {}", fenced.join(", "));
+            return Err(DriverError::new(ErrorKind::InUse, message).hint(
+                "unmount it there; or add --force: what has it mapped gets I/O errors, and what it has not yet written is lost. Other plugins share one client among all images of a host: then all of them are cut off",
+            ));
+        }
+        shut_out(self.cluster(), &fenced.iter().cloned().collect(), self.fence_lasts())?;
+        for locker in &lockers {
+            kv.break_image_lock(spec, spec.image(), locker)?;
+        }
+        Ok(Some(Unlocked { lockers, fenced }))
+    }
+
     /// The addresses that are shut out of the cluster now.
     pub fn fences(&self) -> Result<Vec<Fence>> {
-        Ok(Blocklist::read(&self.session.cluster)?.into_fences())
+        Ok(blocklist(&self.session.cluster)?.into_fences())
     }
 
     /// What of this host is shut out: this very client, and the kernel's clients that have images of this cluster mapped.
     pub fn fences_of_this_host(&self) -> Result<Vec<(String, Fence)>> {
         let cluster = &self.session.cluster;
-        let list = Blocklist::read(cluster)?;
+        let list = blocklist(cluster)?;
         let mapped = Kernel::host().list()?.into_iter().filter(|mapping| mapping.fsid == cluster.fsid());
         let clients: BTreeSet<String> = mapped.map(|mapping| mapping.client_addr).collect();
         let own = cluster.addresses()?;
@@ -348,15 +392,15 @@ impl Admin {
         let clients = locks.iter().filter_map(|lock| lock.client_addr.as_ref());
         let plugins = locks.iter().filter(|lock| lock.takes_plugin(host)).flat_map(Lock::plugin_addrs);
         let addresses = clients.chain(plugins).cloned().collect();
-        fence::shut_out(&self.session.cluster, &addresses, self.options.fence)
+        shut_out(&self.session.cluster, &addresses, self.options.fence)
             .map_err(|e| caps::explain(&self.options, e))?;
         locks.iter().try_for_each(|lock| self.remove(lock))
     }
 
     fn remove(&self, lock: &Lock) -> Result<()> {
-        let io = self.session.of(&lock.image)?;
-        if lock.image_id.is_some() {
-            end_lock_of(&io, lock.image.image(), &lock.host)?;
+        let kv = self.kv();
+        if let Some(id) = &lock.image_id {
+            advisory::end_lock_of(&kv, &lock.image, id, &lock.host)?;
         }
         // A name that somebody is making an image under stays known as half made: whoever claims it next clears it.
         let mut record = OwnerRecord::parse(&lock.raw)?;
@@ -365,10 +409,8 @@ impl Admin {
             record.owner.client_addr = None;
             record.store()
         });
-        if io.omap_swap(
-            owner::OBJECT,
-            &[Swap { key: &lock.key, expected: Some(&lock.raw), new: kept.as_deref() }],
-        )? {
+        let swap = Swap { key: &lock.key, expected: Some(&lock.raw), new: kept.as_deref() };
+        if kv.swap(&place(&lock.image), record::OBJECT, &[swap])? {
             return Ok(());
         }
         Err(DriverError::new(ErrorKind::Busy, format!("the owner of {} has changed meanwhile", lock.image))
@@ -386,7 +428,7 @@ fn lock(
     let claimed = record.image.image();
     let name = key.strip_prefix("image.").and_then(|id| names.get(id)).map_or(claimed, String::as_str);
     let image = ImageSpec::new(&place.0, place.1.as_deref(), name)?;
-    let alive = alive.contains(&beats::cookie(&record.owner));
+    let alive = alive.contains(&heartbeat::cookie(&record.owner));
     Ok(seen((key, raw), image, record, alive))
 }
 

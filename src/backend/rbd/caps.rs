@@ -157,6 +157,7 @@ mod tests {
             object_size: None,
             map_options: None,
             takeover: true,
+            dead_after: std::time::Duration::from_secs(10),
             owner_wait: Duration::ZERO,
             fence: Duration::from_secs(3600),
             timeout: Duration::from_secs(5),

@@ -7,8 +7,6 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, Weak};
 
-use super::RbdBackend;
-use super::owner::OwnerRecord;
 use crate::ceph::Cluster;
 use crate::lock;
 use crate::model::error::Result;
@@ -29,20 +27,11 @@ impl Clients {
     }
 
     /// The addresses of all that are not gone but this one.
-    fn others(&self, address: &str) -> Vec<String> {
+    pub(super) fn others(&self, address: &str) -> Vec<String> {
         let mut clients = lock(&self.0);
         clients.retain(|(_, life)| life.strong_count() > 0);
         let others = clients.iter().map(|(other, _)| other.clone()).filter(|other| other != address);
         others.collect::<BTreeSet<_>>().into_iter().collect()
-    }
-}
-
-impl RbdBackend {
-    /// A record of ours as this client writes it.
-    pub(super) fn signed(&self, cluster: &Cluster, record: OwnerRecord) -> Result<OwnerRecord> {
-        let address = cluster.addresses()?;
-        let earlier_plugin_addrs = self.link.clients().others(&address);
-        Ok(OwnerRecord { plugin_addr: Some(address), earlier_plugin_addrs, ..record })
     }
 }
 

@@ -1,8 +1,8 @@
 //! Everything that reads bytes of the cluster or of ceph.conf's files, for the fuzz target `ceph_answers`.
 
-use super::blocklist::Blocklist;
-use super::owner::OwnerRecord;
 use super::{header, inspect, monitors, secret};
+use crate::coordination::blocklist::Blocklist;
+use crate::coordination::record::OwnerRecord;
 
 /// Any bytes are understood or refused.
 pub fn answers(bytes: &[u8]) {

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use nix::errno::Errno;
 
 use super::header::{self, Stored};
-use super::owner;
 use crate::ceph::{ImageName, IoCtx};
+use crate::coordination::record;
 use crate::model::error::{CallError, Result};
 use crate::model::record::Stage;
 
@@ -50,10 +50,10 @@ pub(super) fn glance(io: &IoCtx, images: &[&ImageName]) -> Vec<Sight> {
 
 /// The names under which images are being made, or are claimed to be made.
 fn new_names(io: &IoCtx) -> Result<BTreeSet<String>, CallError> {
-    match io.omap_with(owner::OBJECT, owner::NEW) {
+    match io.omap_with(record::OBJECT, record::NEW) {
         Err(e) if e.errno == Errno::ENOENT => Ok(BTreeSet::new()),
         found => {
-            let names = found?.into_keys().filter_map(|key| Some(key.strip_prefix(owner::NEW)?.to_owned()));
+            let names = found?.into_keys().filter_map(|key| Some(key.strip_prefix(record::NEW)?.to_owned()));
             Ok(names.collect())
         }
     }

@@ -97,6 +97,15 @@ pub(super) fn lost_its_name(spec: &ImageSpec, id: &str) -> DriverError {
     ))
 }
 
+/// The addresses that watch an image: of everybody who has it mapped, or open for writing.
+pub(super) fn watchers(io: &IoCtx, spec: &ImageSpec) -> Result<Vec<String>> {
+    let image = match Image::open_read_only(io, spec.image()) {
+        Err(e) if e.errno == Errno::ENOENT => return Ok(Vec::new()),
+        image => image?,
+    };
+    Ok(image.watchers()?.into_iter().map(|watcher| watcher.address).collect())
+}
+
 /// Opens an image that has a name.
 pub(super) fn open(io: &IoCtx, spec: &ImageSpec) -> Result<Image> {
     Image::open_read_only(io, spec.image()).map_err(|e| match header::id(io, spec.image()) {

@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use nix::errno::Errno;
 
 use super::header::Header;
-use super::{fence, inside, map};
+use super::{inside, map};
 use crate::ceph::{IoCtx, Snapshot, SnapshotOf, features};
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::image::{ImageInfo, Trouble};
@@ -177,7 +177,7 @@ pub(super) fn refuse_unless_removable(io: &IoCtx, spec: &ImageSpec, header: &Hea
             .hint(format!("take it out first: rbd group image remove {group} {spec}")));
     }
     drop(image);
-    let watchers = fence::watchers(io, spec)?;
+    let watchers = inside::watchers(io, spec)?;
     if watchers.is_empty() {
         return Ok(());
     }

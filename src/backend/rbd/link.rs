@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::blocklist::{self, Fence, Reach};
 use super::caps;
 use super::clients::Clients;
+use super::fencing::own_fence;
 use super::sources::Sources;
+use crate::coordination::blocklist::{Fence, Reach};
 use crate::linux::krbd;
 use crate::lock;
 use crate::model::error::{CallError, DriverError, ErrorKind, OrCall, Result};
@@ -56,7 +57,7 @@ pub(super) struct Link {
     known: AtomicBool,
     /// The cluster of this life.
     fsid: OnceLock<String>,
-    clients: Clients,
+    clients: Arc<Clients>,
 }
 
 #[derive(Debug)]
@@ -149,7 +150,7 @@ impl Link {
             fenced: AtomicBool::new(false),
             known: AtomicBool::new(false),
             fsid: OnceLock::new(),
-            clients: Clients::default(),
+            clients: Arc::default(),
         });
         let weak = Arc::downgrade(&link);
         std::thread::Builder::new()
@@ -183,7 +184,7 @@ impl Link {
     }
 
     /// The clients of this life.
-    pub(super) fn clients(&self) -> &Clients {
+    pub(super) fn clients(&self) -> &Arc<Clients> {
         &self.clients
     }
 
@@ -236,7 +237,7 @@ impl Link {
         if was_up && keeper.changed && Instant::now() >= keeper.client {
             return self.exchange(keeper, &session);
         }
-        if fenced && blocklist::own_fence(&session.cluster).is_ok_and(|fence| fence.is_some()) {
+        if fenced && own_fence(&session.cluster).is_ok_and(|fence| fence.is_some()) {
             session.fence();
         }
         if session.is_fenced() {
@@ -369,7 +370,7 @@ impl Link {
             return;
         }
         keeper.next = Instant::now() + BLOCKED;
-        match blocklist::own_fence(&session.cluster) {
+        match own_fence(&session.cluster) {
             Ok(Some(fence)) if fence.reach != Reach::Client => {
                 let why = why_shut_out(&session, &fence);
                 keeper.say("the Ceph cluster is away", &why);

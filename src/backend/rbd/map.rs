@@ -6,7 +6,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::RbdBackend;
-use super::advisory::locked;
 use super::link::Session;
 use super::monitors::Added;
 use super::options::DEFAULTS;
@@ -14,7 +13,8 @@ use super::osdmap;
 use super::{header, kinds};
 use crate::backend::{Device, Mapper};
 use crate::ceph::{Image, IoCtx, features};
-use crate::linux::krbd::{Failure, Identity, Mapping, Mark, Request, kernel_speaks_msgr2};
+use crate::coordination::advisory::locked;
+use crate::linux::krbd::{Failure, Identity, Mapping, Request, kernel_speaks_msgr2};
 use crate::linux::{blkdev, boot};
 use crate::lock;
 use crate::model::deadline::Deadline;
@@ -32,7 +32,8 @@ const FORCED: Duration = Duration::from_secs(20);
 
 impl RbdBackend {
     fn attach(&self, spec: &ImageSpec) -> Result<Device> {
-        let session = self.link.session()?;
+        let kv = self.cluster()?;
+        let session = Arc::clone(&kv.session);
         let io = session.of(spec)?;
         let missing = || DriverError::new(ErrorKind::NotFound, format!("{spec} does not exist"));
         let seen = self.seen.of(spec);
@@ -42,7 +43,7 @@ impl RbdBackend {
             Some((id, header)) => (id, Some(header)),
             None => (header::id(&io, spec.image())?.ok_or_else(missing)?, None),
         };
-        if !self.holds(spec, &id) {
+        if !self.owners.holds(spec, &id) {
             // The claim is on an image, and this name is another image's by now.
             return Err(DriverError::new(
                 ErrorKind::Busy,
@@ -104,7 +105,7 @@ impl RbdBackend {
         if let Some(hold) = &hold {
             blkdev::read_ahead(hold);
         }
-        if let Err(e) = self.note_address(&io, spec, &id, &mapping.client_addr) {
+        if let Err(e) = self.owners.note_address(&kv, &self.host(&kv), spec, &id, &mapping.client_addr) {
             // Somebody has followed us meanwhile: nothing was written through it yet.
             // The last one to close a device waits for what is being read of it, as long as the cluster does not answer.
             drop(std::thread::Builder::new().name("rbd_close".to_owned()).spawn(move || drop(hold)));
@@ -148,6 +149,17 @@ impl RbdBackend {
         }
     }
 
+    /// What this plugin has mapped under a name that is another image's now, or none's.
+    fn find_renamed(&self, spec: &ImageSpec) -> Result<Option<Mapping>> {
+        let session = self.link.session()?;
+        let id = header::id(&session.of(spec)?, spec.image())?;
+        let fsid = Some(session.cluster.fsid());
+        let is_it = |mapping: &Mapping| {
+            self.may_be_ours(mapping, spec, fsid) && id.as_ref() != Some(&mapping.image_id)
+        };
+        Ok(self.kernel.find_where(is_it)?)
+    }
+
     /// What this plugin has mapped under a name. Another cluster may have an image of that name, which another plugin of this host has
     /// mapped: with two that may be meant, neither is.
     fn mapped_under(&self, spec: &ImageSpec, fsid: Option<&str>) -> Result<Option<Mapping>> {
@@ -168,7 +180,7 @@ impl RbdBackend {
     }
 
     /// Whether this plugin may have mapped it under this name.
-    pub(super) fn may_be_ours(&self, mapping: &Mapping, spec: &ImageSpec, fsid: Option<&str>) -> bool {
+    fn may_be_ours(&self, mapping: &Mapping, spec: &ImageSpec, fsid: Option<&str>) -> bool {
         mapping.snapshot.is_none()
             && is_named(mapping, spec)
             && fsid.is_none_or(|fsid| fsid == mapping.fsid)
@@ -186,39 +198,8 @@ impl RbdBackend {
         answered.or_else(|| lock(&self.known_fsid).clone())
     }
 
-    /// The mapping of an image on this host that this plugin has made.
-    pub(super) fn own_mapping(&self, io: &IoCtx, id: &str) -> Result<Option<Mapping>> {
-        Ok(self.mapping_of(io, id)?.filter(|mapping| self.has_made(mapping)))
-    }
-
-    /// `InUse` when a free image is mapped on this host, and not by this plugin: perhaps by the old one, which has it mounted and locked.
-    pub(super) fn refuse_if_mapped_by_hand(&self, io: &IoCtx, spec: &ImageSpec, id: &str) -> Result<()> {
-        let Some(mapping) = self.mapping_of(io, id)?.filter(|mapping| !self.has_made(mapping)) else {
-            return Ok(());
-        };
-        let by = match mapping.mark.as_ref().and_then(Mark::plugin) {
-            Some(plugin) if plugin == self.maker.plugin => {
-                format!("by another plugin of the name {plugin:?} on this host")
-            }
-            Some(plugin) => format!("by the plugin {plugin:?} of this host"),
-            None => "not by this plugin".to_owned(),
-        };
-        let message = format!("{spec} is mapped to {}, {by}", mapping.path.display());
-        Err(DriverError::new(ErrorKind::InUse, message).hint("unmap it"))
-    }
-
-    pub(super) fn local_mapping(&self, spec: &ImageSpec) -> Result<Option<Device>> {
+    fn local_mapping(&self, spec: &ImageSpec) -> Result<Option<Device>> {
         Ok(self.find_mapping(spec)?.map(|mapping| self.device(&mapping)))
-    }
-
-    /// The mapping of an image on this host, by its id.
-    fn mapping_of(&self, io: &IoCtx, id: &str) -> Result<Option<Mapping>> {
-        Ok(self.kernel.find(Identity {
-            fsid: io.cluster().fsid(),
-            pool_id: io.pool_id(),
-            namespace: io.namespace(),
-            image_id: id,
-        })?)
     }
 
     /// A mapping for the driver, which gives it back as a device by its number.
@@ -375,5 +356,10 @@ impl Mapper for RbdBackend {
 
     fn mapping(&self, spec: &ImageSpec) -> Result<Option<Device>> {
         self.link.heed(self.local_mapping(spec))
+    }
+
+    fn renamed_mapping(&self, spec: &ImageSpec) -> Result<Option<Device>> {
+        let found = self.link.heed(self.find_renamed(spec))?;
+        Ok(found.map(|mapping| self.device(&mapping)))
     }
 }

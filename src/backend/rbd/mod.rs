@@ -10,18 +10,15 @@
 //! Everything that goes to the cluster has a timeout; what runs into it takes the [`link`] down. See DESIGN.md "Ownership on Ceph".
 
 pub mod admin;
+pub mod conf_and_key;
 pub mod inspect;
 
-mod advisory;
-mod beats;
-mod blocklist;
 pub(crate) mod caps;
 mod catalogue;
-mod change;
 mod clients;
 mod conf_text;
 mod data_pool;
-mod fence;
+mod fencing;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod glance;
@@ -29,16 +26,15 @@ mod header;
 mod inside;
 mod kin;
 mod kinds;
+mod kv;
 mod link;
 mod map;
 mod metavariables;
-mod mine;
 mod monitors;
-mod names;
 mod opened;
 mod options;
 mod osdmap;
-mod owner;
+mod owned;
 mod places;
 mod plan;
 mod secret;
@@ -48,26 +44,23 @@ mod silence;
 mod sources;
 mod store;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::backend::{Backend, ImageStore, Pulse, Source};
 use crate::ceph;
+use crate::coordination::names::Names;
+use crate::coordination::{BlocklistCache, Owners, keep_beating};
 use crate::linux::krbd::{Kernel, Maker, Mapping};
-use crate::lock;
 use crate::model::error::{DriverError, ErrorKind, OrCall, Result};
 use crate::model::image::LeftOut;
-use crate::model::name::ImageSpec;
 use crate::model::owner::Owner;
 use crate::model::settings;
-use beats::Beats;
 use catalogue::Catalogue;
-use fence::Suspects;
+use kv::{HostKernel, Rados};
 use link::Link;
-use names::Names;
 use opened::Opened;
-use owner::Held;
 use places::Omitted;
 use seen::Seen;
 
@@ -78,9 +71,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct RbdBackend {
     options: settings::Ceph,
-    identity: Owner,
-    // Dropped before the link that it needs.
-    _stop: beats::Stop,
     link: Arc<Link>,
     names: Names,
     kernel: Kernel,
@@ -90,20 +80,24 @@ pub struct RbdBackend {
     devices: Mutex<HashMap<(u32, u32), Mapping>>,
     /// The cluster that they are of.
     known_fsid: Mutex<Option<String>>,
-    opened: Opened,
-    beats: Arc<Beats>,
-    suspects: Suspects,
+    opened: Arc<Opened>,
+    owners: Arc<Owners>,
     seen: Seen,
     /// What the last listing has left out.
     omitted: Omitted,
     catalogue: Catalogue,
-    /// Owner records that we hold.
-    held: Arc<Mutex<Held>>,
-    /// Images of which this life knows whether they need that lock.
-    taken: Mutex<HashSet<ImageSpec>>,
-    /// Images whose advisory lock we hold, with their ids.
-    advisory: Mutex<HashMap<ImageSpec, String>>,
-    blocklist: blocklist::Kept,
+    blocklist: BlocklistCache,
+}
+
+/// How owners that are gone are followed.
+fn takeover(options: &settings::Ceph) -> crate::coordination::Settings {
+    crate::coordination::Settings {
+        takeover: options.takeover,
+        dead_after: options.dead_after,
+        fence: options.fence,
+        #[cfg(any(test, feature = "fault-points"))]
+        defects: crate::coordination::owners::Defects::default(),
+    }
 }
 
 impl RbdBackend {
@@ -146,33 +140,56 @@ impl RbdBackend {
         if let Err(e) = link.session() {
             tracing::error!("{e}; going on without it, and trying again");
         }
-        let beats = Arc::new(Beats::new(&identity));
-        let held: Arc<Mutex<Held>> = Arc::default();
-        let owned = Arc::clone(&held);
-        beats.keep(&link, move |place| lock(&owned).keys().any(|spec| link::place(spec) == *place))?;
         let Owner { boot_id, plugin, root, .. } = identity.clone();
         let maker = Maker { boot_id, plugin, root };
+        let owners = Arc::new(Owners::new(identity, takeover(options)));
+        let opened: Arc<Opened> = Arc::default();
+        let (down, heard) = (Arc::downgrade(&link), Arc::downgrade(&link));
+        let of = Arc::clone(&opened);
+        let connect = move || {
+            let gone = || DriverError::new(ErrorKind::Unreachable, "the plugin stops");
+            let link = down.upgrade().ok_or_else(gone)?;
+            Ok(Rados::new(link.session()?, Arc::clone(link.clients()), Arc::clone(&of)))
+        };
+        keep_beating(&owners, connect, move |e| match heard.upgrade() {
+            Some(link) => link.heed_error(e),
+            None => e,
+        })?;
         Ok(Self {
             options: options.clone(),
-            identity,
             kernel,
             maker,
             devices: Mutex::default(),
             known_fsid: Mutex::default(),
-            _stop: beats::Stop(Arc::clone(&beats), Arc::clone(&link)),
             names: Names::new((pool, options.namespace.clone())),
-            opened: Opened::default(),
+            opened,
             link,
-            beats,
-            suspects: Suspects::default(),
+            owners,
             seen: Seen::default(),
             omitted: Omitted::default(),
             catalogue: Catalogue::default(),
-            held,
-            taken: Mutex::default(),
-            advisory: Mutex::default(),
-            blocklist: blocklist::Kept::default(),
+            blocklist: BlocklistCache::default(),
         })
+    }
+
+    /// A client of the cluster for one operation.
+    fn cluster(&self) -> Result<Rados> {
+        let session = self.link.session()?;
+        Ok(Rados::new(session, Arc::clone(self.link.clients()), Arc::clone(&self.opened)))
+    }
+
+    /// What this host's kernel has mapped of that cluster.
+    fn host<'a>(&'a self, kv: &'a Rados) -> HostKernel<'a> {
+        HostKernel { kernel: &self.kernel, maker: &self.maker, kv }
+    }
+}
+
+impl Drop for RbdBackend {
+    /// This plugin ends: its heartbeat with it. What is mounted stays its own.
+    fn drop(&mut self) {
+        if let Ok(kv) = self.cluster() {
+            self.owners.heartbeat.stop(&kv);
+        }
     }
 }
 
@@ -203,8 +220,8 @@ impl Backend for RbdBackend {
     }
 
     fn source(&self) -> Source {
-        let conf = inspect::survive(&self.options).ok();
-        let conf = conf.and_then(|()| ceph::Conf::read(&session::how(&self.options)).ok());
+        let conf = conf_and_key::survive(&self.options).ok();
+        let conf = conf.and_then(|()| ceph::Conf::read(&conf_and_key::how(&self.options)).ok());
         let said = |key| conf.as_ref().and_then(|conf| conf.get(key)).filter(|text| !text.is_empty());
         let connected = self.link.session().ok().map(|session| session.cluster.fsid().to_owned());
         Source {
@@ -241,6 +258,6 @@ impl Backend for RbdBackend {
             Some(namespace) => (format!("{pool}/{namespace}"), age),
             None => (pool, age),
         };
-        self.beats.ages().into_iter().map(named).collect()
+        self.owners.heartbeat.ages().into_iter().map(named).collect()
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 
-use crate::ceph::{Image, IoCtx};
+use crate::ceph::{Image, IoCtx, Watcher};
 use crate::lock;
 use crate::model::error::Result;
 use crate::model::name::ImageSpec;
@@ -29,8 +29,8 @@ struct Key {
 pub(super) struct Opened(Mutex<Vec<(Key, Arc<Image>)>>);
 
 impl Opened {
-    /// The addresses that watch an image, whose id was looked up just now; none when it is gone.
-    pub(super) fn watchers(&self, io: &IoCtx, spec: &ImageSpec, id: &str) -> Result<Vec<String>> {
+    /// Who watches an image, whose id was looked up just now; none when it is gone.
+    pub(super) fn watchers(&self, io: &IoCtx, spec: &ImageSpec, id: &str) -> Result<Vec<Watcher>> {
         let key = Key {
             client: io.cluster().instance_id(),
             pool: io.pool_id(),
@@ -52,7 +52,7 @@ impl Opened {
         if image.id()? == id {
             self.keep(key, image);
         }
-        Ok(watchers.into_iter().map(|watcher| watcher.address).collect())
+        Ok(watchers)
     }
 
     /// Takes it out: what fails is not kept.

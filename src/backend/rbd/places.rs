@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use serde_json::json;
 
 use super::link::{Place, Session, place};
-use super::owner::{self, Keys};
-use crate::ceph::{Cluster, ImageName, IoCtx};
+use crate::ceph::{Cluster, ImageName, IoCtx, none_if_absent};
+use crate::coordination::{Keys, record};
 use crate::lock;
 use crate::model::bindings::{Bindings, Bound};
 use crate::model::error::{CallError, DriverError, ErrorKind, Result};
@@ -284,7 +284,10 @@ pub(super) fn records(
         match of_pool(session, pool, configured.namespace_of(pool)) {
             Ok(places) => {
                 for place in places {
-                    match session.open(&place).and_then(|io| Ok((owner::all(&io)?, io))) {
+                    match session
+                        .open(&place)
+                        .and_then(|io| Ok((none_if_absent(io.omap(record::OBJECT))?, io)))
+                    {
                         Ok((keys, io)) => found.records.push((place, io, keys)),
                         Err(e) if configured.is_home(&place) && e.kind == ErrorKind::Denied => {
                             denied.get_or_insert(e);

@@ -6,43 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 
-use super::inspect;
+use super::conf_and_key::{self, how};
 use super::monitors::{self, Monitors};
 use super::places::{self, Replicated};
 use super::secret::{self, Look};
 use super::silence::Silence;
-use crate::ceph::{Cluster, Connect, IoCtx};
+use crate::ceph::{Cluster, IoCtx};
+pub(super) use crate::coordination::{Place, place};
 use crate::linux::boot;
 use crate::linux::keyring::{self, Key};
 use crate::lock;
 use crate::model::error::{CallError, DriverError, ErrorKind, Result};
 use crate::model::name::ImageSpec;
 use crate::model::settings;
-
-/// A pool, and perhaps a namespace of it.
-pub(super) type Place = (String, Option<String>);
-
-/// The place of an image.
-pub(super) fn place(spec: &ImageSpec) -> Place {
-    (spec.pool().to_owned(), spec.namespace().map(str::to_owned))
-}
-
-/// How to connect. A ceph.conf that is called after its cluster, such as `remote.conf`, names the cluster, as it does to `rbd -c`.
-pub(super) fn how(options: &settings::Ceph) -> Connect {
-    let named = options.conf.extension().filter(|end| *end == "conf").and_then(|_| options.conf.file_stem());
-    let cluster = match named.and_then(|name| name.to_str()) {
-        Some(name) if options.cluster.is_empty() => name.to_owned(),
-        _ if options.cluster.is_empty() => "ceph".to_owned(),
-        _ => options.cluster.clone(),
-    };
-    Connect {
-        conf: options.conf.clone(),
-        user: options.user.clone(),
-        keyring: options.keyring.clone(),
-        cluster,
-        timeout: options.timeout,
-    }
-}
 
 /// Why this client was not let in: the cluster does not tell a wrong key from none, or from one that librados cannot read; this
 /// host does.
@@ -51,13 +27,13 @@ fn not_let_in(e: CallError, options: &settings::Ceph) -> DriverError {
     let denied = matches!(e.errno, Errno::EACCES | Errno::EPERM);
     let unusable = matches!(e.errno, Errno::ENOENT | Errno::EINVAL | Errno::EIO | Errno::EOPNOTSUPP);
     if e.call == "rados_conf_read_file" {
-        return inspect::unread(options, e);
+        return conf_and_key::unread(options, e);
     }
     if e.call != "rados_connect" || !(denied || unusable) {
         return e.into();
     }
     let error = DriverError::from(e);
-    match inspect::key(options) {
+    match conf_and_key::key(options) {
         Err(why) | Ok(Look::Missing(why)) if error.kind != ErrorKind::Denied => {
             DriverError { source: error.source, ..why }
         }
@@ -98,8 +74,8 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn connect(options: &settings::Ceph) -> Result<Self> {
-        inspect::survive(options)?;
-        inspect::require_method(options)?;
+        conf_and_key::survive(options)?;
+        conf_and_key::require_method(options)?;
         let cluster = Cluster::connect(&how(options)).map_err(|e| not_let_in(e, options))?;
         let monitors = monitors::of(&cluster)?;
         Ok(Self {

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use super::link::{is_fenced, is_silence};
-use super::owner;
 use super::session::Session;
+use crate::coordination::record;
 use crate::lock;
 use crate::model::error::{CallError, DriverError, ErrorKind, OrCall, Result};
 
@@ -112,7 +112,7 @@ impl Session {
             Err(e) if e.kind == ErrorKind::NotFound => return Ok(()),
             io => io?,
         };
-        match io.read(owner::OBJECT, 1) {
+        match io.read(record::OBJECT, 1) {
             Err(e) if is_silence(&e) || is_fenced(&e) => Err(e.into()),
             _ => Ok(()),
         }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::inspect;
+use super::conf_and_key;
 use crate::linux::wipe::Wiped;
 use crate::model::settings;
 
@@ -44,7 +44,7 @@ impl Sources {
             return false;
         }
         // What the ceph.conf names may be other files by now.
-        let now: Vec<Seen> = inspect::files(options).into_iter().map(Seen::of).collect();
+        let now: Vec<Seen> = conf_and_key::files(options).into_iter().map(Seen::of).collect();
         let same = |(old, new): (&Seen, &Seen)| old.path == new.path && old.hash == new.hash;
         let changed = self.files.len() != now.len() || !self.files.iter().zip(&now).all(same);
         self.files = now;

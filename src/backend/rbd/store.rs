@@ -6,16 +6,15 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use nix::errno::Errno;
 
-use super::change::{Changed, taken_away};
 use super::glance::glance;
 use super::header::{self, Stored};
 use super::link::{Place, Session, place};
-use super::owner::{self, OwnerRecord, image_key, new_key};
+use super::owned::needs_advisory_lock;
 use super::places::{self, Configured};
 use super::{RbdBackend, inside, kinds, options};
 use crate::backend::{Device, ImageStore, Look};
-use crate::ceph::{Image, ImageName, IoCtx, Swap};
-use crate::lock;
+use crate::ceph::{Image, ImageName, IoCtx};
+use crate::coordination::record::taken_away;
 use crate::model::bindings::Bindings;
 use crate::model::error::{CallError, DriverError, ErrorKind, Result};
 use crate::model::filesystem::Content;
@@ -85,7 +84,7 @@ impl RbdBackend {
                 still => still?,
             }
             // Claimed and perhaps begun, but not there.
-            return match self.making(&io, spec)? {
+            return match self.owners.making(&self.cluster()?, spec)? {
                 Some(record) => Ok(Some(half_made(record, None))),
                 None => match kinds::nameless(&io, spec)? {
                     None => kinds::format_1(&io, spec),
@@ -101,13 +100,13 @@ impl RbdBackend {
             self.catalogue.forget(spec, &id);
             // The name is there and the header is not: a Create or a removal died inside librbd. Nothing is left to adopt.
             let gone = Record::new(Stage::Ready, false, 0, ImageOptions::default());
-            let record = self.making(&io, spec)?.unwrap_or(gone);
+            let record = self.owners.making(&self.cluster()?, spec)?.unwrap_or(gone);
             return Ok(Some(half_made(record, None)));
         };
         let (record, removing) = match &header.record {
             Some(stored) => (Some(stored.record.clone()), stored.removing),
             // Made by a Create that died before it could write the record.
-            None if header.damage.is_none() => (self.making(&io, spec)?, false),
+            None if header.damage.is_none() => (self.owners.making(&self.cluster()?, spec)?, false),
             None => (None, false),
         };
         let is = kinds::is(&io, &header);
@@ -128,13 +127,6 @@ impl RbdBackend {
         Ok(Some(info))
     }
 
-    /// The record of the image that somebody is making, or was making when they died, under this name.
-    fn making(&self, io: &IoCtx, spec: &ImageSpec) -> Result<Option<Record>> {
-        let key = new_key(spec);
-        let found = owner::some(io, &[&key])?;
-        Ok(found.get(&key).map(|raw| OwnerRecord::parse(raw)).transpose()?.and_then(|record| record.making))
-    }
-
     fn make(&self, spec: &ImageSpec, size: Size, record: &Record) -> Result<()> {
         self.seen.forget(spec);
         let session = self.link.session()?;
@@ -145,21 +137,17 @@ impl RbdBackend {
         if header::id(&io, spec.image())?.is_some() {
             return Err(DriverError::new(ErrorKind::AlreadyExists, format!("{spec} exists")));
         }
-        let key = new_key(spec);
-        if !lock(&self.held).get(spec).is_some_and(|keys| keys.contains_key(&key)) {
+        if !self.owners.holds_name(spec) {
             // The claim was on an image that has been cleared away since.
-            self.take(spec)?;
+            self.claim_image(spec)?;
         }
-        let noted = |making: Option<&Record>| {
-            let changed =
-                self.change(&io, &key, |before| Some(OwnerRecord { making: making.cloned(), ..before }))?;
-            match changed {
-                Changed::To(Some(raw)) => Ok(raw),
-                _ => Err(taken_away(spec)),
-            }
+        let kv = self.cluster()?;
+        let noted = |making: Option<&Record>| match self.owners.note_making(&kv, spec, making) {
+            Ok(false) => Err(taken_away(spec)),
+            noted => noted.map(drop),
         };
         io.create_object(TRASH)?;
-        let mut claim = noted(Some(record))?;
+        noted(Some(record))?;
         let mut made = io.create_image(spec.image(), size.as_bytes(), &plan.layout);
         if made.as_ref().is_err_and(|e| e.errno == Errno::EEXIST) && inside::clear_entry(&io, spec)? {
             made = io.create_image(spec.image(), size.as_bytes(), &plan.layout);
@@ -179,28 +167,17 @@ impl RbdBackend {
         }
         let gone = || DriverError::new(ErrorKind::Failed, format!("{spec} was removed while it was made"));
         let id = header::id(&io, spec.image())?.ok_or_else(gone)?;
-        // From the name to the image, in one step: at no time is it free.
-        let image = image_key(&id);
-        let owned = OwnerRecord { making: None, ..OwnerRecord::parse(&claim)? }.store();
-        let swap = [
-            Swap { key: &key, expected: Some(&claim), new: Some(&claim) },
-            Swap { key: &image, expected: None, new: Some(&owned) },
-        ];
-        if !io.omap_swap(owner::OBJECT, &swap)? {
-            return Err(DriverError::new(ErrorKind::InUse, format!("{spec} was claimed while it was made")));
-        }
-        lock(&self.held).entry(spec.clone()).or_default().insert(image, owned);
+        self.owners.claim_made(&kv, spec, &id)?;
         header::write_record(
             &io,
             &id,
             &Stored { record: record.clone(), image: id.clone(), removing: false },
         )?;
-        claim = noted(None)?;
-        lock(&self.held).entry(spec.clone()).or_default().insert(key, claim);
+        noted(None)?;
         match header::read(&io, &id)? {
             Some(header) => {
-                self.lock_like_the_old(&io, spec, &id, &header)?;
-                lock(&self.taken).insert(spec.clone());
+                let needs_lock = needs_advisory_lock(header.features);
+                self.owners.complete_claim(&kv, &self.host(&kv), spec, &id, needs_lock)?;
                 self.seen.note(spec, &id, Some(header));
                 Ok(())
             }
@@ -210,24 +187,21 @@ impl RbdBackend {
 
     fn write(&self, spec: &ImageSpec, record: &Record, removing: bool) -> Result<()> {
         self.seen.forget(spec);
-        let io = self.link.session()?.of(spec)?;
-        match self.own_id(&io, spec)? {
+        let kv = self.cluster()?;
+        match self.owners.own_id(&kv, spec)? {
             Some(id) => {
                 let stored = Stored { record: record.clone(), image: id.clone(), removing };
-                Ok(header::write_record(&io, &id, &stored)?)
+                Ok(header::write_record(&kv.session.of(spec)?, &id, &stored)?)
             }
-            None => self
-                .change(&io, &new_key(spec), |before| {
-                    Some(OwnerRecord { making: Some(record.clone()), ..before })
-                })
-                .map(drop),
+            None => self.owners.note_making(&kv, spec, Some(record)).map(drop),
         }
     }
 
     fn delete(&self, spec: &ImageSpec) -> Result<()> {
         self.seen.forget(spec);
-        let io = self.link.session()?.of(spec)?;
-        let header = match self.own_id(&io, spec)? {
+        let kv = self.cluster()?;
+        let io = kv.session.of(spec)?;
+        let header = match self.owners.own_id(&kv, spec)? {
             Some(id) => header::read(&io, &id)?,
             None => None,
         };
@@ -273,7 +247,7 @@ impl RbdBackend {
             (Err(e), Some(record)) => return Err(self.not_removed(&io, spec, record, header.as_ref(), e)),
             (Err(e), None) => return Err(e.into()),
         }
-        self.change(&io, &new_key(spec), |before| Some(OwnerRecord { making: None, ..before })).map(drop)
+        self.owners.note_making(&kv, spec, None).map(drop)
     }
 
     /// A refusal leaves the image whole; then it must not count as half removed.
@@ -342,7 +316,7 @@ impl ImageStore for RbdBackend {
         let listed = || {
             let session = self.link.session()?;
             // Without them, the configured pools are listed all the same; whoever asks for the names is told why they are not known.
-            let bound = self.names.all(Ok(Arc::clone(&session))).ok().or_else(|| self.names.known());
+            let bound = self.names.all(self.cluster()).ok().or_else(|| self.names.known());
             let bound = bound.unwrap_or_default();
             let configured = Configured::new(&self.options);
             let volumes = |io: &IoCtx, place: &Place, images: &[ImageName]| {
@@ -379,9 +353,9 @@ impl ImageStore for RbdBackend {
 
     fn discard(&self, spec: &ImageSpec) -> Result<()> {
         let discarded = || {
-            let io = self.link.session()?.of(spec)?;
-            self.own_id(&io, spec)?;
-            Ok(Image::open(&io, spec.image())?.discard_all()?)
+            let kv = self.cluster()?;
+            self.owners.own_id(&kv, spec)?;
+            Ok(Image::open(&kv.session.of(spec)?, spec.image())?.discard_all()?)
         };
         self.link.heed(discarded())
     }
@@ -398,8 +372,9 @@ impl ImageStore for RbdBackend {
         let renamed = || {
             self.seen.forget(from);
             self.seen.forget(to);
-            let io = self.link.session()?.of(from)?;
-            if self.own_id(&io, from)?.is_none() {
+            let kv = self.cluster()?;
+            let io = kv.session.of(from)?;
+            if self.owners.own_id(&kv, from)?.is_none() {
                 return Err(DriverError::new(ErrorKind::NotFound, format!("{from} does not exist")));
             }
             match io.rename_image(from.image(), to.image()) {
@@ -408,32 +383,21 @@ impl ImageStore for RbdBackend {
                 }
                 renamed => renamed?,
             }
-            self.unlock_like_the_old(&io, from, to.image())
+            self.owners.renamed(&kv, from, to)
         };
         self.link.heed(renamed())
     }
 
     fn claim(&self, spec: &ImageSpec) -> Result<()> {
-        self.link.heed(self.take(spec))
+        self.link.heed(self.claim_image(spec))
     }
 
     fn release(&self, spec: &ImageSpec) -> Result<()> {
-        self.link.heed(self.give_back(spec))
+        self.link.heed(self.release_image(spec))
     }
 
     fn owner(&self, spec: &ImageSpec, id: Option<&str>) -> Result<Option<Owner>> {
-        let owner = || {
-            let io = self.link.session()?.of(spec)?;
-            let id = match id {
-                Some(id) => Some(id.to_owned()),
-                None => header::id(&io, spec.image())?,
-            };
-            let Some(id) = id else { return Ok(None) };
-            let key = image_key(&id);
-            let found = owner::some(&io, &[&key])?;
-            Ok(found.get(&key).map(|raw| OwnerRecord::parse(raw)).transpose()?.map(|record| record.owner))
-        };
-        self.link.heed(owner())
+        self.link.heed(self.owner_of(spec, id))
     }
 
     fn is_copy(&self, spec: &ImageSpec, of: &Device) -> Result<bool> {
@@ -457,19 +421,15 @@ impl ImageStore for RbdBackend {
     }
 
     fn note_uses(&self, spec: &ImageSpec, ids: &[String]) -> Result<()> {
-        let note = || {
-            let io = self.link.session()?.of(spec)?;
-            self.note_ids(&io, spec, ids)
-        };
-        self.link.heed(note())
+        self.link.heed(self.cluster().and_then(|kv| self.owners.note_ids(&kv, spec, ids)))
     }
 
     fn bindings(&self) -> Result<Arc<Bindings>> {
-        self.link.heed(self.names.all(self.link.session()))
+        self.link.heed(self.names.all(self.cluster()))
     }
 
     fn binding(&self, name: &str) -> Result<Option<ImageSpec>> {
-        self.link.heed(self.names.one(self.link.session(), name))
+        self.link.heed(self.names.one(self.cluster(), name))
     }
 
     fn known_bindings(&self) -> Result<Arc<Bindings>> {
@@ -477,10 +437,10 @@ impl ImageStore for RbdBackend {
     }
 
     fn bind(&self, name: &str, spec: &ImageSpec) -> Result<()> {
-        self.link.heed(self.link.session().and_then(|session| self.names.bind(&session, name, spec)))
+        self.link.heed(self.cluster().and_then(|kv| self.names.bind(&kv, name, spec)))
     }
 
     fn unbind(&self, name: &str, spec: &ImageSpec) -> Result<()> {
-        self.link.heed(self.link.session().and_then(|session| self.names.unbind(&session, name, spec)))
+        self.link.heed(self.cluster().and_then(|kv| self.names.unbind(&kv, name, spec)))
     }
 }

@@ -1,41 +1,38 @@
 //! The registry of bare names that `-o pool=` bound to an image elsewhere: one omap in the default pool and
 //! namespace, the same for all hosts that have them as their defaults.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use nix::errno::Errno;
-
-use super::link::{Place, Session};
-use crate::ceph::{IoCtx, Swap};
+use super::kv::{ClusterKv, Keys, Place, Swap};
 use crate::lock;
 use crate::model::bindings::{Bindings, Bound, look_up};
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::name::ImageSpec;
 
 /// The object of the registry.
-const OBJECT: &str = "rbd_docker_plugin.names";
+pub const OBJECT: &str = "rbd_docker_plugin.names";
 const ATTEMPTS: u32 = 20;
 
+/// See the module.
 #[derive(Debug)]
-pub(super) struct Names {
-    place: Place,
+pub struct Names {
+    home: Place,
     /// What was read last, for when the cluster is away.
     last: Mutex<Option<Arc<Bindings>>>,
 }
 
 impl Names {
-    pub(super) fn new(home: Place) -> Self {
-        Self { place: home, last: Mutex::default() }
+    /// The registry of the hosts whose bare names are in this place.
+    pub fn new(home: Place) -> Self {
+        Self { home, last: Mutex::default() }
     }
 
     /// All of them. While the cluster is away, as they were read last: a name that is bound is never bound to another image.
-    pub(super) fn all(&self, session: Result<Arc<Session>>) -> Result<Arc<Bindings>> {
-        let found = session.and_then(|session| {
-            let io = session.open(&self.place)?;
-            let found = read(&io)?;
+    pub fn all<K: ClusterKv>(&self, kv: Result<K>) -> Result<Arc<Bindings>> {
+        let found = kv.and_then(|kv| {
+            let found = understood(kv.keys(&self.home, OBJECT)?);
             if found.is_empty() && lock(&self.last).as_ref().is_some_and(|last| !last.is_empty()) {
-                session.still(&self.place, &io)?;
+                kv.require_place(&self.home)?;
             }
             Ok(found)
         });
@@ -60,12 +57,11 @@ impl Names {
     }
 
     /// The image that one name is bound to: one key is read. While the cluster is away, as it was read last.
-    pub(super) fn one(&self, session: Result<Arc<Session>>, name: &str) -> Result<Option<ImageSpec>> {
-        let found = session.and_then(|session| {
-            let io = session.open(&self.place)?;
-            let found = read_one(&io, name)?;
+    pub fn one<K: ClusterKv>(&self, kv: Result<K>, name: &str) -> Result<Option<ImageSpec>> {
+        let found = kv.and_then(|kv| {
+            let found = read_one(&kv, &self.home, name)?;
             if found.is_none() && lock(&self.last).as_ref().is_some_and(|last| last.contains_key(name)) {
-                session.still(&self.place, &io)?;
+                kv.require_place(&self.home)?;
             }
             Ok(found)
         });
@@ -92,15 +88,15 @@ impl Names {
     }
 
     /// All of them, as they were read last.
-    pub(super) fn known(&self) -> Option<Arc<Bindings>> {
+    pub fn known(&self) -> Option<Arc<Bindings>> {
         lock(&self.last).clone()
     }
 
-    pub(super) fn bind(&self, session: &Session, name: &str, spec: &ImageSpec) -> Result<()> {
-        let io = session.open(&self.place)?;
+    /// Binds a name; `AlreadyExists` when it is bound to another image.
+    pub fn bind(&self, kv: &dyn ClusterKv, name: &str, spec: &ImageSpec) -> Result<()> {
         let target = spec.to_string();
         for _ in 0..ATTEMPTS {
-            match read_one(&io, name)? {
+            match read_one(kv, &self.home, name)? {
                 Some(bound) if bound == *spec => return Ok(()),
                 Some(bound) => {
                     return Err(DriverError::new(
@@ -110,19 +106,20 @@ impl Names {
                 }
                 None => {}
             }
-            if io.omap_swap(OBJECT, &[Swap { key: name, expected: None, new: Some(target.as_bytes()) }])? {
+            let swap = Swap { key: name, expected: None, new: Some(target.as_bytes()) };
+            if kv.swap(&self.home, OBJECT, &[swap])? {
                 return Ok(());
             }
         }
         Err(DriverError::new(ErrorKind::Busy, format!("the name {name:?} keeps changing")))
     }
 
-    pub(super) fn unbind(&self, session: &Session, name: &str, spec: &ImageSpec) -> Result<()> {
-        let io = session.open(&self.place)?;
+    /// Takes the binding of a name to this image back.
+    pub fn unbind(&self, kv: &dyn ClusterKv, name: &str, spec: &ImageSpec) -> Result<()> {
         let target = spec.to_string();
         // Whoever has bound it to another image meanwhile keeps that.
         let swap = Swap { key: name, expected: Some(target.as_bytes()), new: None };
-        io.omap_swap(OBJECT, &[swap])?;
+        kv.swap(&self.home, OBJECT, &[swap])?;
         Ok(())
     }
 }
@@ -133,29 +130,17 @@ fn without_pool(e: DriverError) -> DriverError {
     DriverError { kind, ..e }
 }
 
-/// One name of the registry, in the default pool and namespace.
-pub(super) fn read_one(io: &IoCtx, name: &str) -> Result<Option<ImageSpec>> {
-    match io.omap_get(OBJECT, &[name]) {
-        Err(e) if e.errno == Errno::ENOENT => Ok(None),
-        found => {
-            let hint = format!(
-                "it is damaged, or written by a newer version of the plugin: rados -p {} listomapvals {OBJECT} shows it",
-                io.pool()
-            );
-            Ok(look_up(&understood(found?), name).map_err(|e| e.hint(hint))?.cloned())
-        }
-    }
+/// One name of the registry.
+pub fn read_one(kv: &dyn ClusterKv, home: &Place, name: &str) -> Result<Option<ImageSpec>> {
+    let hint = format!(
+        "it is damaged, or written by a newer version of the plugin: rados -p {} listomapvals {OBJECT} shows it",
+        home.0
+    );
+    let found = understood(kv.some_keys(home, OBJECT, &[name])?);
+    Ok(look_up(&found, name).map_err(|e| e.hint(hint))?.cloned())
 }
 
-/// The registry, in the default pool and namespace.
-fn read(io: &IoCtx) -> Result<Bindings> {
-    match io.omap(OBJECT) {
-        Err(e) if e.errno == Errno::ENOENT => Ok(Bindings::new()),
-        found => Ok(understood(found?)),
-    }
-}
-
-fn understood(found: BTreeMap<String, Vec<u8>>) -> Bindings {
+fn understood(found: Keys) -> Bindings {
     let bound = |target| String::from_utf8(target).ok().and_then(|text| ImageSpec::try_from(text).ok());
     found.into_iter().map(|(name, target)| (name, bound(target).map_or(Bound::Unread, Bound::To))).collect()
 }
