@@ -13,7 +13,12 @@ fn main() {
             daemon::end(u8::try_from(told.exit_code()).unwrap_or(2));
         }
     };
-    let parts = Parts { check: assemble::check, release_all: release::all };
+    let parts = Parts {
+        check: assemble::check,
+        release_all: release::all,
+        #[cfg(feature = "ceph")]
+        owner_admin: assemble::owner_admin,
+    };
     let done = match invocation.action {
         Action::Serve => serve::run(&invocation.flags).map(|()| 0),
         _ => cmd::run(&invocation, &parts),

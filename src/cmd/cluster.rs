@@ -1,13 +1,14 @@
 //! The cluster that a command is about.
 
-use crate::backend::rbd::admin::Admin;
+use super::parts::Parts;
 use crate::config::{Backend, Config};
+use crate::coordination::admin::OwnerAdmin;
 use crate::model::error::{DriverError, ErrorKind, Result};
 
 /// Connects to it; an error when images are in no cluster.
-pub(super) fn connect(config: &Config) -> Result<Admin> {
+pub(super) fn connect(parts: &Parts, config: &Config) -> Result<Box<dyn OwnerAdmin>> {
     expect(config)?;
-    Admin::connect(&config.ceph)
+    (parts.owner_admin)(config)
 }
 
 /// An error when images are in no cluster.

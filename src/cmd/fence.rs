@@ -5,9 +5,10 @@ use serde::Serialize;
 use super::cluster::connect;
 use super::lock::{Freed, consequences, listed, not_known};
 use super::output::{self, table};
-use crate::backend::rbd::admin::{Fence, Reach};
+use super::parts::Parts;
 use crate::cli::values::Format;
 use crate::config::Config;
+use crate::coordination::blocklist::{Fence, Reach};
 use crate::model::error::Result;
 use crate::model::text::count;
 
@@ -17,8 +18,8 @@ struct List<'a> {
 }
 
 /// Shuts a host out; an error, too, when there may be more of it than could be looked at.
-pub(super) fn host(config: &Config, host: &str, format: Format) -> Result<()> {
-    let admin = connect(config)?;
+pub(super) fn host(parts: &Parts, config: &Config, host: &str, format: Format) -> Result<()> {
+    let admin = connect(parts, config)?;
     let locks = admin.fence_host(host)?;
     let freed = &locks.found;
     let days = admin.fence_lasts().as_secs() / 86_400;
@@ -37,8 +38,8 @@ pub(super) fn host(config: &Config, host: &str, format: Format) -> Result<()> {
 }
 
 /// Who is shut out.
-pub(super) fn ls(config: &Config, format: Format) -> Result<()> {
-    let fences = connect(config)?.fences()?;
+pub(super) fn ls(parts: &Parts, config: &Config, format: Format) -> Result<()> {
+    let fences = connect(parts, config)?.fences()?;
     output::print(format, &List { fences: &fences }, || listed_fences(&fences))
 }
 

@@ -6,9 +6,10 @@ use serde::Serialize;
 
 use super::cluster::connect;
 use super::output::{self, table};
-use crate::backend::rbd::admin::{Lock, Locks, Unlocked, Watched};
+use super::parts::Parts;
 use crate::cli::values::Format;
 use crate::config::Config;
+use crate::coordination::admin::{Lock, Locks, Unlocked, Watched};
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::locker::Locker;
 use crate::model::name::{ImageSpec, VolumeName};
@@ -46,8 +47,8 @@ impl<'a> Freed<'a> {
 }
 
 /// All owner records; an error, too, when they are not all.
-pub(super) fn ls(config: &Config, format: Format) -> Result<()> {
-    let locks = connect(config)?.locks(Watched::Asked)?;
+pub(super) fn ls(parts: &Parts, config: &Config, format: Format) -> Result<()> {
+    let locks = connect(parts, config)?.locks(Watched::Asked)?;
     let (damaged, unseen) = not_known(&locks, format);
     output::print(format, &List { locks: &locks.found, damaged, unseen }, || listed(&locks.found))?;
     locks.are_all()
@@ -66,10 +67,16 @@ pub(super) fn not_known(locks: &Locks, format: Format) -> (Vec<String>, Vec<Stri
 }
 
 /// Frees one image.
-pub(super) fn break_one(config: &Config, volume: &str, force: bool, format: Format) -> Result<()> {
+pub(super) fn break_one(
+    parts: &Parts,
+    config: &Config,
+    volume: &str,
+    force: bool,
+    format: Format,
+) -> Result<()> {
     let wrong = |e: DriverError| DriverError { kind: ErrorKind::Config, ..e };
     let name: VolumeName = volume.parse().map_err(wrong)?;
-    let admin = connect(config)?;
+    let admin = connect(parts, config)?;
     let spec = admin.resolve(&name)?;
     let days = admin.fence_lasts().as_secs() / 86_400;
     let freed = match admin.break_lock(&spec, force) {
@@ -175,7 +182,7 @@ mod tests {
             "host": host, "boot_id": "b", "plugin": "rbd", "root": "/m/rbd", "since": 1_795_180_063_u64,
             "client_addr": address, "mount_ids": ["0123456789abcdef"], "image": image, "plugin_addr": "10.0.0.7:0/30",
         });
-        crate::backend::rbd::admin::tests::parsed(&raw)
+        crate::coordination::admin::tests::parsed(&raw)
     }
 
     #[test]

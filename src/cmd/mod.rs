@@ -70,25 +70,27 @@ pub fn run(invocation: &Invocation, parts: &Parts) -> Result<u8> {
         Action::Top { interval, once, format } => {
             top::run(&config, Duration::from_secs(*interval), *once, *format)?;
         }
-        other => administer(other, &config)?,
+        other => administer(parts, other, &config)?,
     }
     Ok(0)
 }
 
 #[cfg(feature = "ceph")]
-fn administer(action: &Action, config: &Config) -> Result<()> {
+fn administer(parts: &Parts, action: &Action, config: &Config) -> Result<()> {
     match action {
-        Action::Locks(format) => lock::ls(config, *format),
-        Action::BreakLock { volume, force, format } => lock::break_one(config, volume, *force, *format),
-        Action::Fence { host, format } => fence::host(config, host, *format),
-        Action::Fences(format) => fence::ls(config, *format),
+        Action::Locks(format) => lock::ls(parts, config, *format),
+        Action::BreakLock { volume, force, format } => {
+            lock::break_one(parts, config, volume, *force, *format)
+        }
+        Action::Fence { host, format } => fence::host(parts, config, host, *format),
+        Action::Fences(format) => fence::ls(parts, config, *format),
         // The others are done already.
         _ => Ok(()),
     }
 }
 
 #[cfg(not(feature = "ceph"))]
-fn administer(_: &Action, _: &Config) -> Result<()> {
+fn administer(_: &Parts, _: &Action, _: &Config) -> Result<()> {
     Err(DriverError::new(
         ErrorKind::Config,
         "check, lock and fence are for images in a Ceph cluster: this build has no Ceph support",

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use crate::config::Config;
+#[cfg(feature = "ceph")]
+use crate::coordination::admin::OwnerAdmin;
 use crate::model::error::Result;
 use crate::model::released::Released;
 
@@ -16,4 +18,7 @@ pub struct Parts {
     pub check: fn(&Config) -> Result<()>,
     /// Gives the volumes of a stopped plugin back, and has it told what became of them; the exit status.
     pub release_all: fn(&Config, Duration, Tell<'_>) -> Result<u8>,
+    /// Connects to the cluster in which the images are.
+    #[cfg(feature = "ceph")]
+    pub owner_admin: fn(&Config) -> Result<Box<dyn OwnerAdmin>>,
 }

@@ -11,6 +11,8 @@
 //! rbd_header.<id>            lock `rbd_lock`: what earlier plugins look at            advisory
 //! ```
 
+#[cfg(feature = "ceph")]
+pub mod admin;
 pub mod advisory;
 mod beating;
 pub mod blocklist;

@@ -14,6 +14,8 @@ use crate::backend::{Backend, Disks};
 use crate::block::kernel::KernelDisks;
 use crate::block::{self, Block};
 use crate::config::{self, Config};
+#[cfg(feature = "ceph")]
+use crate::coordination::admin::OwnerAdmin;
 use crate::driver::api::DriverStatus;
 use crate::driver::kind::Kind;
 use crate::driver::{Driver, Settings};
@@ -40,6 +42,12 @@ pub fn check(config: &Config) -> Result<()> {
         config::Backend::Rbd => Err(without_ceph()),
         _ => Ok(()),
     }
+}
+
+/// Connects to the cluster in which the images are, for the commands about owners.
+#[cfg(feature = "ceph")]
+pub fn owner_admin(config: &Config) -> Result<Box<dyn OwnerAdmin>> {
+    Ok(Box::new(crate::backend::rbd::admin::Admin::connect(&config.ceph)?))
 }
 
 /// Opens the backend, recovers what an earlier life left, and begins to look after the volumes.

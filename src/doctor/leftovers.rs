@@ -135,7 +135,7 @@ fn shortened(mut names: Vec<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::rbd::admin::tests::{damaged, parsed};
+    use crate::coordination::admin::tests::{damaged, parsed};
 
     /// An owner record of boot `b` and plugin `rbd`.
     fn lock(image: &str, host: &str) -> Lock {
