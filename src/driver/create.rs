@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::undo::Undo;
 use super::{Driver, LONG};
-use crate::lock;
 use crate::model::create_options::{Options, small};
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, Result};
@@ -131,13 +130,13 @@ struct Making<'a> {
 
 impl<'a> Making<'a> {
     fn begin(driver: &'a Driver, spec: &ImageSpec) -> Self {
-        lock(&driver.making).insert(spec.clone());
+        driver.entries.change(spec, |entry| entry.making = true);
         Self { driver, spec: spec.clone() }
     }
 }
 
 impl Drop for Making<'_> {
     fn drop(&mut self) {
-        lock(&self.driver.making).remove(&self.spec);
+        self.driver.entries.change(&self.spec, |entry| entry.making = false);
     }
 }

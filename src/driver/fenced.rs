@@ -4,8 +4,9 @@
 //! The kernel refuses every write to such a device already. What is left is to say so, to take the dead mount away, so that no
 //! further container gets it, and to let Docker's later Unmounts succeed.
 
+use std::collections::HashSet;
+
 use super::Driver;
-use crate::lock;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::name::ImageSpec;
 use crate::model::owner::Owner;
@@ -65,15 +66,20 @@ impl Driver {
     /// Tells the backend which mount IDs use which volume, where that has changed.
     pub(super) fn note_uses(&self) {
         let mounted = self.table.all();
-        lock(&self.noted).retain(|spec, _| mounted.iter().any(|volume| volume.refs.spec == *spec));
-        for volume in mounted {
+        let specs: HashSet<&ImageSpec> = mounted.iter().map(|volume| &volume.refs.spec).collect();
+        for spec in self.entries.those(|entry| entry.published.is_some()) {
+            if !specs.contains(&spec) {
+                self.entries.change(&spec, |entry| entry.published = None);
+            }
+        }
+        for volume in &mounted {
             let spec = &volume.refs.spec;
             let ids: Vec<String> = volume.refs.counts().keys().map(|id| (*id).to_owned()).collect();
-            if lock(&self.noted).get(spec) == Some(&ids) {
+            if self.entries.read(spec, |entry| entry.published.as_ref() == Some(&ids)) {
                 continue;
             }
             match self.kind.note_uses(spec, &ids) {
-                Ok(()) => drop(lock(&self.noted).insert(spec.clone(), ids)),
+                Ok(()) => self.entries.change(spec, |entry| entry.published = Some(ids)),
                 Err(e) => tracing::debug!(image = %spec, error = %e, "its mount IDs could not be noted"),
             }
         }
@@ -134,7 +140,7 @@ impl Driver {
     /// Takes the dead mount of a lost volume away; killed half way it is found lost again.
     fn give_up(&self, spec: &ImageSpec, why: &str) -> Result<()> {
         let Some(mounted) = self.table.get(spec) else { return Ok(()) };
-        if lock(&self.fenced).insert(spec.clone(), why.to_owned()).is_none() {
+        if self.entries.change(spec, |entry| entry.lost.replace(why.to_owned())).is_none() {
             count(Count::Lost);
             let uses = mounted.refs.shown();
             tracing::error!(image = %spec, uses, "FENCED: {why}; containers that use it get I/O errors: restart them");
@@ -149,7 +155,7 @@ impl Driver {
         self.host.remove_dir(mountpoint)?;
         // Fenced by hand, it may still be ours on record.
         self.kind.release(spec)?;
-        lock(&self.unsettled).remove(spec);
+        self.entries.change(spec, |entry| entry.unsettled = false);
         tracing::warn!(image = %spec, "detached");
         Ok(())
     }

@@ -27,8 +27,9 @@ mod told;
 mod unmount;
 mod usage;
 mod uses;
+mod volume;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
@@ -46,9 +47,9 @@ use told::Told;
 use undo::Undo;
 use usage::Usages;
 use uses::Comings;
+use volume::Entries;
 
 use crate::host::Host;
-use crate::lock;
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, Result};
 use crate::model::image::LeftOut;
@@ -99,15 +100,9 @@ pub struct Driver {
     comings: Comings,
     table: Table,
     cache: Cache,
-    /// Volumes that a Create is making right now: List does not show them.
-    making: Mutex<HashSet<ImageSpec>>,
-    /// Volumes with something left to undo, see [`recovery`].
-    unsettled: Mutex<HashSet<ImageSpec>>,
+    /// What is remembered of volumes, whether they are mounted or not.
+    entries: Entries,
     orphans: Orphans,
-    /// Volumes that were taken away from this plugin, and why, until they are mounted again.
-    fenced: Mutex<BTreeMap<ImageSpec, String>>,
-    /// The mount IDs that the backend was told of.
-    noted: Mutex<BTreeMap<ImageSpec, Vec<String>>>,
     /// Held by whoever looks for lost volumes, or for its own.
     looking: Mutex<()>,
     learning: Mutex<()>,
@@ -145,11 +140,8 @@ impl Driver {
             uses: Guards::default(),
             comings: Comings::default(),
             table: Table::default(),
-            making: Mutex::default(),
-            unsettled: Mutex::default(),
+            entries: Entries::default(),
             orphans: Orphans::default(),
-            fenced: Mutex::default(),
-            noted: Mutex::default(),
             looking: Mutex::default(),
             learning: Mutex::default(),
             unseen: Mutex::default(),
@@ -194,7 +186,12 @@ impl Driver {
     }
 
     fn mark_unsettled(&self, spec: &ImageSpec) {
-        lock(&self.unsettled).insert(spec.clone());
+        self.entries.change(spec, |entry| entry.unsettled = true);
+    }
+
+    /// Whether something of a volume is left to undo.
+    fn is_unsettled(&self, spec: &ImageSpec) -> bool {
+        self.entries.read(spec, |entry| entry.unsettled)
     }
 }
 
@@ -210,7 +207,7 @@ impl Volumes for Driver {
     }
 
     fn is_unsettled(&self, spec: &ImageSpec) -> bool {
-        lock(&self.unsettled).contains(spec)
+        Self::is_unsettled(self, spec)
     }
 
     fn mark_unsettled(&self, spec: &ImageSpec) {

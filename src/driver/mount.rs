@@ -14,7 +14,6 @@ use super::table::MountedVolume;
 use super::undo::Undo;
 use super::uses::Arrival;
 use super::{Driver, LONG};
-use crate::lock;
 use crate::model::deadline::Deadline;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::image::ImageInfo;
@@ -172,8 +171,10 @@ impl Driver {
             arrival.add_to(&mut refs)?;
             self.save_refs(&refs)?;
             self.table.put(MountedVolume { refs, attached });
-            lock(&self.unsettled).remove(spec);
-            lock(&self.fenced).remove(spec);
+            self.entries.change(spec, |entry| {
+                entry.unsettled = false;
+                entry.lost = None;
+            });
             Ok(())
         })();
         match result {
@@ -204,7 +205,7 @@ impl Driver {
 
     /// Brings a volume to rest first, when an earlier operation could not.
     pub(super) fn restore_if_unsettled(&self, spec: &ImageSpec) -> Result<()> {
-        if lock(&self.unsettled).contains(spec) {
+        if self.is_unsettled(spec) {
             self.restore(spec)?;
         }
         Ok(())

@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 use super::Driver;
 use super::api::Volume;
 use super::naming::ShownNames;
-use crate::lock;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::image::{ImageInfo, Listing};
 use crate::model::name::{ImageSpec, VolumeName};
@@ -104,7 +103,7 @@ impl Driver {
             }
         };
         self.was_answered(&names.bindings);
-        let making = lock(&self.making).clone();
+        let making = self.entries.those(|entry| entry.making);
         // Containers use what is mounted, even when its image is under this name no more.
         let mut specs = specs;
         let listed: HashSet<ImageSpec> = specs.iter().cloned().collect();
@@ -221,11 +220,11 @@ impl Driver {
             }
             put("mount-ids", json!(mounted.refs.counts()));
         }
-        if lock(&self.unsettled).contains(spec) {
+        if self.is_unsettled(spec) {
             health = "unsettled";
             put("reason", json!("an earlier operation could not be undone yet; it is tried again"));
         }
-        if let Some(why) = lock(&self.fenced).get(spec) {
+        if let Some(why) = self.entries.read(spec, |entry| entry.lost.clone()) {
             health = "fenced";
             put("reason", json!(why));
         }

@@ -154,7 +154,7 @@ impl Driver {
             && !mounts.iter().any(|mount| mount.target == mountpoint)
             && self.mount_again(spec, &claimed)?
         {
-            return Ok(!lock(&self.unsettled).contains(spec));
+            return Ok(!self.is_unsettled(spec));
         }
         if refs.is_some() && claimed.as_ref().is_err_and(|e| e.kind == ErrorKind::InUse) {
             self.drop_dead_mapping(spec)?;
@@ -168,7 +168,7 @@ impl Driver {
             }
             Err(e) => return Err(e),
         }
-        lock(&self.unsettled).remove(spec);
+        self.entries.change(spec, |entry| entry.unsettled = false);
         Ok(true)
     }
 
@@ -263,7 +263,7 @@ impl Driver {
             let mut last_search = Instant::now();
             while let Some(driver) = driver.upgrade() {
                 driver.cache.flush();
-                let unsettled = lock(&driver.unsettled).clone();
+                let unsettled = driver.entries.those(|entry| entry.unsettled);
                 tries.retain(|spec, _| unsettled.contains(spec));
                 for spec in unsettled {
                     let (next, pause) = tries.entry(spec.clone()).or_insert_with(|| (Instant::now(), TICK));
@@ -368,7 +368,7 @@ impl Driver {
         self.look_for_leftovers();
         self.look_for_lost();
         self.note_uses();
-        let unsettled = lock(&self.unsettled).clone();
+        let unsettled = self.entries.those(|entry| entry.unsettled);
         unsettled.iter().for_each(|spec| self.settle(spec));
         self.end_orphans(&self.due_orphans());
     }

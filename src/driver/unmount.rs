@@ -8,7 +8,6 @@ use super::refs::Refs;
 use super::table::MountedVolume;
 use super::uses::Dropped;
 use super::{Driver, SHORT};
-use crate::lock;
 use crate::model::error::Result;
 use crate::model::name::{ImageSpec, VolumeName};
 
@@ -29,7 +28,7 @@ impl Driver {
                 tracing::info!(image = %spec, "is being mounted for this mount ID; it will not be used");
                 return Ok(());
             }
-            Dropped::Unknown if !lock(&self.unsettled).contains(&spec) => {
+            Dropped::Unknown if !self.is_unsettled(&spec) => {
                 tracing::warn!(image = %spec, "this mount ID does not use the volume, ignoring the request to unmount it");
                 return Ok(());
             }

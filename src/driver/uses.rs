@@ -119,8 +119,7 @@ impl Driver {
 
     /// Whether a further Mount needs no guard: somebody uses it, and nothing is to be done first.
     pub(super) fn is_in_use(&self, spec: &ImageSpec) -> bool {
-        !lock(&self.unsettled).contains(spec)
-            && self.table.get(spec).is_some_and(|mounted| !mounted.refs.uses.is_empty())
+        !self.is_unsettled(spec) && self.table.get(spec).is_some_and(|mounted| !mounted.refs.uses.is_empty())
     }
 
     /// One more use of a volume that is in use, without its guard; `None` when that takes more.
@@ -237,7 +236,7 @@ impl Driver {
         let mut specs: Vec<ImageSpec> =
             coming.keys().filter(|(_, coming)| coming == id).map(|(spec, _)| spec.clone()).collect();
         drop(coming);
-        let unsettled = lock(&self.unsettled).clone();
+        let unsettled = self.entries.those(|entry| entry.unsettled);
         let has = |refs: Refs| refs.uses.iter().any(|one_use| one_use.id == id);
         specs.extend(unsettled.into_iter().filter(|spec| {
             self.table.get(spec).is_none() && self.refs_of(spec).is_ok_and(|refs| refs.is_some_and(has))
@@ -260,7 +259,7 @@ impl Driver {
         // An earlier write may have failed, and the next start believes the disk.
         self.save_refs(&refs)?;
         lock(&self.comings.unsaved).remove(spec);
-        lock(&self.unsettled).remove(spec);
+        self.entries.change(spec, |entry| entry.unsettled = false);
         tracing::info!(image = %spec, uses = refs.total(), "adopted");
         self.table.put(mount(refs));
         Ok(true)
