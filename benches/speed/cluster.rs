@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
-use rbd_docker_plugin::ceph::{Cluster, Connect, CreateOptions, features};
+use rbd_docker_plugin::ceph::{Cluster, Connect, CreateOptions, IoCtx, features};
 use serde_json::{Value, json};
 
 use crate::common::{Session, median, shown, timed};
@@ -107,10 +107,10 @@ fn mounted(daemon: &Daemon) -> usize {
 }
 
 /// A cluster of this run's own.
-struct Lab(PathBuf);
+pub(crate) struct Lab(PathBuf);
 
 impl Lab {
-    fn start(dir: &Path) -> Result<Self, String> {
+    pub(crate) fn start(dir: &Path) -> Result<Self, String> {
         let lab = Self(dir.join("ceph"));
         let output =
             tool("start", &lab.0).args(["--watch", &std::process::id().to_string()]).output().unwrap();
@@ -122,12 +122,12 @@ impl Lab {
         }
     }
 
-    fn conf(&self) -> PathBuf {
+    pub(crate) fn conf(&self) -> PathBuf {
         self.0.join("ceph.conf")
     }
 
-    /// Makes the images that are listed, beside those that are mounted.
-    fn fill(&self) {
+    /// The default pool.
+    pub(crate) fn pool(&self) -> IoCtx {
         let connect = Connect {
             conf: self.conf(),
             user: "admin".to_owned(),
@@ -135,7 +135,12 @@ impl Lab {
             cluster: String::new(),
             timeout: Duration::from_secs(60),
         };
-        let io = Cluster::connect(&connect).unwrap().ioctx("rbd", None).unwrap();
+        Cluster::connect(&connect).unwrap().ioctx("rbd", None).unwrap()
+    }
+
+    /// Makes the images that are listed, beside those that are mounted.
+    fn fill(&self) {
+        let io = self.pool();
         let layering = CreateOptions { features: Some(features::LAYERING), ..CreateOptions::default() };
         scope(|scope| {
             for maker in 0..MAKERS {
@@ -150,7 +155,7 @@ impl Lab {
     }
 
     /// How many images `rbd ls` shows.
-    fn names(&self) -> usize {
+    pub(crate) fn names(&self) -> usize {
         self.run(&["rbd", "ls"]).lines().count()
     }
 

@@ -111,7 +111,7 @@ fn mounts(daemon: &Daemon, dir: &Path) -> Vec<Duration> {
             session.ask("Unmount", r#"{"Name":"v0","ID":"id"}"#);
         }));
     }
-    compared("Mount + Unmount", median(ours.clone()), (median(floor), ""), 1.2);
+    compared("Mount + Unmount", median(ours.clone()), (median(floor), ""), 1.3);
     ours
 }
 

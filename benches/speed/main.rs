@@ -2,7 +2,7 @@
 //! images, or beside its limit. Timings are medians; only the ratios mean something on another machine.
 //!
 //! ```text
-//! speed --bench [PART…]   measures: local, orphans, cluster; all of them without a name
+//! speed --bench [PART…]   measures: local, orphans, cluster, many; all of them without a name
 //! ```
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
@@ -19,6 +19,7 @@ mod daemon;
 #[path = "../../tests/common/fake_kernel.rs"]
 mod fake_kernel;
 mod local;
+mod many;
 mod orphans;
 #[path = "../../tests/common/reads.rs"]
 mod reads;
@@ -34,8 +35,12 @@ use nix::sched::{CloneFlags, unshare};
 /// A part of the table: its name, and what measures it below a folder.
 type Part = (&'static str, fn(&Path));
 
-const PARTS: [Part; 3] =
-    [("local", local::measure), ("orphans", orphans::measure), ("cluster", cluster::measure)];
+const PARTS: [Part; 4] = [
+    ("local", local::measure),
+    ("orphans", orphans::measure),
+    ("cluster", cluster::measure),
+    ("many", many::measure),
+];
 
 fn main() -> ExitCode {
     if let Some(code) = child::run() {
