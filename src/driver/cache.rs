@@ -5,7 +5,6 @@
 //! user, another cluster, another default pool or namespace begins with nothing. A name with a size (`foo@1024`) is kept
 //! without it: it means the same image.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
@@ -77,12 +76,17 @@ impl Cache {
 
     /// These are all there are; of the other spellings those stay that `means` one of them.
     pub(super) fn set_names<'a>(&self, names: impl Iterator<Item = &'a str>, means: impl Fn(&str) -> bool) {
-        let names: HashSet<&str> = names.collect();
+        // In the order in which they are kept; a directory names them so already.
+        let mut names: Vec<&str> = names.collect();
+        names.sort();
+        names.dedup();
         let mut known = lock(&self.known);
+        if known.says(&names, &means) {
+            return;
+        }
         let Noted { volumes, changed } = &mut *known;
-        // What stays is not made anew: most Lists are like the one before.
         volumes.retain(|name, known| {
-            let stays = names.contains(&**name) || (known.is_spelling() && means(name));
+            let stays = names.binary_search(&&**name).is_ok() || (known.is_spelling() && means(name));
             if !stays {
                 changed.add(name);
             }
@@ -138,6 +142,19 @@ impl Cache {
 }
 
 impl Noted {
+    /// Whether these names, in order, are those that are known, as with most Lists; and all other spellings mean something.
+    fn says(&self, names: &[&str], means: impl Fn(&str) -> bool) -> bool {
+        let (mut at, mut same) = (0, true);
+        for (name, known) in &self.volumes {
+            if names.get(at) == Some(&&**name) {
+                at += 1;
+            } else {
+                same &= known.is_spelling() && means(name);
+            }
+        }
+        same && at == names.len()
+    }
+
     fn insert(&mut self, name: &str, known: Known) {
         self.volumes.insert(name.into(), known);
         self.changed.add(name);
@@ -160,5 +177,25 @@ fn degraded(name: &str, known: &Known, why: &str) -> Volume {
         status: [("health".to_owned(), json!("degraded")), ("reason".to_owned(), json!(why))]
             .into_iter()
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_like_the_one_before_changes_nothing() {
+        let mut noted = Noted::default();
+        for (name, spelling) in [("a", false), ("b", false), ("rbd/b", true), ("c", false)] {
+            noted.insert(name, Known::from(Details { spelling, ..Details::default() }));
+        }
+        let says = |names: &[&str], means: bool| noted.says(names, |_| means);
+        assert!(says(&["a", "b", "c"], true));
+        assert!(!says(&["a", "b", "c"], false), "the other spelling of b means nothing any more");
+        assert!(says(&["a", "b", "c", "rbd/b"], false));
+        for other in [&["a", "b"][..], &["a", "c"], &["a", "b", "c", "d"], &["a", "aa", "b", "c"], &[]] {
+            assert!(!says(other, true), "{other:?}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Path, Get and List: no guard, no waiting, and never "not found" because something is away.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -106,11 +107,16 @@ impl Driver {
         let making = self.entries.those(|entry| entry.making);
         // Containers use what is mounted, even when its image is under this name no more.
         let mut specs = specs;
-        let listed: HashSet<ImageSpec> = specs.iter().cloned().collect();
         let mounted = self.table.all();
+        let unseen = |spec: &&ImageSpec| left_out.iter().any(|left_out| left_out.covers(spec));
         let mounted = mounted.iter().map(|volume| &volume.refs.spec);
-        let unseen = |spec: &ImageSpec| left_out.iter().any(|left_out| left_out.covers(spec));
-        specs.extend(mounted.filter(|spec| !listed.contains(spec) && !unseen(spec)).cloned());
+        let mut unlisted: HashSet<&ImageSpec> = mounted.filter(|spec| !unseen(spec)).collect();
+        if !unlisted.is_empty() {
+            specs.iter().for_each(|spec| {
+                unlisted.remove(spec);
+            });
+        }
+        specs.extend(unlisted.into_iter().cloned());
         let mut volumes: Vec<Volume> = specs
             .iter()
             .filter(|spec| !making.contains(spec))
@@ -128,7 +134,8 @@ impl Driver {
             self.cache.those(&left_out.why, |name| spec_of(name).is_some_and(|spec| left_out.covers(&spec)))
         });
         volumes.extend(unseen);
-        let all: HashSet<&ImageSpec> = specs.iter().collect();
+        // Most Lists are like the one before, and nobody asks.
+        let all = LazyCell::new(|| specs.iter().collect::<HashSet<&ImageSpec>>());
         let known = |name: &str| {
             let may_be = |spec: &ImageSpec| {
                 all.contains(spec) || left_out.iter().any(|left_out| left_out.covers(spec))

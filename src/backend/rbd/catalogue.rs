@@ -36,6 +36,11 @@ impl Ids {
         self.0.lines()
     }
 
+    /// Whether they are the ids of these images, in this order.
+    fn are_those_of(&self, images: &[ImageName]) -> bool {
+        self.iter().eq(images.iter().map(|image| image.id.as_str()))
+    }
+
     fn of<'a>(ids: impl Iterator<Item = &'a str>) -> Self {
         let mut text = String::new();
         ids.for_each(|id| text.extend([id, "\n"]));
@@ -74,11 +79,15 @@ impl Catalogue {
         let mut unknown = Vec::new();
         {
             let whole = lock(&self.whole);
-            let whole: HashSet<&str> = whole.get(place).into_iter().flat_map(Ids::iter).collect();
+            let whole = whole.get(place);
+            // Most Lists are like the one before.
+            let all_are = whole.is_some_and(|whole| whole.are_those_of(images));
+            let whole = whole.filter(|_| !all_are).into_iter().flat_map(Ids::iter);
+            let whole: HashSet<&str> = whole.collect();
             for image in images {
                 match ImageSpec::new(&place.0, place.1.as_deref(), &image.name) {
                     // One of format 1 has no id; it is told from a volume by Get.
-                    Ok(spec) if image.id.is_empty() || whole.contains(image.id.as_str()) => {
+                    Ok(spec) if all_are || image.id.is_empty() || whole.contains(image.id.as_str()) => {
                         volumes.push(spec);
                     }
                     Ok(spec) => unknown.push((spec, image)),
@@ -121,14 +130,12 @@ impl Catalogue {
     fn keep(&self, place: &Place, images: &[ImageName], found: &HashSet<&str>) {
         let mut all = lock(&self.whole);
         let before = all.remove(place).unwrap_or_default();
-        let ids = {
+        let ids = if found.is_empty() && before.are_those_of(images) {
+            None
+        } else {
             let known: HashSet<&str> = before.iter().collect();
-            if found.is_empty() && known.len() == images.len() {
-                None
-            } else {
-                let ids = images.iter().map(|image| image.id.as_str());
-                Some(Ids::of(ids.filter(|id| known.contains(id) || found.contains(id))))
-            }
+            let ids = images.iter().map(|image| image.id.as_str());
+            Some(Ids::of(ids.filter(|id| known.contains(id) || found.contains(id))))
         };
         all.insert(place.clone(), ids.unwrap_or(before));
     }
