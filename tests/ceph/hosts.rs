@@ -18,12 +18,17 @@ use rbd_docker_plugin::model::stored::Unknown;
 use crate::rig::Lab;
 
 pub(crate) fn options(lab: &Lab) -> config::Ceph {
+    config::Ceph { pools: vec![lab.pool.clone()], ..settings_of(lab.conf.clone()) }
+}
+
+/// The settings for the pool `rbd` of a cluster.
+pub(crate) fn settings_of(conf: PathBuf) -> config::Ceph {
     config::Ceph {
         user: "admin".to_owned(),
-        conf: lab.conf.clone(),
+        conf,
         keyring: None,
         cluster: String::new(),
-        pools: vec![lab.pool.clone()],
+        pools: vec!["rbd".to_owned()],
         namespace: None,
         features: None,
         object_size: None,

@@ -30,6 +30,7 @@ mod plugin;
 mod pools;
 mod rig;
 mod silent;
+mod takeover;
 mod tenants;
 mod trouble;
 mod versions;
@@ -40,6 +41,7 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
+    takeover::watch_if_told();
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     // Before any thread is started: unshare(2) moves only the calling one.
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
     let mut trials = layer::trials(&lab);
     trials.extend(backend::trials(&lab));
     trials.extend(owners::trials(&lab));
+    trials.extend(takeover::trials(&lab));
     trials.extend(kernel::trials(&lab));
     trials.extend(features::trials(&lab));
     trials.extend(commands::trials(&lab));
