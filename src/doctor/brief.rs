@@ -39,7 +39,7 @@ pub struct Brief {
 pub fn look(mut config: Config) -> Result<Brief> {
     let limit = config.ceph.timeout;
     // A request that fails in time says why.
-    config.ceph.timeout = limit.saturating_sub(SOONER).max(SOONER);
+    config.ceph.timeout = limit.saturating_sub((limit / 4).max(SOONER)).max(SOONER);
     let found = within(limit, move || images(&config)).unwrap_or_else(|| {
         let found = format!("the cluster does not answer within {} s", limit.as_secs());
         Err((Wrong::Cluster, found))

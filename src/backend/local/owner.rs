@@ -9,8 +9,7 @@
 //! that is not understood may be of a newer version of the plugin, or damaged, and its image may be in use: nobody follows it.
 //!
 //! The file stays for the next Mount for as long as there is its image. A loop device writes its superblock through the filesystem
-//! below, which commits its journal then, and with it whatever was created or removed there meanwhile: a file that is made anew for each
-//! mount cost 5 % of a Mount and an Unmount .
+//! below, which commits its journal then, and with it whatever was created or removed there meanwhile.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
