@@ -66,9 +66,11 @@ impl Owners {
         let owner = &record.owner;
         // Without all ids, a copy of this host cannot be told from this one before its restart.
         let earlier_boot = owner.same_plugin(&self.identity) && owner.surely_same_host(&self.identity);
-        let beats = heartbeat::alive(kv, &place(spec))?.contains(&cookie(owner));
-        // Its kernel is gone for certain.
-        let silence = if earlier_boot { None } else { Some(self.silence(kv, spec, id, record, beats)?) };
+        let beats = || -> Result<bool> { Ok(heartbeat::alive(kv, &place(spec))?.contains(&cookie(owner))) };
+        let beat = beats()?;
+        let silence = if earlier_boot { None } else { Some(self.silence(kv, spec, id, record, beat)?) };
+        // A question takes seconds: meanwhile it may have run out, or have begun to beat again.
+        let beats = if silence.flatten().is_some() { beats()? } else { beat };
         if beats {
             let hint = if owner.same_plugin(&self.identity) {
                 "that is this host before its restart, or a copy of it that lives; it is known when its heartbeat has run out"

@@ -15,7 +15,7 @@ use rbd_docker_plugin::ceph::{Image, IoCtx, Swap};
 use rbd_docker_plugin::model::error::ErrorKind;
 use rbd_docker_plugin::model::name::ImageSpec;
 
-use crate::hosts::{claim_in_time, host, identity, in_use, options, settings_of, spec, volume};
+use crate::hosts::{claim_in_time, host, identity, options, settings_of, spec, volume};
 use crate::rig::{Lab, Own, Ready, connect, trial, wait_until};
 
 const OWNERS: &str = "rbd_docker_plugin.owners";
@@ -154,6 +154,7 @@ fn a_host_is_not_followed_for_slow_storage(_: &Lab) {
             std::panic::resume_unwind(panic);
         }
     });
-    let said = in_use(two.claim(&a));
+    // The OSD catches up with what has waited.
+    let said = refused_for(&two, &a, Duration::from_secs(20));
     assert!(said.contains("its host still uses the image"), "{said}");
 }
