@@ -2,12 +2,10 @@
 
 use super::advisory;
 use super::kv::{ClusterKv, Keys, Mappings, Swap, place};
-use super::owners::Owners;
-use super::owners::signed;
+use super::owners::{Owners, signed};
 use super::record::{OwnerRecord, image_key, image_of, keeps_changing, new_key, some};
 use super::suspects::suspect;
 use super::takeover::Takeover;
-use crate::lock;
 use crate::model::error::{DriverError, ErrorKind, Result};
 use crate::model::name::ImageSpec;
 use crate::telemetry::count::{Count, count};
@@ -147,7 +145,7 @@ impl Owners {
             count(Count::Takeover);
         }
         followed.iter().for_each(|who| self.suspects.clear(who));
-        lock(&self.held).entry(spec.clone()).or_default().keys.extend(wanted);
+        wanted.into_iter().for_each(|(key, raw)| self.hold(spec, key, raw));
         Ok(true)
     }
 

@@ -19,7 +19,6 @@ pub mod blocklist;
 mod blocklist_cache;
 mod change;
 mod claim;
-pub mod fencing;
 pub mod heartbeat;
 mod kv;
 mod lost;

@@ -9,12 +9,11 @@
 //! Then its recorded addresses are put on the cluster's blocklist, and only then is its record replaced: from there on nothing that it
 //! still has in memory can reach the disk. A plugin that is merely stopped keeps its volumes: its kernel goes on answering.
 //!
-//! After an outage of the cluster itself, heartbeats and watches are missing until the hosts are back. Both signs have to be seen for so long
-//! *from the first look that the cluster answers*, so a host has that time to come back.
+//! After an outage of the cluster itself, heartbeats and watches are missing until the hosts are back. Silence counts only from the first
+//! look that the cluster answers, so a host has `--dead-after` to come back.
 
 use std::time::{Duration, Instant};
 
-use super::fencing::{self, EARLIER_BOOT};
 use super::heartbeat::{self, cookie};
 use super::kv::{ClusterKv, Mappings, place};
 use super::owners::Owners;
@@ -26,6 +25,9 @@ use crate::model::name::ImageSpec;
 /// So many questions in a row a kernel leaves unanswered before it counts as dead. A live one answers in some milliseconds; with storage that is
 /// slow, or on a host that is busy, in seconds.
 const QUESTIONS: u32 = 2;
+
+/// An earlier boot of a host is gone with its kernel, so it is shut out no longer: its requests that are on their way end within minutes.
+const EARLIER_BOOT: Duration = Duration::from_secs(3600);
 
 /// What is advised where an owner lives.
 pub const UNMOUNT_THERE: &str = "unmount the volume there";
@@ -83,7 +85,7 @@ impl Owners {
             self.refuse_unless_dead(mappings, spec, id, record, silence)?;
         }
         let lasts = if earlier_boot { EARLIER_BOOT.min(self.settings.fence) } else { self.settings.fence };
-        fencing::fence(kv, record, lasts)?;
+        kv.shut_out(&record.addresses(), lasts)?;
         Ok(Takeover::OwnerFenced)
     }
 

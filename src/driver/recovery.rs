@@ -109,10 +109,9 @@ impl Driver {
         let mountpoint = self.mountpoint(spec);
         let mounts = self.host.mounts()?;
         let refs = self.refs_of(spec)?;
-        match self.kind.sweep_renamed(spec, &mounts) {
-            // What cannot be asked is looked for again.
-            Err(e) if e.kind != ErrorKind::Unreachable => return Err(e),
-            _ => {}
+        // It may be in use, or not to be seen now: the volume that has the name is brought to rest all the same.
+        if let Err(e) = self.kind.sweep_renamed(spec, &mounts) {
+            tracing::warn!(image = %spec, error = %e, "what was attached under its name and is renamed stays");
         }
         let claimed = self.kind.claim(spec);
         if let Some(here) = mounts.iter().rev().find(|mount| mount.target == mountpoint) {

@@ -40,6 +40,7 @@ pub(crate) fn trials(ready: &Ready) -> Vec<Trial> {
             a_plugin_of_the_same_name_is_told_by_its_mount_root,
         ),
         t("what_is_released_during_a_look_stays_released", what_is_released_during_a_look_stays_released),
+        t("a_mapping_of_a_renamed_image_is_found", a_mapping_of_a_renamed_image_is_found),
         t("every_form_of_fence_is_seen", every_form_of_fence_is_seen),
         t(
             "two_hundred_volumes_are_looked_at_with_one_reading",
@@ -72,6 +73,10 @@ impl World {
         self.backend.claim(&spec).unwrap();
         let device = self.backend.map(&spec);
         (spec, device.unwrap_or_else(|e| panic!("{e}\n{:?}", self.kernel.writes())))
+    }
+
+    fn renamed(&self, spec: &ImageSpec) -> Option<(u32, u32)> {
+        self.backend.renamed_mapping(spec).unwrap().map(|device| device.number)
     }
 
     fn look(&self, spec: &ImageSpec) -> (Vec<String>, bool) {
@@ -331,4 +336,19 @@ fn two_hundred_volumes_are_looked_at_with_one_reading(lab: &Lab) {
         let found = lab.io.omap_get(OWNERS, &[&key]).unwrap();
         lab.io.omap_swap(OWNERS, &[Swap { key: &key, expected: Some(&found[&key]), new: None }]).unwrap();
     }
+}
+
+fn a_mapping_of_a_renamed_image_is_found(lab: &Lab) {
+    let one = world(lab, "h1");
+    let (spec, device) = one.mapped(lab, "renamed-under");
+    assert_eq!(one.renamed(&spec), None, "it has its name still");
+    lab.io.rename_image("renamed-under", "renamed-to").unwrap();
+    assert_eq!(one.renamed(&spec), Some(device.number), "nothing has that name");
+    lab.run(&["rbd", "create", "--size", "16M", &lab.spec("renamed-under")]);
+    assert_eq!(one.renamed(&spec), Some(device.number), "another image has it");
+    let refused = one.backend.claim(&spec).unwrap_err();
+    assert!(refused.kind == ErrorKind::Busy && refused.message.contains("another image by now"), "{refused}");
+    one.backend.unmap(&spec, device).unwrap();
+    assert_eq!(one.renamed(&spec), None);
+    one.backend.release(&spec).unwrap();
 }

@@ -11,6 +11,7 @@
     reason = "all of this is tests"
 )]
 
+mod cases;
 mod history;
 mod plugin;
 mod schedule;

@@ -32,6 +32,22 @@ pub(crate) fn place() -> Place {
     ("rbd".to_owned(), None)
 }
 
+/// Who the plugin of a host is in one of its boots.
+pub(crate) fn identity(host: usize, boot: usize) -> Owner {
+    Owner {
+        host: format!("host{host}"),
+        machine_id: format!("machine{host}"),
+        firmware_id: format!("firmware{host}"),
+        boot_id: format!("boot{host}.{boot}"),
+        plugin: "rbd".to_owned(),
+        root: PathBuf::from("/m"),
+        since: 0,
+        client_addr: None,
+        mount_ids: Vec::new(),
+        unknown: Unknown::default(),
+    }
+}
+
 /// The plugin of one host in one life.
 #[derive(Debug)]
 pub(crate) struct Plugin {
@@ -71,23 +87,11 @@ impl Plugin {
         settings: Settings,
         mistakes: Mistakes,
     ) -> Arc<Self> {
-        let identity = Owner {
-            host: format!("host{host}"),
-            machine_id: format!("machine{host}"),
-            firmware_id: format!("firmware{host}"),
-            boot_id: format!("boot{host}.{boot}"),
-            plugin: "rbd".to_owned(),
-            root: PathBuf::from("/m"),
-            since: 0,
-            client_addr: None,
-            mount_ids: Vec::new(),
-            unknown: Unknown::default(),
-        };
         Arc::new(Self {
             host,
             memory: Arc::clone(memory),
             schedule: Arc::clone(schedule),
-            owners: Owners::new(identity, settings),
+            owners: Owners::new(identity(host, boot), settings),
             clients: Mutex::default(),
             volumes: Mutex::default(),
             unsettled: Mutex::default(),
